@@ -1,0 +1,112 @@
+"""Every setting, read once in a process's entry point and passed on by constructor."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from controlplane.errors import InvalidRequestError
+
+
+class ModelProvider(BaseModel):
+    """A service that answers model requests in one wire format; ``models`` are glob patterns of names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["anthropic", "openai"]
+    base_url: str
+    api_key: SecretStr | None = None
+    models: list[str] = Field(min_length=1)
+    max_concurrent_requests: int = 64
+
+
+class Settings(BaseSettings):
+    """Environment variables ``BULKHEAD_*``; ``bulkhead up`` passes its own choices to its parts the same way."""
+
+    model_config = SettingsConfigDict(env_prefix="BULKHEAD_", extra="ignore")
+
+    data_dir: Path = Path(".bulkhead")
+    config_file: Path | None = None
+    """A ``bulkhead.toml``; its ``[providers.NAME]`` tables add model providers."""
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    api_key: SecretStr | None = None
+    """The first API key of the default workspace; made and kept in ``data_dir/api-key`` if not set."""
+
+    database_url: str = ""
+    temporal_address: str = "127.0.0.1:7233"
+    temporal_namespace: str = "default"
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8401
+    worker_name: str = ""
+    """What stays the same when this worker is started again; the host's name if not set."""
+
+    sandbox: Literal["auto", "docker", "namespace"] = "auto"
+    sandbox_idle_seconds: float = 900
+    max_concurrent_turns: int = 100
+    max_concurrent_tool_calls: int = 64
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the brain asks for model answers."""
+        return f"http://{self.gateway_host}:{self.gateway_port}"
+
+
+class ProviderSettings(BaseSettings):
+    """The two providers that work by their usual variables alone; only the model gateway reads this."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str = "https://api.anthropic.com"
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str = "https://api.openai.com/v1"
+
+
+SECRET_VARIABLES = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
+"""Taken out of the environment of every part but the model gateway."""
+
+
+def model_providers(settings: Settings, keys: ProviderSettings) -> dict[str, ModelProvider]:
+    """Return every configured provider by name; raises `InvalidRequestError` that names the file and the field."""
+    found: dict[str, ModelProvider] = {}
+    if keys.anthropic_api_key:
+        found["anthropic"] = ModelProvider(
+            format="anthropic",
+            base_url=keys.anthropic_base_url,
+            api_key=keys.anthropic_api_key,
+            models=["claude-*", "anthropic/*"],
+        )
+    if keys.openai_api_key:
+        found["openai"] = ModelProvider(
+            format="openai",
+            base_url=keys.openai_base_url,
+            api_key=keys.openai_api_key,
+            models=["gpt-*", "o[0-9]*", "chatgpt-*", "openai/*"],
+        )
+    for name, table in _provider_tables(settings.config_file).items():
+        try:
+            found[name] = ModelProvider.model_validate(table)
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"{settings.config_file}: [providers.{name}]: {error}",
+                code="bad_configuration",
+                field=f"providers.{name}",
+                next_step="correct the file and start again",
+            ) from error
+    return found
+
+
+def _provider_tables(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text()).get("providers", {})
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(
+            f"{path}: {error}", code="bad_configuration", next_step="correct the file and start again"
+        ) from error

@@ -1,0 +1,70 @@
+"""The connection pool; every transaction says whose rows it may see."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+Connection = AsyncConnection[DictRow]
+
+ALL_WORKSPACES = "*"
+"""What the reaper, the reconciler and the key look-up pass to see the rows of every workspace."""
+
+_STATEMENT_TIMEOUT_MS = "30000"
+
+
+class Database:
+    """A pool of connections as the role ``bulkhead_app``, for which row-level security is in force."""
+
+    def __init__(self, url: str, *, max_connections: int = 10):
+        self.url = url
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            connection_class=AsyncConnection[DictRow],
+            kwargs={"row_factory": dict_row, "autocommit": False},
+            min_size=1,
+            max_size=max_connections,
+            max_idle=60,
+            open=False,
+            configure=_become_app,
+            check=_check_alive,
+        )
+
+    async def open(self) -> None:
+        """Open the pool without waiting for a server; a use waits for it."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self, workspace_id: str) -> AsyncGenerator[Connection]:
+        """Yield a connection inside a transaction that sees only the rows of ``workspace_id``."""
+        async with self._pool.connection() as connection:
+            await connection.execute("SELECT set_config('bulkhead.workspace_id', %s, true)", (workspace_id,))
+            yield connection
+
+
+async def _become_app(connection: Connection) -> None:
+    await connection.execute("SET ROLE bulkhead_app")
+    await connection.execute("SELECT set_config('statement_timeout', %s, false)", (_STATEMENT_TIMEOUT_MS,))
+    await connection.commit()
+
+
+async def _check_alive(connection: Connection) -> None:
+    await connection.execute("SELECT 1")
+    await connection.rollback()
+
+
+async def one(connection: Connection, query: LiteralString, parameters: dict[str, Any]) -> DictRow | None:
+    """Run a query and return its first row, if there is one."""
+    return await (await connection.execute(query, parameters)).fetchone()
+
+
+async def rows(connection: Connection, query: LiteralString, parameters: dict[str, Any]) -> list[DictRow]:
+    """Run a query and return all its rows."""
+    return await (await connection.execute(query, parameters)).fetchall()

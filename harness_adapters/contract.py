@@ -1,0 +1,208 @@
+"""What a harness is given and what it yields.
+
+The event log is the truth. A harness yields what happened; the turn records it, and only then takes the next
+item. So when a ``yield`` returns, what it carried is durable, and the effect that depends on it may start.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TextBlock(_Frozen):
+    """Plain text."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class MediaBlock(_Frozen):
+    """An image or a document of a user's message or a tool's result, in the wire format's shape."""
+
+    type: Literal["image", "document"]
+    source: dict[str, Any]
+    title: str | None = None
+    context: str | None = None
+
+
+class ThinkingBlock(_Frozen):
+    """A model's reasoning, kept whole: ``signature`` (or ``redacted`` data) goes back to the model unchanged."""
+
+    type: Literal["thinking"] = "thinking"
+    event_id: str
+    text: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+
+
+class AnswerText(_Frozen):
+    """Text that the model wrote; one ``agent.message`` event."""
+
+    type: Literal["text"] = "text"
+    event_id: str
+    text: str
+
+
+class ToolUse(_Frozen):
+    """A tool call that the model asked for. ``event_id`` is its one id everywhere: event, journal, activity, exec."""
+
+    type: Literal["tool_use"] = "tool_use"
+    event_id: str
+    name: str
+    input: dict[str, Any]
+
+
+AnswerBlock = Annotated[ThinkingBlock | AnswerText | ToolUse, Field(discriminator="type")]
+
+
+class ToolOutcome(_Frozen):
+    """What a tool call came to, as the model is told."""
+
+    tool_use_id: str
+    content: list[TextBlock | MediaBlock]
+    is_error: bool = False
+
+
+class UserInput(_Frozen):
+    """A message that a user (or the system) sent."""
+
+    role: Literal["user", "system"] = "user"
+    event_id: str
+    content: list[TextBlock | MediaBlock]
+
+
+class Answer(_Frozen):
+    """One complete answer of the model; ``request_id`` is its ``span.model_request_start`` event."""
+
+    request_id: str
+    blocks: list[AnswerBlock]
+
+
+HistoryItem = UserInput | Answer | ToolOutcome
+
+
+class ToolDefinition(_Frozen):
+    """A tool as the model sees it; ``input_schema`` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+
+
+class Usage(_Frozen):
+    """Tokens of one model request; ``input_tokens`` excludes both kinds of cache tokens."""
+
+    input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class HarnessSpec(_Frozen):
+    """The agent as this turn runs it."""
+
+    session_id: str
+    turn_id: str
+    model: str
+    max_tokens: int = 16_384
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    system: str | None = None
+    tools: list[ToolDefinition] = Field(default_factory=list)
+    max_model_requests: int = 200
+    gateway_url: str
+    gateway_token: str
+
+
+class ModelRequestStarted(_Frozen):
+    """About to ask the model."""
+
+    type: Literal["model_request_started"] = "model_request_started"
+    request_id: str
+
+
+class PreviewStarted(_Frozen):
+    """The event ``event_id`` has begun to be produced."""
+
+    type: Literal["preview_started"] = "preview_started"
+    event_id: str
+    event_type: Literal["agent.message", "agent.thinking"]
+
+
+class TextDelta(_Frozen):
+    """More text of the ``agent.message`` with this id; not recorded."""
+
+    type: Literal["text_delta"] = "text_delta"
+    event_id: str
+    text: str
+
+
+class ModelAnswered(_Frozen):
+    """The model's answer is complete; recorded in one transaction before anything it asks for is done."""
+
+    type: Literal["model_answered"] = "model_answered"
+    answer: Answer
+    usage: Usage
+    stop_reason: Literal["end_turn", "tool_use", "max_tokens", "refusal", "stop_sequence"]
+
+
+FailureKind = Literal[
+    "overloaded",
+    "rate_limited",
+    "billing",
+    "context_window",
+    "invalid_request",
+    "authentication",
+    "interrupted_stream",
+    "unreachable",
+    "unknown",
+]
+
+
+class ModelRequestFailed(_Frozen):
+    """A model request failed. ``retry_in_seconds`` set: the harness waits that long and asks again."""
+
+    type: Literal["model_request_failed"] = "model_request_failed"
+    request_id: str
+    kind: FailureKind
+    message: str
+    retry_in_seconds: float | None = None
+
+
+class TurnFinished(_Frozen):
+    """The last item of a turn."""
+
+    type: Literal["turn_finished"] = "turn_finished"
+    reason: Literal["end_turn", "refusal", "failed", "limit"]
+    message: str | None = None
+
+
+HarnessEvent = ModelRequestStarted | PreviewStarted | TextDelta | ModelAnswered | ModelRequestFailed | TurnFinished
+
+
+class ToolPort(Protocol):
+    """The harness's only hands."""
+
+    async def call(self, use: ToolUse) -> ToolOutcome:
+        """Run a tool call that has been recorded; the outcome is recorded when this returns."""
+        ...
+
+
+class Harness(Protocol):
+    """A loop that plans with a model and calls tools."""
+
+    def run_turn(self, spec: HarnessSpec, history: list[HistoryItem], tools: ToolPort) -> AsyncIterator[HarnessEvent]:
+        """Continue ``history`` until the agent has nothing more to do; the last item is `TurnFinished`.
+
+        ``history`` may end in an answer with tool uses that have no outcome yet: those are called first.
+        Closing the iterator cancels the turn: no model request and no tool call is left behind.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what the harness holds across turns."""
+        ...

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Pin every dependency with its hashes. Run after editing pyproject.toml; add --upgrade to move versions.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+    --no-emit-index-url --no-emit-find-links "$@"
+}
+compile pyproject.toml -o requirements/base.txt
+compile pyproject.toml --group dev -c requirements/base.txt -o requirements/dev.txt
+compile --group build -o requirements/build.txt

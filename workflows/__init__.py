@@ -1,0 +1,1 @@
+"""Temporal workflows and activities: what holds a session together across crashes."""
