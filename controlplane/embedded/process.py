@@ -1,0 +1,128 @@
+"""Child processes that never outlive us, locks that only the living hold, and free ports."""
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from controlplane.errors import UnavailableError
+
+_POLL_SECONDS = 0.02  # short against what is waited for (a server's start), long against the cost of a look
+_KILLED_EXIT_SECONDS = 5.0  # a killed process is gone in milliseconds unless the disk hangs
+
+
+def guarded(command: Sequence[str], *, death_signal: str = "KILL") -> list[str]:
+    """Return ``command`` so wrapped that it gets ``death_signal`` when its parent dies, however that dies."""
+    return ["setpriv", "--pdeathsig", death_signal, "--", *command]
+
+
+async def stop(process: Process, signal_number: int, *, grace_seconds: float) -> None:
+    """Ask the process to end, and kill it when it has not ended within ``grace_seconds``."""
+    if process.returncode is not None:
+        return
+    process.send_signal(signal_number)
+    try:
+        await asyncio.wait_for(process.wait(), grace_seconds)
+    except TimeoutError:
+        process.kill()
+        await asyncio.wait_for(process.wait(), _KILLED_EXIT_SECONDS)
+
+
+def try_lock(path: Path) -> int | None:
+    """Lock the file and return its descriptor, which holds the lock until it is closed; None if another holds it.
+
+    A child that inherits the descriptor holds the lock too: it is free when the last of them has ended.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+async def wait_for_lock(path: Path, *, timeout_seconds: float) -> int:
+    """Like `try_lock`, but wait; raises `TimeoutError`."""
+    async with asyncio.timeout(timeout_seconds):
+        while True:
+            descriptor = try_lock(path)
+            if descriptor is not None:
+                return descriptor
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def poll_until_ready(
+    process: Process, what: str, *, log: Path, timeout_seconds: float, ready: Callable[[], Awaitable[bool]]
+) -> None:
+    """Await ``ready()`` until it is true; raises `UnavailableError` with the log's end if the process ends first."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while not await ready():
+                if process.returncode is not None:
+                    raise UnavailableError(
+                        f"{what} ended with status {process.returncode} before it was ready: {tail(log)}",
+                        code="part_failed",
+                        next_step=f"read {log}",
+                    )
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"{what} was not ready within {timeout_seconds:.0f} s: {tail(log)}",
+            code="part_failed",
+            next_step=f"read {log}",
+        ) from error
+
+
+def tail(log: Path, *, lines: int = 5) -> str:
+    """Return the last lines of a log as one line."""
+    try:
+        return " | ".join(log.read_text(errors="replace").splitlines()[-lines:]) or "(no output)"
+    except OSError:
+        return "(no output)"
+
+
+def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
+    """Return ports that nothing listens on at this moment."""
+    sockets = [socket.create_server((host, 0)) for _ in range(count)]
+    try:
+        return [listener.getsockname()[1] for listener in sockets]
+    finally:
+        for listener in sockets:
+            listener.close()
+
+
+def port_is_free(port: int, *, host: str = "127.0.0.1") -> bool:
+    """Say whether a server could listen on the port."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def remembered_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
+    """Return a free port for each name: the one recorded at ``path`` where nobody else has taken it."""
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    chosen = dict(zip(names, free_ports(len(names)), strict=True))
+    for name in names:
+        if isinstance(known.get(name), int) and port_is_free(known[name]):
+            chosen[name] = known[name]
+    write_whole(path, json.dumps(chosen))
+    return chosen
+
+
+def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write a file through a temporary name, so that a reader sees the old or the new content and nothing else."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)

@@ -1,0 +1,61 @@
+"""Real parts for every test: one Postgres and one Temporal for the run, a fresh migrated database where asked."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from controlplane.embedded.postgres import EmbeddedPostgres
+from controlplane.embedded.temporal import EmbeddedTemporal
+from controlplane.store.migrate import migrate
+from controlplane.store.pool import Database
+
+_TEMPLATE = "migrated"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[EmbeddedPostgres]:
+    """An embedded Postgres server."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    process = await server.start()
+    await server.wait_ready(process)
+    yield server
+    await server.stop(process)
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(postgres: EmbeddedPostgres) -> str:
+    """The name of a database that has every migration; copies of it are cheap."""
+    await postgres.create_database(_TEMPLATE)
+    await asyncio.to_thread(migrate, postgres.url(_TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+async def database_url(postgres: EmbeddedPostgres, migrated_template: str) -> AsyncGenerator[str]:
+    """The URL of a fresh migrated database."""
+    name = f"test_{next(_numbers)}"
+    await postgres.create_database(name, template=migrated_template)
+    yield postgres.url(name)
+    await postgres.drop_database(name)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncGenerator[Database]:
+    """An open pool on a fresh migrated database."""
+    opened = Database(database_url)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def temporal_address(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    """The address of a Temporal development server."""
+    server = EmbeddedTemporal(tmp_path_factory.mktemp("temporal"))
+    process = await server.start()
+    await server.wait_ready(process)
+    yield server.address
+    await server.stop(process)
