@@ -93,6 +93,7 @@ CREATE TABLE sessions (
     metadata       jsonb NOT NULL DEFAULT '{}',
     vault_ids      jsonb NOT NULL DEFAULT '[]',
     budget         jsonb,
+    resume_wanted  boolean NOT NULL DEFAULT false,
     status         text NOT NULL DEFAULT 'idle'
                    CHECK (status IN ('idle', 'running', 'rescheduling', 'terminated')),
     stop_reason    jsonb,
@@ -106,6 +107,15 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_created ON sessions (workspace_id, created_at DESC, id DESC);
 CREATE INDEX sessions_by_agent ON sessions (workspace_id, agent_id, created_at DESC);
 
+-- What a follower of a deleted session still has to tell its client: the last event, which went with the session.
+CREATE TABLE deleted_sessions (
+    id           text PRIMARY KEY,
+    workspace_id text NOT NULL REFERENCES workspaces,
+    event_id     text NOT NULL,
+    seq          bigint NOT NULL,
+    deleted_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 CREATE TABLE session_resources (
     id           text PRIMARY KEY,
     workspace_id text NOT NULL REFERENCES workspaces,
@@ -116,10 +126,11 @@ CREATE TABLE session_resources (
     updated_at   timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX session_resources_by_session ON session_resources (session_id, created_at, id);
+CREATE INDEX session_resources_by_file ON session_resources ((config ->> 'file_id')) WHERE type = 'file';
 
 -- payload: the wire event without id, type and processed_at. internal: what the wire does not show
 -- (a thinking block's text and signature, the model request an answer belongs to).
--- submitted_at: when the session's workflow was told of an input event.
+-- processed_at: null while an input waits in the session's queue, which is these rows in the order of seq.
 CREATE TABLE events (
     session_id   text NOT NULL REFERENCES sessions ON DELETE CASCADE,
     seq          bigint NOT NULL,
@@ -130,7 +141,6 @@ CREATE TABLE events (
     internal     jsonb NOT NULL DEFAULT '{}',
     turn_id      text,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    submitted_at timestamptz,
     processed_at timestamptz,
     PRIMARY KEY (session_id, seq)
 );
@@ -147,7 +157,7 @@ CREATE TABLE workers (
     started_at timestamptz NOT NULL DEFAULT now()
 );
 
--- attempt only grows; a write that carries an older attempt is refused.
+-- attempt only grows; a write that carries an older attempt is refused. A session has one running turn at most.
 -- task_token: lets whoever finds the worker dead fail the activity at once, so that its retry starts.
 CREATE TABLE turns (
     id              text PRIMARY KEY,
@@ -163,7 +173,7 @@ CREATE TABLE turns (
     ended_at        timestamptz
 );
 CREATE INDEX turns_by_session ON turns (session_id, started_at);
-CREATE INDEX turns_running ON turns (worker_id) WHERE status = 'running';
+CREATE UNIQUE INDEX turns_running ON turns (session_id) WHERE status = 'running';
 CREATE UNIQUE INDEX turns_by_model_token ON turns (model_token_hash) WHERE status = 'running';
 
 -- The side-effect journal. id is the tool use's event id, the exec id in the sandbox and the activity's id.
@@ -180,7 +190,7 @@ CREATE TABLE tool_calls (
     sandbox_id    text,
     worker_id     text,
     task_token    bytea,
-    result        jsonb,
+    result_event_id text,
     intended_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     dispatched_at timestamptz,
     started_at    timestamptz,
@@ -221,8 +231,8 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO bulkhead_app;
     GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO bulkhead_app;
     FOREACH name IN ARRAY ARRAY['workspaces', 'api_keys', 'idempotency_keys', 'agents', 'agent_versions',
-        'environments', 'files', 'file_chunks', 'sessions', 'session_resources', 'events', 'turns',
-        'tool_calls', 'sandboxes']
+        'environments', 'files', 'file_chunks', 'sessions', 'deleted_sessions', 'session_resources', 'events',
+        'turns', 'tool_calls', 'sandboxes']
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);

@@ -1,0 +1,172 @@
+"""The processes of the control plane: each builds its parts, hands them to one another, and runs until told to stop."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from controlplane.ids import new_id
+from controlplane.settings import Settings
+from controlplane.store.pool import Database
+from workflows.worker import connect
+
+_API_CONNECTIONS = 20
+_BRAIN_CONNECTIONS = 20
+_SANDBOX_CONNECTIONS = 10
+_REAP_SECONDS = 10.0
+
+
+async def run_api(settings: Settings) -> None:
+    """The REST API, and the reconciler that wakes neglected sessions."""
+    import uvicorn
+
+    from controlplane.api.app import create_app
+    from controlplane.readiness import Readiness
+    from controlplane.wakeups import Reconciler, Wakeups
+
+    database = Database(settings.database_url, max_connections=_API_CONNECTIONS)
+    await database.open()
+    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    wakeups = Wakeups(client)
+    app = create_app(
+        database=database,
+        submitter=wakeups,
+        readiness=Readiness(database=database, client=client, gateway_url=settings.gateway_url),
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    reconciler = asyncio.create_task(Reconciler(database=database, wakeups=wakeups).run())
+    try:
+        await server.serve()
+    finally:
+        await _stop(reconciler)
+        await database.close()
+
+
+async def run_gateway(settings: Settings) -> None:
+    """The model gateway, the only process that sees provider keys."""
+    from controlplane.models.server import serve
+
+    await serve(settings)
+
+
+async def run_brain(settings: Settings) -> None:
+    """Holds sessions and runs their turns."""
+    from controlplane.store.journal import PostgresJournal
+    from controlplane.store.turns import PostgresTurns
+    from controlplane.store.workers import PostgresLeases
+    from harness_adapters.builtin import BuiltinHarness
+    from workflows.sweep import Sweeper
+    from workflows.tools import ToolDispatcher
+    from workflows.turn import TurnRunner
+    from workflows.worker import brain_worker
+
+    database = Database(settings.database_url, max_connections=_BRAIN_CONNECTIONS)
+    await database.open()
+    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    worker_id, leases = new_id("wrk"), PostgresLeases(database)
+    harness = BuiltinHarness(new_event_id=partial(new_id, "sevt"))
+    turns = TurnRunner(
+        worker_id=worker_id,
+        records=PostgresTurns(database, gateway_url=settings.gateway_url),
+        harnesses={"builtin": harness},
+        dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database)),
+    )
+    worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
+    try:
+        await _run_worker(
+            worker, client, leases.hold(worker_id, "brain"), Sweeper(client=client, leases=leases).run()
+        )
+    finally:
+        await harness.close()
+        await database.close()
+
+
+async def run_sandboxes(settings: Settings) -> None:
+    """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
+    from controlplane.sandboxes import provider_choice, providers
+    from controlplane.store.journal import PostgresJournal
+    from controlplane.store.sandboxes import PostgresSandboxes
+    from controlplane.store.workers import PostgresLeases
+    from sandbox.keeper import Keeper
+    from workflows.hands import ToolRunner
+    from workflows.sweep import Sweeper
+    from workflows.worker import sandbox_worker
+
+    database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
+    await database.open()
+    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    worker_id, leases = new_id("wrk"), PostgresLeases(database)
+    available = providers(settings)
+    keeper = Keeper(
+        records=PostgresSandboxes(database),
+        providers=available,
+        choose=provider_choice(settings, available),
+        host=settings.worker_name or socket.gethostname(),
+        idle_seconds=settings.sandbox_idle_seconds,
+    )
+    tools = ToolRunner(worker_id=worker_id, journal=PostgresJournal(database), keeper=keeper)
+    worker = sandbox_worker(client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
+    try:
+        await _run_worker(
+            worker,
+            client,
+            leases.hold(worker_id, "sandbox"),
+            Sweeper(client=client, leases=leases).run(),
+            keeper.reap_forever(every_seconds=_REAP_SECONDS),
+        )
+    finally:
+        await keeper.close()
+        await database.close()
+
+
+async def _run_worker(worker: Worker, client: Client, *background: Coroutine[Any, Any, None]) -> None:
+    """Run a worker and its background tasks until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    tasks = [asyncio.create_task(each) for each in background]
+    try:
+        await _await_temporal(client, stopping)
+        if stopping.is_set():
+            return
+        async with worker:
+            waiting = asyncio.create_task(stopping.wait())
+            done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            await _stop(waiting)
+            for task in done - {waiting}:
+                task.result()
+    finally:
+        for task in tasks:
+            await _stop(task)
+
+
+async def _await_temporal(client: Client, stopping: asyncio.Event) -> None:
+    """A worker cannot be started before Temporal answers."""
+    while not stopping.is_set():
+        with contextlib.suppress(Exception):
+            if await client.service_client.check_health():
+                return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), 0.1)
+
+
+async def _stop(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,65 @@
+"""How what happens in a turn looks as events."""
+
+from controlplane.store.events import NewEvent
+from harness_adapters.contract import AnswerText, ModelRequestFailed, ThinkingBlock, ToolUse
+
+_ERROR_TYPES = {
+    "overloaded": "model_overloaded_error",
+    "rate_limited": "model_rate_limited_error",
+    "billing": "billing_error",
+    "unknown": "unknown_error",
+}
+
+_RETRYABLE = {"overloaded", "rate_limited", "interrupted_stream", "unreachable", "unknown"}
+
+
+def model_error(failed: ModelRequestFailed) -> NewEvent:
+    """The `session.error` of a failed model request: retrying, exhausted or terminal."""
+    if failed.retry_in_seconds is not None:
+        status = "retrying"
+    else:
+        status = "exhausted" if failed.kind in _RETRYABLE else "terminal"
+    error = {
+        "type": _ERROR_TYPES.get(failed.kind, "model_request_failed_error"),
+        "message": failed.message,
+        "code": failed.kind,
+        "retry_status": {"type": status},
+        **({"retry_in_seconds": failed.retry_in_seconds} if status == "retrying" else {}),
+    }
+    return NewEvent(type="session.error", payload={"error": error})
+
+
+def turn_error(message: str) -> NewEvent:
+    """The `session.error` of a turn that was given up."""
+    retry_status = {"type": "exhausted"}
+    error = {"type": "unknown_error", "message": message, "code": "turn_failed", "retry_status": retry_status}
+    return NewEvent(type="session.error", payload={"error": error})
+
+
+def request_lost(request_id: str) -> NewEvent:
+    """The end of a model request that brought no answer."""
+    nothing = {
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "cache_creation_input_tokens": 0,
+    }
+    return NewEvent(
+        type="span.model_request_end",
+        payload={"model_request_start_id": request_id, "is_error": True, "model_usage": nothing},
+    )
+
+
+def block_event(block: ThinkingBlock | AnswerText | ToolUse, request_id: str) -> NewEvent:
+    """The event of one block of an answer."""
+    internal = {"request_id": request_id}
+    match block:
+        case ThinkingBlock():
+            kept = block.model_dump(include={"text", "signature", "redacted"}, exclude_none=True)
+            return NewEvent(id=block.event_id, type="agent.thinking", internal={**internal, "thinking": kept})
+        case AnswerText():
+            content = [{"type": "text", "text": block.text}]
+            return NewEvent(id=block.event_id, type="agent.message", payload={"content": content}, internal=internal)
+        case ToolUse():
+            payload = {"name": block.name, "input": block.input, "evaluated_permission": "allow"}
+            return NewEvent(id=block.event_id, type="agent.tool_use", payload=payload, internal=internal)

@@ -1,0 +1,81 @@
+"""Worker leases: a lock that lives exactly as long as the connection of the process that holds it."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from typing import Literal
+
+import psycopg
+import structlog
+
+from controlplane.store.pool import ALL_WORKSPACES, Database, rows
+from workflows.records import DeadWork
+
+_log = structlog.get_logger(__name__)
+
+_LOCK_CLASS = 7_100
+"""The first half of the advisory locks' keys; the second is the worker's ``lock_key``."""
+
+_CHECK_SECONDS = 5.0
+_RECONNECT_SECONDS = 0.2  # shorter than two sweeps, so that a restart of Postgres is not taken for a death
+
+
+class PostgresLeases:
+    """`workflows.records.Leases` on Postgres."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"]) -> None:
+        """See `Leases.hold`."""
+        while True:
+            try:
+                await self._hold_once(worker_id, kind)
+            except psycopg.OperationalError as error:
+                _log.warning("lease_connection_lost", worker_id=worker_id, cause=str(error).strip())
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _hold_once(self, worker_id: str, kind: str) -> None:
+        connection = await psycopg.AsyncConnection.connect(self._database.url, autocommit=True)
+        async with connection:
+            cursor = await connection.execute(
+                "INSERT INTO workers (id, kind, host, pid) VALUES (%s, %s, %s, %s)"
+                " ON CONFLICT (id) DO UPDATE SET pid = excluded.pid RETURNING lock_key",
+                (worker_id, kind, socket.gethostname(), os.getpid()),
+            )
+            row = await cursor.fetchone()
+            await connection.execute("SELECT pg_advisory_lock(%s, %s::int)", (_LOCK_CLASS, row[0] if row else None))
+            _log.info("lease_held", worker_id=worker_id)
+            while True:
+                # Waits for nothing in particular; returns at once when the server goes away.
+                await asyncio.sleep(_CHECK_SECONDS)
+                await connection.execute("SELECT 1")
+
+    async def dead(self) -> Sequence[str]:
+        """See `Leases.dead`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            found = await rows(
+                connection,
+                "SELECT id FROM workers w WHERE NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory'"
+                " AND l.classid = %(class)s AND l.objid = w.lock_key AND l.objsubid = 2 AND l.granted)",
+                {"class": _LOCK_CLASS},
+            )
+        return [row["id"] for row in found]
+
+    async def work_of(self, worker_id: str) -> Sequence[DeadWork]:
+        """See `Leases.work_of`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            found = await rows(
+                connection,
+                "SELECT worker_id, task_token FROM turns WHERE status = 'running' AND worker_id = %(worker)s"
+                " UNION ALL SELECT worker_id, task_token FROM tool_calls WHERE state = 'dispatched'"
+                " AND worker_id = %(worker)s",
+                {"worker": worker_id},
+            )
+        return [DeadWork.model_validate(row) for row in found if row["task_token"] is not None]
+
+    async def forget(self, worker_id: str) -> None:
+        """See `Leases.forget`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            await connection.execute("DELETE FROM workers WHERE id = %s", (worker_id,))

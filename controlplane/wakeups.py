@@ -1,0 +1,104 @@
+"""Tells a session's workflow that its queue holds something: at once after the commit, then until it is taken."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psycopg
+import structlog
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+
+from controlplane.store import waiting
+from controlplane.store.events import Event
+from controlplane.store.pool import ALL_WORKSPACES, Database
+from workflows.contracts import (
+    BRAIN_QUEUE,
+    INTERRUPT_SIGNAL,
+    SESSION_WORKFLOW,
+    WAKE_SIGNAL,
+    SessionInput,
+    session_workflow_id,
+)
+from workflows.limits import RECONCILE_LONGEST_SECONDS, RECONCILE_SECONDS
+
+_log = structlog.get_logger(__name__)
+
+_RPC_TIMEOUT = timedelta(seconds=5)
+
+
+class Wakeups:
+    """Signals session workflows, starting them where none runs.
+
+    A signal needs no worker to be alive, and one that is lost costs time only: the queue is rows in Postgres, and
+    `Reconciler` wakes a session until its inputs are taken.
+    """
+
+    def __init__(self, client: Client):
+        self._client = client
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submitted(self, workspace_id: str, session_id: str, events: Sequence[Event]) -> None:
+        """Wake the session in the background; called after the commit, never raises."""
+        interrupt = any(event.type == "user.interrupt" for event in events)
+        task = asyncio.create_task(self._try_wake(workspace_id, session_id, interrupt=interrupt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wake(self, workspace_id: str, session_id: str, *, interrupt: bool = False) -> None:
+        """Wake the session; raises `RPCError` if Temporal does not answer."""
+        await self._client.start_workflow(
+            SESSION_WORKFLOW,
+            SessionInput(session_id=session_id, workspace_id=workspace_id),
+            id=session_workflow_id(session_id),
+            task_queue=BRAIN_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal=INTERRUPT_SIGNAL if interrupt else WAKE_SIGNAL,
+            rpc_timeout=_RPC_TIMEOUT,
+        )
+
+    async def _try_wake(self, workspace_id: str, session_id: str, *, interrupt: bool) -> None:
+        try:
+            await self.wake(workspace_id, session_id, interrupt=interrupt)
+        except RPCError as error:
+            _log.warning("wakeup_failed", session_id=session_id, cause=str(error))
+
+
+@dataclass
+class _Repeat:
+    due: float
+    pause_seconds: float
+
+
+class Reconciler:
+    """Wakes sessions whose inputs have waited too long; any number may run."""
+
+    def __init__(self, *, database: Database, wakeups: Wakeups):
+        self._database = database
+        self._wakeups = wakeups
+        self._repeats: dict[str, _Repeat] = {}
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            try:
+                await self.reconcile()
+            except (psycopg.Error, RPCError, TimeoutError) as error:
+                _log.warning("reconcile_failed", cause=str(error).strip())
+            await asyncio.sleep(RECONCILE_SECONDS / 2)
+
+    async def reconcile(self) -> None:
+        """Look once."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
+        self._repeats = {key: value for key, value in self._repeats.items() if key in neglected}
+        now = asyncio.get_running_loop().time()
+        for session_id, workspace_id in neglected.items():
+            repeat = self._repeats.setdefault(session_id, _Repeat(due=now, pause_seconds=RECONCILE_SECONDS))
+            if repeat.due <= now:
+                _log.info("session_rewoken", session_id=session_id)
+                await self._wakeups.wake(workspace_id, session_id)
+                repeat.due = now + repeat.pause_seconds
+                repeat.pause_seconds = min(repeat.pause_seconds * 2, RECONCILE_LONGEST_SECONDS)

@@ -1,0 +1,47 @@
+from typing import Any
+
+from harness_adapters.contract import Answer, AnswerText, ThinkingBlock, ToolOutcome, ToolUse, UserInput
+from workflows.history import LoggedEvent, build, is_unfinished, unanswered
+
+
+def event(event_id: str, kind: str, payload: dict[str, Any], **internal: Any) -> LoggedEvent:
+    return LoggedEvent(id=event_id, type=kind, payload=payload, internal=internal)
+
+
+TEXT = [{"type": "text", "text": "hello"}]
+
+
+def test_blocks_of_one_model_request_are_one_answer() -> None:
+    history = build(
+        [
+            event("e1", "user.message", {"content": TEXT}),
+            event("e2", "agent.thinking", {}, request_id="r1", thinking={"text": "hm", "signature": "s"}),
+            event("e3", "agent.message", {"content": TEXT}, request_id="r1"),
+            event("e4", "agent.tool_use", {"name": "t", "input": {"a": 1}}, request_id="r1"),
+            event("e5", "agent.tool_result", {"tool_use_id": "e4", "content": TEXT, "is_error": False}),
+            event("e6", "agent.message", {"content": TEXT}, request_id="r2"),
+        ]
+    )
+    assert [type(item) for item in history] == [UserInput, Answer, ToolOutcome, Answer]
+    answer = history[1]
+    assert isinstance(answer, Answer)
+    assert [type(block) for block in answer.blocks] == [ThinkingBlock, AnswerText, ToolUse]
+    assert answer.blocks[0] == ThinkingBlock(event_id="e2", text="hm", signature="s")
+
+
+def test_a_tool_use_without_outcome_is_unanswered_and_leaves_the_history_unfinished() -> None:
+    history = build(
+        [
+            event("e1", "agent.tool_use", {"name": "t", "input": {}}, request_id="r1"),
+            event("e2", "agent.tool_use", {"name": "t", "input": {}}, request_id="r1"),
+            event("e3", "agent.tool_result", {"tool_use_id": "e1", "content": TEXT}),
+        ]
+    )
+    assert [use.event_id for use in unanswered(history)] == ["e2"]
+    assert is_unfinished(history)
+
+
+def test_a_history_that_ends_in_text_is_finished() -> None:
+    history = build([event("e1", "agent.message", {"content": TEXT}, request_id="r1")])
+    assert not is_unfinished(history)
+    assert not is_unfinished([])

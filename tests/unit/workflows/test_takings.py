@@ -1,0 +1,25 @@
+from workflows.takings import Taken, Waiting, take
+
+
+def waiting(*types: str) -> list[Waiting]:
+    return [Waiting(id=str(number), type=each) for number, each in enumerate(types)]
+
+
+def test_takes_nothing_from_an_empty_queue() -> None:
+    assert take([]) == Taken()
+
+
+def test_takes_one_message_a_turn_in_order() -> None:
+    assert take(waiting("user.message", "user.message")) == Taken(inputs=["0"])
+
+
+def test_takes_system_messages_with_the_message_after_them() -> None:
+    assert take(waiting("system.message", "user.message")) == Taken(inputs=["0", "1"])
+
+
+def test_a_system_message_alone_waits_for_a_message() -> None:
+    assert take(waiting("system.message")) == Taken()
+
+
+def test_an_interrupt_with_nothing_to_stop_is_passed() -> None:
+    assert take(waiting("user.interrupt", "user.message")) == Taken(inputs=["1"], passed=["0"])

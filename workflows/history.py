@@ -1,0 +1,118 @@
+"""The conversation as a harness takes it, rebuilt from the event log alone."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from harness_adapters.contract import (
+    Answer,
+    AnswerBlock,
+    AnswerText,
+    HistoryItem,
+    MediaBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolOutcome,
+    ToolUse,
+    UserInput,
+)
+
+HISTORY_TYPES = (
+    "user.message",
+    "system.message",
+    "agent.thinking",
+    "agent.message",
+    "agent.tool_use",
+    "agent.custom_tool_use",
+    "agent.tool_result",
+    "user.custom_tool_result",
+)
+"""The event types that a model sees."""
+
+
+class LoggedEvent(BaseModel):
+    """What the history needs of a recorded event."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    type: str
+    payload: dict[str, Any]
+    internal: dict[str, Any]
+
+
+def build(events: Iterable[LoggedEvent]) -> list[HistoryItem]:
+    """Return the conversation in order; blocks of one model request become one answer."""
+    history: list[HistoryItem] = []
+    for event in events:
+        if event.type.startswith("agent.") and event.type != "agent.tool_result":
+            _add_block(history, event)
+        elif event.type == "agent.tool_result":
+            history.append(_outcome(event, event.payload["tool_use_id"]))
+        elif event.type == "user.custom_tool_result":
+            history.append(_outcome(event, event.payload["custom_tool_use_id"]))
+        else:
+            history.append(
+                UserInput(
+                    role="system" if event.type == "system.message" else "user",
+                    event_id=event.id,
+                    content=_content(event.payload.get("content")),
+                )
+            )
+    return history
+
+
+def unanswered(history: list[HistoryItem]) -> list[ToolUse]:
+    """Return the tool uses that have no outcome yet, in order."""
+    answered = {item.tool_use_id for item in history if isinstance(item, ToolOutcome)}
+    return [
+        block
+        for item in history
+        if isinstance(item, Answer)
+        for block in item.blocks
+        if isinstance(block, ToolUse) and block.event_id not in answered
+    ]
+
+
+def is_unfinished(history: list[HistoryItem]) -> bool:
+    """Say whether the agent still has something to say or to do."""
+    if not history:
+        return False
+    last = history[-1]
+    return not isinstance(last, Answer) or any(isinstance(block, ToolUse) for block in last.blocks)
+
+
+def _add_block(history: list[HistoryItem], event: LoggedEvent) -> None:
+    request_id = str(event.internal["request_id"])
+    last = history[-1] if history else None
+    if isinstance(last, Answer) and last.request_id == request_id:
+        history[-1] = Answer(request_id=request_id, blocks=[*last.blocks, _block(event)])
+    else:
+        history.append(Answer(request_id=request_id, blocks=[_block(event)]))
+
+
+def _block(event: LoggedEvent) -> AnswerBlock:
+    match event.type:
+        case "agent.thinking":
+            return ThinkingBlock.model_validate({"event_id": event.id, **event.internal["thinking"]})
+        case "agent.message":
+            return AnswerText(event_id=event.id, text="".join(block["text"] for block in event.payload["content"]))
+        case _:
+            return ToolUse(event_id=event.id, name=event.payload["name"], input=event.payload["input"])
+
+
+def _outcome(event: LoggedEvent, tool_use_id: str) -> ToolOutcome:
+    return ToolOutcome(
+        tool_use_id=tool_use_id,
+        content=_content(event.payload.get("content")),
+        is_error=bool(event.payload.get("is_error")),
+    )
+
+
+def _content(blocks: list[dict[str, Any]] | None) -> list[TextBlock | MediaBlock]:
+    return [
+        TextBlock(text=block["text"]) if block["type"] == "text" else MediaBlock.model_validate(block)
+        for block in blocks or []
+        if block["type"] in {"text", "image", "document"}
+    ]

@@ -1,0 +1,45 @@
+"""Timeouts of the durable machinery, each with the reason for its value."""
+
+from datetime import timedelta
+
+TURN_TIMEOUT = timedelta(hours=24)
+"""No turn of an agent that makes progress should ever meet it; it bounds one that does not."""
+
+TURN_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+"""The second way to find a dead brain; the first is its lease in Postgres, which ends with its connection."""
+
+HEARTBEAT_INTERVAL_SECONDS = 1.0
+"""Heartbeats bring cancellations back, so this bounds how long an interrupt takes."""
+
+TURN_RETRY_FIRST = timedelta(milliseconds=100)
+TURN_RETRY_LONGEST = timedelta(seconds=5)
+"""A turn fails over at once when its brain has died, and keeps trying while Postgres is away."""
+
+MAX_TURN_ATTEMPTS = 10
+"""A turn that has ended its worker this often is given up and says so."""
+
+TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+TOOL_TIMEOUT = timedelta(hours=4)
+"""Above the longest command (`MAX_COMMAND_SECONDS`) plus provisioning."""
+
+IDLE_CLOSE = timedelta(hours=1)
+"""A resting workflow costs history in Temporal; the next message starts a fresh run, which loses nothing."""
+
+STICKY_TIMEOUT = timedelta(seconds=2)
+"""How long a workflow waits for the worker that has it cached, should that worker be dead."""
+
+SWEEP_SECONDS = 1.0
+"""How often workers look for dead workers; a lease must be free in two looks in a row."""
+
+RECONCILE_SECONDS = 2.0
+"""How long a recorded input may lie before its session is woken again; doubled at each repeat."""
+RECONCILE_LONGEST_SECONDS = 60.0
+
+KILL_WAIT_SECONDS = 10.0
+"""How long a killed command may take to be gone: above the supervisor's grace between TERM and KILL."""
+
+HEARTBEAT_THROTTLE = timedelta(seconds=1)
+"""The SDK's default holds heartbeats back for most of the time-out, and with them the cancellations they bring."""
+
+DRAIN = timedelta(seconds=2)
+"""How long a stopping brain lets turns finish a step; what is left goes on in another attempt."""

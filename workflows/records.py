@@ -1,0 +1,151 @@
+"""What the turns and tool calls need of the store; implemented on Postgres in `controlplane/store`."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness_adapters.contract import (
+    HarnessSpec,
+    HistoryItem,
+    ModelAnswered,
+    ModelRequestFailed,
+    ModelRequestStarted,
+    PreviewStarted,
+    TextDelta,
+    ToolOutcome,
+    ToolUse,
+)
+from workflows.contracts import ToolCallInput, TurnEnd, TurnInput, TurnResult
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SupersededError(Exception):
+    """A newer attempt (or a newer turn) has taken over; nothing of this one is recorded any more."""
+
+
+class SessionGoneError(Exception):
+    """The session has been deleted or terminated."""
+
+
+class TurnStart(_Frozen):
+    """A turn as it begins; every later write names ``attempt``."""
+
+    input: TurnInput
+    attempt: int
+    harness: str
+    spec: HarnessSpec
+    history: list[HistoryItem]
+
+
+Verdict = Literal["allow", "deny"]
+CallState = Literal["intended", "dispatched", "confirmed", "unknown", "refused"]
+
+
+class JournaledCall(_Frozen):
+    """A row of the side-effect journal. ``started``: a sandbox worker has had it in hand before."""
+
+    tool_use_id: str
+    session_id: str
+    workspace_id: str
+    turn_id: str
+    name: str
+    input: dict[str, Any] = Field(default_factory=dict)
+    state: CallState
+    verdict: Verdict
+    started: bool = False
+    sandbox_id: str | None = None
+    outcome: ToolOutcome | None = None
+
+
+class TurnRecords(Protocol):
+    """Turns and what they record. Every method but ``begin`` raises `SupersededError` for an older attempt."""
+
+    async def begin(self, turn: TurnInput, *, worker_id: str, task_token: bytes) -> TurnStart | TurnResult:
+        """Take what waits in the session's queue and return the turn's next attempt, or how it has ended already."""
+        ...
+
+    async def model_request_started(self, turn: TurnStart, started: ModelRequestStarted) -> None:
+        """Record that the model is about to be asked."""
+        ...
+
+    async def preview(self, turn: TurnStart, preview: PreviewStarted | TextDelta) -> None:
+        """Tell whoever watches the session; best effort, recorded nowhere."""
+        ...
+
+    async def model_answered(self, turn: TurnStart, answered: ModelAnswered) -> None:
+        """Record the whole answer, and journal its tool uses as *intended*, in one transaction."""
+        ...
+
+    async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
+        """Record the failure and what happens next."""
+        ...
+
+    async def end(self, turn: TurnStart, reason: TurnEnd, *, message: str | None = None) -> TurnResult:
+        """Record the turn's end and the session's idleness; a repeat changes nothing."""
+        ...
+
+
+class Journal(Protocol):
+    """The side-effect journal, keyed by tool-use id."""
+
+    async def dispatch(self, turn: TurnStart, use: ToolUse) -> JournaledCall:
+        """Move *intended* to *dispatched* and return the row as it now is; `SupersededError` as in `TurnRecords`."""
+        ...
+
+    async def refuse(self, turn: TurnStart, use: ToolUse, outcome: ToolOutcome) -> ToolOutcome:
+        """Record that an *intended* call is not run, with the outcome that says why."""
+        ...
+
+    async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
+        """Record which worker has the call in hand; ``started`` says whether one had it before."""
+        ...
+
+    async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
+        """Record in which sandbox the call is about to run."""
+        ...
+
+    async def finish(
+        self,
+        call: ToolCallInput,
+        state: Literal["confirmed", "unknown"],
+        outcome: ToolOutcome,
+        *,
+        details: dict[str, Any] | None = None,
+    ) -> ToolOutcome:
+        """Record the outcome and its event in one transaction, once; return what is recorded."""
+        ...
+
+    async def read(self, call: ToolCallInput) -> JournaledCall | None:
+        """Return the row."""
+        ...
+
+
+class DeadWork(_Frozen):
+    """An activity that a dead worker had in hand."""
+
+    worker_id: str
+    task_token: bytes
+
+
+class Leases(Protocol):
+    """Which workers live: each holds a lock on a connection of its own for as long as it does."""
+
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"]) -> None:
+        """Take the lease and keep it, across reconnections, until cancelled."""
+        ...
+
+    async def dead(self) -> Sequence[str]:
+        """Return the workers whose lease is free."""
+        ...
+
+    async def work_of(self, worker_id: str) -> Sequence[DeadWork]:
+        """Return what a worker has in hand."""
+        ...
+
+    async def forget(self, worker_id: str) -> None:
+        """Remove a dead worker, once its work has been handed back."""
+        ...

@@ -1,0 +1,36 @@
+"""What a turn takes from a session's queue; pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+STARTS_A_TURN = frozenset({"user.message", "user.custom_tool_result", "user.tool_confirmation"})
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An input event that no turn has taken."""
+
+    id: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """``inputs``: what the turn answers. ``passed``: what needs no turn, such as an interrupt when nothing runs."""
+
+    inputs: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+
+
+def take(waiting: Sequence[Waiting]) -> Taken:
+    """Take the oldest message, with the system messages before it; each later message has a turn of its own."""
+    inputs: list[str] = []
+    passed: list[str] = []
+    for event in waiting:
+        if event.type == "system.message":
+            inputs.append(event.id)
+        elif event.type in STARTS_A_TURN:
+            return Taken(inputs=[*inputs, event.id], passed=passed)
+        else:
+            passed.append(event.id)
+    return Taken(passed=passed)

@@ -1,0 +1,128 @@
+"""A turn: the activity that lets a harness work, and records every step before the next one starts."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from harness_adapters.contract import (
+    Harness,
+    HarnessEvent,
+    ModelAnswered,
+    ModelRequestFailed,
+    ModelRequestStarted,
+    TurnFinished,
+)
+from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
+from workflows.limits import HEARTBEAT_INTERVAL_SECONDS
+from workflows.records import SessionGoneError, SupersededError, TurnRecords, TurnStart
+from workflows.tools import ToolDispatcher, interrupted
+
+_log = structlog.get_logger(__name__)
+
+_ENDS: Mapping[str, TurnEnd] = {
+    "end_turn": "end_turn",
+    "refusal": "refusal",
+    "failed": "retries_exhausted",
+    "limit": "retries_exhausted",
+}
+
+
+class TurnRunner:
+    """Runs turns of any session with the harness its agent names."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        records: TurnRecords,
+        harnesses: Mapping[str, Harness],
+        dispatcher: ToolDispatcher,
+    ):
+        self._worker_id = worker_id
+        self._records = records
+        self._harnesses = harnesses
+        self._dispatcher = dispatcher
+
+    @activity.defn(name=RUN_TURN)
+    async def run_turn(self, turn: TurnInput) -> TurnResult:
+        """Run one attempt of the turn to its end; every effect of it is in Postgres when this returns."""
+        structlog.contextvars.bind_contextvars(session_id=turn.session_id, turn_id=turn.turn_id)
+        async with heartbeats():
+            try:
+                start = await self._records.begin(
+                    turn, worker_id=self._worker_id, task_token=activity.info().task_token
+                )
+                if isinstance(start, TurnResult):
+                    return start
+                return await self._run(start)
+            except SessionGoneError:
+                return TurnResult(reason="gone")
+            except SupersededError as error:
+                raise ApplicationError("a newer attempt has taken this turn over", type="superseded") from error
+
+    async def _run(self, start: TurnStart) -> TurnResult:
+        _log.info("turn_started", attempt=start.attempt, model=start.spec.model, harness=start.harness)
+        try:
+            finished = await self._follow(start)
+        except asyncio.CancelledError:
+            if not interrupted():
+                raise
+            # Temporal asked for this cancellation: a person interrupted the turn. Its end is recorded first.
+            return await self._records.end(start, "interrupted")
+        result = await self._records.end(start, _ENDS[finished.reason], message=finished.message)
+        _log.info("turn_ended", attempt=start.attempt, reason=result.reason)
+        return result
+
+    async def _follow(self, start: TurnStart) -> TurnFinished:
+        harness = self._harnesses[start.harness]
+        steps = harness.run_turn(start.spec, start.history, self._dispatcher.hands(start))
+        try:
+            async for step in steps:
+                if isinstance(step, TurnFinished):
+                    return step
+                await self._record(start, step)
+        finally:
+            if isinstance(steps, AsyncGenerator):
+                await steps.aclose()
+        return TurnFinished(reason="failed", message=f"harness {start.harness!r} ended without a last word")
+
+    async def _record(self, start: TurnStart, step: HarnessEvent) -> None:
+        match step:
+            case ModelRequestStarted():
+                await self._records.model_request_started(start, step)
+            case ModelAnswered():
+                await self._records.model_answered(start, step)
+            case ModelRequestFailed():
+                _log.warning(
+                    "model_request_failed",
+                    kind=step.kind,
+                    message=step.message,
+                    retry_in_seconds=step.retry_in_seconds,
+                )
+                await self._records.model_request_failed(start, step)
+            case TurnFinished():
+                pass
+            case _:
+                await self._records.preview(start, step)
+
+
+@contextlib.asynccontextmanager
+async def heartbeats() -> AsyncGenerator[None]:
+    """Heartbeat in the background for as long as the body runs; that is also how a cancellation arrives."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(HEARTBEAT_INTERVAL_SECONDS)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beating

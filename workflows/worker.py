@@ -1,0 +1,53 @@
+"""The two Temporal workers: the brain (sessions and turns) and the sandbox worker (tool calls)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE
+from workflows.hands import ToolRunner
+from workflows.limits import DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT
+from workflows.session import SessionWorkflow
+from workflows.turn import TurnRunner
+
+
+async def connect(address: str, namespace: str) -> Client:
+    """Connect to Temporal without waiting for it: the first call does."""
+    return await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter, lazy=True)
+
+
+def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int) -> Worker:
+    """The worker that holds sessions and runs their turns."""
+    return Worker(
+        client,
+        task_queue=BRAIN_QUEUE,
+        workflows=[SessionWorkflow],
+        activities=[turns.run_turn],
+        max_concurrent_activities=max_concurrent_turns,
+        max_cached_workflows=200,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=DRAIN,
+        workflow_task_executor=ThreadPoolExecutor(max_workers=4, thread_name_prefix="workflow"),
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_modules("workflows", "pydantic")
+        ),
+    )
+
+
+def sandbox_worker(client: Client, tools: ToolRunner, *, max_concurrent_tool_calls: int) -> Worker:
+    """The worker that runs tool calls."""
+    return Worker(
+        client,
+        task_queue=SANDBOX_QUEUE,
+        activities=[tools.run_tool],
+        max_concurrent_activities=max_concurrent_tool_calls,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(seconds=1),
+    )
