@@ -1,0 +1,154 @@
+"""The gateway's HTTP face: who asks, for which model, in which format."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import httpx
+import psycopg
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp
+
+from controlplane.models.envelope import FORMAT_NAMES, PATHS, WireFormat, error_response
+from controlplane.models.exchange import Exchange
+from controlplane.models.listening import listening, server_config
+from controlplane.models.routing import Route, Router
+from controlplane.models.scripted import create_scripted, scripted_providers
+from controlplane.models.tokens import TokenLookup, TurnTokens
+from controlplane.models.upstream import Upstream, UpstreamRequest, create_client
+from controlplane.settings import ModelProvider, ProviderSettings, Settings, model_providers
+from controlplane.store.pool import Database
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Twice what Anthropic takes: the provider's own limit should be the one that is met."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _RefusedError(Exception):
+    """A request that goes no further; ``args`` are status and message."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+
+def create_gateway(
+    providers: Mapping[str, ModelProvider], *, token_holds: TokenLookup, client: httpx.AsyncClient
+) -> Starlette:
+    """Return the ASGI app that passes model requests to ``providers``; the caller owns and closes ``client``."""
+    gateway = _Gateway(providers, token_holds=token_holds, client=client)
+    return Starlette(
+        routes=[
+            Path(PATHS["anthropic"], gateway.forward("anthropic"), methods=["POST"]),
+            Path(PATHS["openai"], gateway.forward("openai"), methods=["POST"]),
+            Path("/v1/routes", gateway.show_route, methods=["GET"]),
+            Path("/healthz", _healthy, methods=["GET"]),
+        ]
+    )
+
+
+async def serve(settings: Settings, keys: ProviderSettings) -> None:
+    """Run the gateway, with the scripted model beside it on a loopback socket, until a signal ends it."""
+    database = Database(settings.database_url)
+    await database.open()
+    try:
+        async with listening(create_scripted()) as scripted_url, create_client() as client:
+            providers = model_providers(settings, keys) | scripted_providers(scripted_url)
+            app = create_gateway(providers, token_holds=TurnTokens(database).hold, client=client)
+            _log.info("model_gateway_listening", port=settings.gateway_port, providers=sorted(providers))
+            await uvicorn.Server(server_config(app, host=settings.gateway_host, port=settings.gateway_port)).serve()
+    finally:
+        await database.close()
+
+
+class _Gateway:
+    def __init__(
+        self, providers: Mapping[str, ModelProvider], *, token_holds: TokenLookup, client: httpx.AsyncClient
+    ):
+        self._router = Router(providers)
+        self._upstreams = {name: Upstream(name, each, client=client) for name, each in providers.items()}
+        self._token_holds = token_holds
+
+    def forward(self, wire_format: WireFormat) -> Callable[[Request], Awaitable[Response | ASGIApp]]:
+        async def endpoint(request: Request) -> Response | ASGIApp:
+            try:
+                return await self._exchange(request, wire_format)
+            except _RefusedError as refused:
+                return error_response(wire_format, refused.status, refused.message)
+            except ClientDisconnect:
+                return Response(status_code=400)
+
+        return endpoint
+
+    async def show_route(self, request: Request) -> JSONResponse:
+        """Say who serves ``?model=``."""
+        model = request.query_params.get("model", "")
+        route = self._router.route(model)
+        if route is None:
+            return error_response("anthropic", 404, self._router.unserved(model))
+        return JSONResponse({"model": model, "provider": route.provider, "format": route.format})
+
+    async def _exchange(self, request: Request, wire_format: WireFormat) -> Exchange:
+        await self._authenticate(request)
+        body = await _read(request)
+        fields = _fields(body)
+        route = self._route(fields["model"], wire_format)
+        if route.upstream_model != route.model:
+            body = json.dumps({**fields, "model": route.upstream_model}).encode()
+        upstream = self._upstreams[route.provider]
+        passed_on = UpstreamRequest(body, request.headers, request.url.query)
+        return Exchange(upstream, passed_on, wire_format=wire_format)
+
+    async def _authenticate(self, request: Request) -> None:
+        token = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
+        try:
+            holds = bool(token) and await self._token_holds(token)
+        except (psycopg.Error, TimeoutError) as error:
+            _log.warning("model_token_lookup_failed", error=type(error).__name__)
+            raise _RefusedError(
+                503, "the turn's token cannot be checked: Postgres does not answer; try again"
+            ) from error
+        if not holds:
+            raise _RefusedError(401, "this token belongs to no running turn; a token lives as long as its turn")
+
+    def _route(self, model: str, wire_format: WireFormat) -> Route:
+        route = self._router.route(model)
+        if route is None:
+            raise _RefusedError(404, self._router.unserved(model))
+        if route.format != wire_format:
+            raise _RefusedError(
+                400,
+                f"the model {model!r} is served by {route.provider!r}, which speaks {FORMAT_NAMES[route.format]}"
+                f" (POST {PATHS[route.format]}), not {FORMAT_NAMES[wire_format]}",
+            )
+        return route
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _RefusedError(413, f"the request is larger than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _RefusedError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
+        raise _RefusedError(400, "model: a string is required")
+    return fields
+
+
+async def _healthy(_: Request) -> JSONResponse:
+    return JSONResponse({"status": "ok"})

@@ -1,0 +1,101 @@
+"""One provider as the gateway reaches it: its address, its key, its share of connections."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from controlplane.models.envelope import WireFormat
+from controlplane.settings import ModelProvider
+
+CONNECT_SECONDS = 10
+"""Long enough for a slow TLS handshake, short enough that a dead address is reported while someone watches."""
+
+WRITE_SECONDS = 60
+"""For each piece of a request's body: a provider that stops reading for a minute is gone."""
+
+IDLE_SECONDS = 600
+"""Between two pieces of an answer. Answers that are not streamed stay silent for minutes; whoever streams
+watches with a shorter limit of its own."""
+
+KEEPALIVE_SECONDS = 60
+"""Turns come in bursts of requests; providers close idle connections after a minute or more."""
+
+ANTHROPIC_VERSION = "2023-06-01"
+"""The one version of Anthropic's API, for a client that names none."""
+
+_REQUEST_HEADERS = frozenset(
+    [
+        "accept",
+        "accept-encoding",
+        "anthropic-beta",
+        "anthropic-version",
+        "content-type",
+        "idempotency-key",
+        "openai-beta",
+    ]
+)
+_API_PATHS: dict[WireFormat, str] = {"anthropic": "/v1/messages", "openai": "/chat/completions"}
+
+
+def create_client() -> httpx.AsyncClient:
+    """Return the pooled client for all providers; it never retries, and it asks loopback without a proxy."""
+    limits = httpx.Limits(max_keepalive_connections=128, keepalive_expiry=KEEPALIVE_SECONDS)
+    direct = httpx.AsyncHTTPTransport(limits=limits)
+    return httpx.AsyncClient(
+        limits=limits,
+        timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None),
+        mounts={"all://127.0.0.1": direct, "all://localhost": direct},
+    )
+
+
+@dataclass(frozen=True)
+class UpstreamRequest:
+    """A client's request as far as it is passed on."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    query: str
+
+
+class Upstream:
+    """Sends requests to one provider, at most ``max_concurrent_requests`` at a time; the others wait their turn."""
+
+    def __init__(self, name: str, provider: ModelProvider, *, client: httpx.AsyncClient):
+        self.name = name
+        self._format: WireFormat = provider.format
+        self._url = provider.base_url.rstrip("/") + _API_PATHS[provider.format]
+        self._key = provider.api_key.get_secret_value() if provider.api_key else None
+        self._client = client
+        self._slots = asyncio.Semaphore(provider.max_concurrent_requests)
+
+    @asynccontextmanager
+    async def answer(self, request: UpstreamRequest) -> AsyncGenerator[httpx.Response]:
+        """Yield the provider's answer with its body unread; raises `httpx.HTTPError` if there is none."""
+        url = f"{self._url}?{request.query}" if request.query else self._url
+        async with self._slots:
+            outgoing = self._client.build_request(
+                "POST", url, content=request.body, headers=self._headers(request.headers)
+            )
+            response = await self._client.send(outgoing, stream=True)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
+    def redact(self, text: bytes) -> bytes:
+        """Return ``text`` without this provider's key: some quote it when they refuse it."""
+        return text.replace(self._key.encode(), b"[key]") if self._key else text
+
+    def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        chosen = {name.lower(): value for name, value in headers.items() if name.lower() in _REQUEST_HEADERS}
+        chosen.setdefault("accept-encoding", "identity")
+        if self._format == "anthropic":
+            chosen.setdefault("anthropic-version", ANTHROPIC_VERSION)
+        if self._key and self._format == "anthropic":
+            chosen["x-api-key"] = self._key
+        elif self._key:
+            chosen["authorization"] = f"Bearer {self._key}"
+        return chosen
