@@ -59,9 +59,10 @@ async def run_api(settings: Settings) -> None:
 
 async def run_gateway(settings: Settings) -> None:
     """The model gateway, the only process that sees provider keys."""
-    from controlplane.models.server import serve
+    from controlplane.models.gateway import serve
+    from controlplane.settings import ProviderSettings
 
-    await serve(settings)
+    await serve(settings, ProviderSettings())
 
 
 async def run_brain(settings: Settings) -> None:

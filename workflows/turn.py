@@ -17,6 +17,7 @@ from harness_adapters.contract import (
     TurnFinished,
 )
 from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
+from workflows.history import is_unfinished
 from workflows.limits import HEARTBEAT_INTERVAL_SECONDS
 from workflows.records import SessionGoneError, SupersededError, TurnRecords, TurnStart
 from workflows.tools import ToolDispatcher, interrupted
@@ -78,6 +79,9 @@ class TurnRunner:
         return result
 
     async def _follow(self, start: TurnStart) -> TurnFinished:
+        if not is_unfinished(start.history):
+            # Killed between the last answer and the end of the turn: nothing is left to ask.
+            return TurnFinished(reason="end_turn")
         harness = self._harnesses[start.harness]
         steps = harness.run_turn(start.spec, start.history, self._dispatcher.hands(start))
         try:
