@@ -1,0 +1,7 @@
+"""The tools that a model sees, whether a call of one is well-formed, and the sandbox command behind it."""
+
+from harness_adapters.toolset.commands import SandboxCommand, command
+from harness_adapters.toolset.definitions import EXECUTE, PROVISION, definitions
+from harness_adapters.toolset.inputs import INVALID_INPUT, check
+
+__all__ = ["EXECUTE", "INVALID_INPUT", "PROVISION", "SandboxCommand", "check", "command", "definitions"]
