@@ -1,10 +1,10 @@
 """Which sandbox a session has: provisioned at its first use, ended when idle, replaced when lost."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,7 +112,7 @@ class Keeper:
         self._choose = choose
         self._host = host
         self._idle = timedelta(seconds=idle_seconds)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def provider(self, row: SandboxRow) -> SandboxProvider:
         """Return the provider that holds a sandbox."""
@@ -123,7 +123,7 @@ class Keeper:
 
         Raises `SandboxError` if none can be had.
         """
-        async with self._locks[session_id]:
+        async with self._locks.setdefault(session_id, asyncio.Lock()):
             row = await self._records.current(workspace_id, session_id)
             if row is not None and row.status == "ready":
                 self._refuse_other_host(row)

@@ -1,0 +1,49 @@
+from collections.abc import Awaitable, Callable
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from controlplane.ids import new_id
+from controlplane.store import events
+from controlplane.store.events import Event, NewEvent
+from controlplane.store.pool import Database
+
+WORKSPACE = "wrkspc_default"
+
+Say = Callable[..., Awaitable[list[Event]]]
+
+
+@pytest.fixture
+async def session_id(database: Database) -> str:
+    """A session whose agent has the two sandbox tools."""
+    found, agent, environment = new_id("sesn"), new_id("agent"), new_id("env")
+    definition = {"id": agent, "model": {"id": "scripted/test"}, "tools": [], "system": "Be brief."}
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute(
+            "INSERT INTO agents (id, workspace_id, version) VALUES (%s, %s, 1)", (agent, WORKSPACE)
+        )
+        await connection.execute(
+            "INSERT INTO environments (id, workspace_id, name, config) VALUES (%s, %s, 'e', %s)",
+            (environment, WORKSPACE, Jsonb({"type": "cloud"})),
+        )
+        await connection.execute(
+            "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id)"
+            " VALUES (%s, %s, %s, 1, %s, %s)",
+            (found, WORKSPACE, agent, Jsonb(definition), environment),
+        )
+    return found
+
+
+@pytest.fixture
+def say(database: Database, session_id: str) -> Say:
+    """Queue user messages in the session."""
+
+    async def send(*texts: str) -> list[Event]:
+        new = [
+            NewEvent(type="user.message", payload={"content": [{"type": "text", "text": text}]}, queued=True)
+            for text in texts
+        ]
+        async with database.transaction(WORKSPACE) as connection:
+            return await events.append(connection, session_id, new)
+
+    return send

@@ -1,0 +1,222 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from controlplane.ids import new_id
+from controlplane.store import events
+from controlplane.store.journal import PostgresJournal
+from controlplane.store.pool import Database
+from controlplane.store.turns import PostgresTurns
+from harness_adapters.contract import (
+    Answer,
+    AnswerText,
+    ModelAnswered,
+    ModelRequestFailed,
+    ModelRequestStarted,
+    TextBlock,
+    ToolOutcome,
+    ToolUse,
+    Usage,
+    UserInput,
+)
+from tests.integration.store.conftest import WORKSPACE, Say
+from workflows.contracts import ToolCallInput, TurnInput, TurnResult
+from workflows.limits import MAX_TURN_ATTEMPTS
+from workflows.records import SupersededError, TurnStart
+
+
+@pytest.fixture
+def turns(database: Database) -> PostgresTurns:
+    return PostgresTurns(database, gateway_url="http://127.0.0.1:1")
+
+
+@pytest.fixture
+def journal(database: Database) -> PostgresJournal:
+    return PostgresJournal(database)
+
+
+def turn_of(session_id: str, turn_id: str = "turn_1") -> TurnInput:
+    return TurnInput(session_id=session_id, workspace_id=WORKSPACE, turn_id=turn_id)
+
+
+async def begun(turns: PostgresTurns, turn: TurnInput) -> TurnStart:
+    start = await turns.begin(turn, worker_id="wrk_1", task_token=b"token")
+    assert isinstance(start, TurnStart)
+    return start
+
+
+async def types(database: Database, session_id: str) -> list[str]:
+    async with database.transaction(WORKSPACE) as connection:
+        return [event.type for event in await events.after(connection, session_id, 0)]
+
+
+def answer(*blocks: Any, request_id: str | None = None) -> ModelAnswered:
+    request = request_id or new_id("sevt")
+    usage = Usage(input_tokens=3, output_tokens=2)
+    return ModelAnswered(answer=Answer(request_id=request, blocks=list(blocks)), usage=usage, stop_reason="tool_use")
+
+
+def use() -> ToolUse:
+    return ToolUse(event_id=new_id("sevt"), name="sandbox_execute", input={"command": "true"})
+
+
+def outcome(of: ToolUse, text: str = "done") -> ToolOutcome:
+    return ToolOutcome(tool_use_id=of.event_id, content=[TextBlock(text=text)])
+
+
+async def test_a_turn_takes_one_message_and_says_that_there_is_more(
+    turns: PostgresTurns, session_id: str, say: Say
+) -> None:
+    await say("one", "two")
+    start = await begun(turns, turn_of(session_id))
+    assert [item.content[0].text for item in start.history if isinstance(item, UserInput)] == ["one"]  # type: ignore[union-attr]
+    assert await turns.end(start, "end_turn") == TurnResult(reason="end_turn", more=True)
+
+
+async def test_a_turn_with_an_empty_queue_records_nothing(
+    turns: PostgresTurns, database: Database, session_id: str
+) -> None:
+    result = await turns.begin(turn_of(session_id), worker_id="wrk_1", task_token=b"")
+    assert result == TurnResult(reason="nothing_to_do")
+    assert await types(database, session_id) == []
+
+
+async def test_a_turn_that_has_ended_is_not_run_again(turns: PostgresTurns, session_id: str, say: Say) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.end(start, "end_turn")
+    again = await turns.begin(turn_of(session_id), worker_id="wrk_2", task_token=b"")
+    assert again == TurnResult(reason="end_turn", more=False)
+
+
+async def test_an_older_attempt_is_refused_everywhere(
+    turns: PostgresTurns, journal: PostgresJournal, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    old = await begun(turns, turn_of(session_id))
+    called = use()
+    await turns.model_answered(old, answer(called))
+    new = await begun(turns, turn_of(session_id))
+    assert (old.attempt, new.attempt) == (1, 2)
+    before = await types(database, session_id)
+    started = ModelRequestStarted(request_id=new_id("sevt"))
+    failed = ModelRequestFailed(request_id=new_id("sevt"), kind="unknown", message="no")
+    for write in (
+        turns.model_request_started(old, started),
+        turns.model_answered(old, answer(use())),
+        turns.model_request_failed(old, failed),
+        turns.end(old, "end_turn"),
+        journal.dispatch(old, called),
+        journal.refuse(old, called, outcome(called)),
+    ):
+        with pytest.raises(SupersededError):
+            await write
+    assert await types(database, session_id) == before
+
+
+async def test_the_next_attempt_closes_the_lost_model_request_and_keeps_the_answer(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    first = await begun(turns, turn_of(session_id))
+    kept = AnswerText(event_id=new_id("sevt"), text="kept")
+    request = new_id("sevt")
+    await turns.model_request_started(first, ModelRequestStarted(request_id=request))
+    await turns.model_answered(first, answer(kept, use(), request_id=request))
+    await turns.model_request_started(first, ModelRequestStarted(request_id=new_id("sevt")))
+    second = await begun(turns, turn_of(session_id))
+    assert isinstance(second.history[-1], Answer)
+    assert (await types(database, session_id))[-3:] == [
+        "span.model_request_end",
+        "session.status_rescheduled",
+        "session.status_running",
+    ]
+
+
+async def test_a_turn_that_kills_its_workers_is_given_up(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    for _ in range(MAX_TURN_ATTEMPTS):
+        await begun(turns, turn_of(session_id))
+    result = await turns.begin(turn_of(session_id), worker_id="wrk_1", task_token=b"")
+    assert result == TurnResult(reason="retries_exhausted")
+    assert (await types(database, session_id))[-2:] == ["session.error", "session.status_idle"]
+
+
+async def test_a_new_turn_takes_over_one_that_its_workflow_has_forgotten(
+    turns: PostgresTurns, session_id: str, say: Say
+) -> None:
+    await say("one")
+    old = await begun(turns, turn_of(session_id, "turn_old"))
+    new = await begun(turns, turn_of(session_id, "turn_new"))
+    assert new.history == old.history
+    with pytest.raises(SupersededError):
+        await turns.end(old, "end_turn")
+
+
+async def test_a_tool_call_is_dispatched_once_and_has_one_outcome(
+    turns: PostgresTurns, journal: PostgresJournal, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    called = use()
+    await turns.model_answered(start, answer(called))
+    call = ToolCallInput(tool_use_id=called.event_id, session_id=session_id, workspace_id=WORKSPACE)
+    assert (await journal.dispatch(start, called)).state == "dispatched"
+    assert not (await journal.start(call, worker_id="wrk_s", task_token=b"")).started
+    assert (await journal.start(call, worker_id="wrk_s", task_token=b"")).started
+    both = await asyncio.gather(
+        journal.finish(call, "confirmed", outcome(called, "first")),
+        journal.finish(call, "unknown", outcome(called, "second")),
+    )
+    assert both[0] == both[1]
+    row = await journal.dispatch(start, called)
+    assert (row.state in {"confirmed", "unknown"}, row.outcome) == (True, both[0])
+    assert (await types(database, session_id)).count("agent.tool_result") == 1
+
+
+async def test_no_tool_use_is_left_without_a_result_when_a_turn_ends(
+    turns: PostgresTurns, journal: PostgresJournal, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one", "two")
+    start = await begun(turns, turn_of(session_id))
+    never, started = use(), use()
+    await turns.model_answered(start, answer(never, started))
+    await journal.dispatch(start, started)
+    await turns.end(start, "interrupted")
+    following = await begun(turns, turn_of(session_id, "turn_2"))
+    said = {i.tool_use_id: i.content[0] for i in following.history if isinstance(i, ToolOutcome)}
+    assert said[never.event_id].text.startswith("Not run")  # type: ignore[union-attr]
+    assert said[started.event_id].text.startswith("Outcome unknown")  # type: ignore[union-attr]
+
+
+async def test_concurrent_writers_leave_no_gap_in_the_log(database: Database, session_id: str, say: Say) -> None:
+    await asyncio.gather(*(say("a", "b") for _ in range(20)))
+    async with database.transaction(WORKSPACE) as connection:
+        recorded = await events.after(connection, session_id, 0)
+    assert [event.seq for event in recorded] == list(range(1, 41))
+
+
+async def test_usage_adds_up(turns: PostgresTurns, database: Database, session_id: str, say: Say) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_answered(start, answer(AnswerText(event_id=new_id("sevt"), text="a")))
+    await turns.model_answered(start, answer(AnswerText(event_id=new_id("sevt"), text="b")))
+    async with database.transaction(WORKSPACE) as connection:
+        cursor = await connection.execute("SELECT usage FROM sessions WHERE id = %s", (session_id,))
+        row = await cursor.fetchone()
+    assert row is not None
+    assert (row["usage"]["input_tokens"], row["usage"]["output_tokens"]) == (6, 4)
+
+
+async def test_row_level_security_hides_other_workspaces_and_everything_where_none_is_named(
+    database: Database, session_id: str
+) -> None:
+    for workspace, expected in ((WORKSPACE, 1), ("wrkspc_other", 0), ("", 0), ("*", 1)):
+        async with database.transaction(workspace) as connection:
+            cursor = await connection.execute("SELECT count(*) AS n FROM sessions")
+            row = await cursor.fetchone()
+            assert row is not None
+            assert row["n"] == expected, workspace
