@@ -32,10 +32,11 @@ class SessionGoneError(Exception):
 
 
 class TurnStart(_Frozen):
-    """A turn as it begins; every later write names ``attempt``."""
+    """A turn as it begins; every later write names ``attempt``. ``denied``: tool name → why a call is refused."""
 
     input: TurnInput
     attempt: int
+    denied: dict[str, str] = Field(default_factory=dict)
     harness: str
     spec: HarnessSpec
     history: list[HistoryItem]

@@ -65,6 +65,8 @@ class TurnHands:
     def _problem(self, use: ToolUse) -> str | None:
         if use.name not in {tool.name for tool in self._turn.spec.tools}:
             return f"There is no tool named {use.name!r}."
+        if (reason := self._turn.denied.get(use.name)) is not None:
+            return f"Not run: {use.name} {reason}."
         return toolset.check(use.name, use.input)
 
     async def _run(self, call: ToolCallInput) -> None:

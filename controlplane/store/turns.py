@@ -28,6 +28,7 @@ from workflows import history, takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.limits import MAX_TURN_ATTEMPTS
 from workflows.records import TurnStart
+from workflows.verdicts import denials
 
 
 class PostgresTurns:
@@ -54,6 +55,7 @@ class PostgresTurns:
             start = TurnStart(
                 input=turn,
                 attempt=attempt,
+                denied=denials(session["agent"].get("tools") or []),
                 harness=session["agent"].get("harness") or "builtin",
                 spec=_spec(turn, session, gateway_url=self._gateway_url, token=token),
                 history=history.build(logged),
