@@ -108,13 +108,12 @@ BEGIN { RS = FS = "\001" }
 END {
   old = substr(whole, 1, old_size); new = substr(whole, old_size + 1, new_size)
   rest = substr(whole, old_size + new_size + 1); rest = substr(rest, 1, length(rest) - 1)
-  ORS = ""
-  while ((at = index(rest, old)) > 0) {
-    count++
-    print substr(rest, 1, at - 1) new
-    rest = substr(rest, at + old_size)
+  ORS = ""; step = 4096; size = length(rest)
+  for (here = 1; here <= size;) {
+    window = substr(rest, here, step + old_size - 1)
+    if (at = index(window, old)) { count++; print substr(window, 1, at - 1) new; here += at - 1 + old_size }
+    else { print substr(window, 1, step); here += step }
   }
-  print rest
   print count + 0 > "/dev/stderr"
 }
 """
