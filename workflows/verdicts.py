@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness_adapters.toolset.definitions import AGENT_TOOLS
+
 _ASKS = "needs a person's approval ({policy}), which this version cannot ask for"
 _CUSTOM = "is a custom tool, which this version cannot hand to a client"
 
@@ -14,11 +16,12 @@ def denials(agent_tools: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         if entry["type"] == "custom":
             found[entry["name"]] = _CUSTOM
             continue
+        own = {config["name"]: config for config in entry.get("configs") or []}
         general = _policy(entry.get("default_config"))
-        for config in entry.get("configs") or []:
-            policy = _policy(config) or general
+        for name in {tool.name for tool in AGENT_TOOLS} | own.keys():
+            policy = _policy(own.get(name)) or general
             if policy not in {None, "always_allow"}:
-                found[config["name"]] = _ASKS.format(policy=policy)
+                found[name] = _ASKS.format(policy=policy)
     return found
 
 
