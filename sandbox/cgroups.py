@@ -1,0 +1,103 @@
+"""Limits of memory, processes and CPU time for a namespace sandbox, where this machine lets us set them."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CPU_PERIOD_US = 100_000
+REMOVE_SECONDS = 2.0
+"""A cgroup can be removed only after the kernel has let go of its last process."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sandbox may use."""
+
+    memory_bytes: int
+    pids: int
+    cpus: float
+
+
+@dataclass
+class Cgroup:
+    """The folders to join, the file that counts kills for want of memory, and what took effect."""
+
+    folders: list[Path] = field(default_factory=list[Path])
+    oom_file: Path | None = None
+    isolation: dict[str, bool | str] = field(default_factory=dict[str, bool | str])
+
+
+class Cgroups:
+    """Makes and removes the cgroups of one installation, in either version's layout."""
+
+    def __init__(self, installation: str, *, root: Path = Path("/sys/fs/cgroup")):
+        self._root = root
+        self._parent = f"bulkhead-{installation}"
+
+    def create(self, sandbox_id: str, limits: Limits) -> Cgroup:
+        """Make what can be made; each control that cannot be had is named with the reason."""
+        made = Cgroup()
+        unified = (self._root / "cgroup.controllers").exists()
+        for controller, settings in _settings(limits, unified=unified).items():
+            folder = self._folder(controller, sandbox_id)
+            try:
+                if unified:
+                    self._delegate(controller)
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, value in settings.items():
+                    self._set(folder, name, value)
+            except OSError as error:
+                made.isolation[f"{controller}_limit"] = f"not effective: {error.strerror}: {folder}"
+                continue
+            made.isolation[f"{controller}_limit"] = True
+            if folder not in made.folders:
+                made.folders.append(folder)
+            if controller == "memory":
+                made.oom_file = folder / ("memory.events" if unified else "memory.oom_control")
+        return made
+
+    def _set(self, folder: Path, name: str, value: str) -> None:
+        try:
+            (folder / name).write_text(value)
+        except OSError:
+            # Accounting of swap may be switched off; without swap it changes nothing.
+            if "sw" not in name:
+                raise
+
+    def _delegate(self, controller: str) -> None:
+        parent = self._root / self._parent
+        (self._root / "cgroup.subtree_control").write_text(f"+{controller}")
+        parent.mkdir(exist_ok=True)
+        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+
+    def _folder(self, controller: str, sandbox_id: str) -> Path:
+        unified = (self._root / "cgroup.controllers").exists()
+        return (self._root if unified else self._root / controller) / self._parent / sandbox_id
+
+    def remove(self, sandbox_id: str) -> None:
+        """Remove a sandbox's cgroups once they are empty; what was never there doesn't matter."""
+        until = time.monotonic() + REMOVE_SECONDS
+        for controller in ("memory", "pids", "cpu"):
+            folder = self._folder(controller, sandbox_id)
+            while folder.exists():
+                try:
+                    folder.rmdir()
+                except OSError:
+                    if time.monotonic() > until:
+                        return
+                    time.sleep(0.005)
+
+
+def _settings(limits: Limits, *, unified: bool) -> dict[str, dict[str, str]]:
+    memory, quota = str(limits.memory_bytes), str(int(limits.cpus * CPU_PERIOD_US))
+    if unified:
+        return {
+            "memory": {"memory.max": memory, "memory.swap.max": "0"},
+            "pids": {"pids.max": str(limits.pids)},
+            "cpu": {"cpu.max": f"{quota} {CPU_PERIOD_US}"},
+        }
+    return {
+        "memory": {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory},
+        "pids": {"pids.max": str(limits.pids)},
+        "cpu": {"cpu.cfs_period_us": str(CPU_PERIOD_US), "cpu.cfs_quota_us": quota},
+    }

@@ -1,0 +1,76 @@
+"""A worker's connection: frames in, frames out, and the files that it has open."""
+
+import selectors
+import socket
+from typing import Protocol
+
+from sandbox.supervisor.files import OpenFiles
+from sandbox.supervisor.frames import CHUNK_BYTES, MAX_FRAME_BYTES, Header, pack, unpack
+
+
+class Server(Protocol):
+    """What a connection needs of the supervisor behind it."""
+
+    selector: selectors.BaseSelector
+
+    def obey(self, connection: "Connection", order: Header, payload: bytes) -> None:
+        """Carry out one order."""
+        ...
+
+
+class Connection:
+    """A worker's connection: frames in, frames out, and the files that it has open."""
+
+    def __init__(self, box: "Server", sock: socket.socket):
+        self.box, self.sock = box, sock
+        self.incoming, self.outgoing = bytearray(), bytearray()
+        self.files = OpenFiles()
+        sock.setblocking(False)
+        box.selector.register(sock, selectors.EVENT_READ, self.ready)
+
+    def ready(self, _fd: int) -> None:
+        """Read and write as far as possible without waiting."""
+        try:
+            self._flush()
+            data = self.sock.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.incoming += data
+        try:
+            while data and (frame := unpack(self.incoming)):
+                self.box.obey(self, *frame)
+        except (ValueError, KeyError, TypeError):
+            data = b""
+        if not data:
+            self.close()
+
+    def send(self, header: Header, payload: bytes = b"") -> None:
+        """Queue a frame; a reader who lets too much pile up is cut off."""
+        if self.sock.fileno() < 0:
+            return
+        self.outgoing += pack(header, payload)
+        try:
+            self._flush()
+        except OSError:
+            self.outgoing.clear()
+        if len(self.outgoing) > MAX_FRAME_BYTES:
+            self.close()
+
+    def _flush(self) -> None:
+        while self.outgoing:
+            try:
+                del self.outgoing[: self.sock.send(self.outgoing)]
+            except BlockingIOError:
+                break
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outgoing else 0)
+        self.box.selector.modify(self.sock, events, self.ready)
+
+    def close(self) -> None:
+        """Forget the connection and its unfinished files; commands go on."""
+        if self.sock.fileno() < 0:
+            return
+        self.box.selector.unregister(self.sock)
+        self.sock.close()
+        self.files.abandon()

@@ -1,0 +1,121 @@
+"""The processes of a sandbox: who descends from whom, and how a command is started."""
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+
+from sandbox.supervisor.frames import Header
+
+OOM_SCORE = "500"
+"""Commands are the kernel's first choice when memory runs out, process 1 its last."""
+CANNOT_START = 126
+STATUS = struct.Struct("!iB")
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+
+
+def prctl(option: int, value: int, pointer: int = 0) -> None:
+    """Call prctl(2); raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(pointer), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+class Processes:
+    """A look at who is whose parent in this sandbox."""
+
+    def __init__(self) -> None:
+        self.parents: dict[int, int] = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit() and (found := self._parent(name)) is not None:
+                self.parents[int(name)] = found
+
+    @staticmethod
+    def _parent(pid: str) -> int | None:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+        except OSError:
+            return None
+        return None if state in {b"Z", b"X"} else int(parent)
+
+    def below(self, root: int) -> set[int]:
+        """Return every living descendant of a process."""
+        found: set[int] = set()
+        ring = {root}
+        while ring:
+            ring = {pid for pid, parent in self.parents.items() if parent in ring} - found
+            found |= ring
+        return found
+
+
+def send_signal(pids: set[int], number: int) -> None:
+    """Signal each process; those that are gone don't matter."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def find_shell() -> list[str]:
+    """Return the arguments before the command: bash as a login shell where there is one, else sh."""
+    folders = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin").split(":")
+    for name, flag in (("bash", "-lc"), ("sh", "-c")):
+        for folder in folders:
+            if os.access(f"{folder}/{name}", os.X_OK):
+                return [f"{folder}/{name}", flag]
+    return []
+
+
+def become_command(order: Header, fds: tuple[int, int, int], limits: Header) -> None:
+    """Turn this forked child into the command; says on its standard error why if it cannot. Never returns."""
+    doing = "start"
+    try:
+        os.setsid()
+        for number, fd in enumerate(fds):
+            os.dup2(fd, number)
+        os.closerange(3, 65536)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        # Only a dumpable process may write its own file in /proc; by now nothing but its standard streams is open.
+        prctl(PR_SET_DUMPABLE, 1)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
+        for name, value in limits.items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+        doing = f"use cwd {order['cwd']!r}"
+        os.chdir(order["cwd"])
+        doing = "run a shell (bash or sh) in this image"
+        shell = find_shell() or ["/bin/sh", "-c"]
+        os.execve(shell[0], [*shell, order["command"]], {**os.environ, **order["env"]})  # noqa: S606 -- no shell but this
+    except (OSError, ValueError) as error:
+        os.write(2, f"bulkhead: cannot {doing}: {getattr(error, 'strerror', None) or error}\n".encode())
+    os._exit(CANNOT_START)
+
+
+def run_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header) -> None:
+    """Be the command's keeper: its orphans become children of this process, so that none gets away. Never returns."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    main = os.fork()
+    if main == 0:
+        become_command(order, fds, limits)
+    os.dup2(status_fd, 3)
+    os.closerange(4, 65536)
+    os.closerange(0, 3)
+    options, status = 0, None
+    while True:
+        try:
+            pid, code = os.waitpid(-1, options)
+        except ChildProcessError:
+            pid, code = -1, 0
+        if pid == main:
+            status, options = code, os.WNOHANG
+        elif status is not None and pid <= 0:
+            os.write(3, STATUS.pack(status, pid == 0))
+            status, options = None, 0
+        if pid == -1:
+            os._exit(0)

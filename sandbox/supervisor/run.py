@@ -1,0 +1,205 @@
+"""One command, from its order to the end of its last process."""
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from sandbox.supervisor.frames import CHUNK_BYTES, Header
+from sandbox.supervisor.output import Capture
+from sandbox.supervisor.processes import CANNOT_START, STATUS, Processes, run_command, send_signal
+
+OUTPUT_LIMIT_BYTES = 64 << 20
+"""A command that prints more than this is out of control and is ended."""
+GRACE_SECONDS = 2.0
+"""Between TERM and KILL; enough for a shell's trap or a server's shutdown."""
+DRAIN_SECONDS = 0.05
+"""How long the output of a command is still read that has ended and left processes behind, such as `> >(tee log)`."""
+SWEEP_PAUSE_SECONDS = 0.02
+SWEEP_SECONDS = 2.0
+"""After this a tree that still grows is ended together with everything else in the sandbox."""
+LAST_SWEEP_SECONDS = 3.0
+
+
+Answer = Callable[[Header, bytes], None]
+
+
+class Box(Protocol):
+    """What a run needs of the supervisor around it."""
+
+    selector: selectors.BaseSelector
+    limits: Header
+    runs: "dict[int, Run]"
+
+    def later(self, delay: float, callback: Callable[[], None]) -> None:
+        """Call something after so many seconds."""
+        ...
+
+    def oom_kills(self) -> int:
+        """Return how many processes of this sandbox the kernel has killed for want of memory."""
+        ...
+
+    def kill_strays(self) -> None:
+        """Kill processes whose keeper was killed."""
+        ...
+
+    def settle(self, run: "Run", header: Header, payload: bytes) -> None:
+        """Keep the run's result and hand it to everyone who waits."""
+        ...
+
+
+class Run:
+    """A command, its keeper, its output and its verdict."""
+
+    def __init__(self, box: Box, order: Header, stdin: bytes):
+        self.box, self.exec_id = box, order["exec_id"]
+        self.started = time.monotonic()
+        self.streams = [Capture(order["max_output_bytes"]), Capture(order["max_output_bytes"])]
+        self.pipes: dict[int, Capture] = {}
+        self.waiters: list[Answer] = []
+        self.verdict: str | None = None
+        self.finished = False
+        self.status: int | None = None
+        self.survivors = 0
+        self.sweep_until = 0.0
+        self.ooms = box.oom_kills()
+        self.runner, self.status_fd = self._fork(order, stdin)
+
+    def _fork(self, order: Header, stdin: bytes) -> tuple[int, int]:
+        source = os.memfd_create("stdin") if stdin else os.open("/dev/null", os.O_RDONLY)
+        for start in range(0, len(stdin), CHUNK_BYTES):
+            os.write(source, stdin[start : start + CHUNK_BYTES])
+        if stdin:
+            os.lseek(source, 0, os.SEEK_SET)
+        (out, out_end), (err, err_end), (status, status_end) = os.pipe(), os.pipe(), os.pipe()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    run_command(order, (source, out_end, err_end), status_end, self.box.limits)
+                finally:
+                    os._exit(CANNOT_START)
+        except OSError:
+            for fd in (out, err, status):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (source, out_end, err_end, status_end):
+                os.close(fd)
+        for fd, capture in zip((out, err), self.streams, strict=True):
+            self.pipes[fd] = capture
+            self._watch(fd, self.read_output)
+        self._watch(status, self.read_status)
+        return pid, status
+
+    def _watch(self, fd: int, callback: Callable[[int], None]) -> None:
+        os.set_blocking(fd, False)
+        self.box.selector.register(fd, selectors.EVENT_READ, callback)
+
+    def _close(self, fd: int) -> None:
+        self.box.selector.unregister(fd)
+        os.close(fd)
+        self.pipes.pop(fd, None)
+
+    def read_output(self, fd: int) -> None:
+        """Take what one stream has to give; after the command's end, background processes print into the void."""
+        try:
+            data = os.read(fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        self.pipes[fd].feed(data)
+        over = sum(stream.total for stream in self.streams) > OUTPUT_LIMIT_BYTES
+        if over and not self.finished:
+            self.end("output_limit", grace=0)
+        if not data or (over and self.finished):
+            self._close(fd)
+
+    def read_status(self, fd: int) -> None:
+        """Learn from the keeper that the main process has ended."""
+        try:
+            message = os.read(fd, STATUS.size)
+        except BlockingIOError:
+            message = b""
+        self._close(fd)
+        self.status_fd = -1
+        if not message:
+            return
+        self.status, others = STATUS.unpack(message)
+        if self.verdict is None:
+            self.box.later(DRAIN_SECONDS if others else 0, self.conclude)
+
+    def conclude(self) -> None:
+        """The main process is done and its last output read; what it left behind goes on."""
+        if self.verdict is None and self.runner in self.box.runs:
+            self.survivors = len(Processes().below(self.runner))
+        if self.verdict is None:
+            self.finish()
+
+    def end(self, verdict: str, grace: float = GRACE_SECONDS) -> None:
+        """Begin to end the whole tree; the first verdict stands."""
+        if self.verdict is not None:
+            return
+        self.verdict = verdict
+        if grace:
+            send_signal(Processes().below(self.runner), signal.SIGTERM)
+        self.box.later(grace, self.sweep)
+
+    def sweep(self) -> None:
+        """Kill what is left of the tree, until nothing is or until it is plain that this won't do."""
+        if self.runner not in self.box.runs:
+            return
+        now = time.monotonic()
+        self.sweep_until = self.sweep_until or now + SWEEP_SECONDS
+        left = Processes().below(self.runner)
+        # Stopped first, so that a tree that forks faster than it is read cannot replace what is killed.
+        send_signal(left, signal.SIGSTOP)
+        send_signal(left, signal.SIGKILL)
+        if not left:
+            send_signal({self.runner}, signal.SIGKILL)
+        if now > self.sweep_until:
+            send_signal({-1}, signal.SIGKILL)
+        if now > self.sweep_until + LAST_SWEEP_SECONDS:
+            self.survivors = len(left)
+            self.finish()
+            return
+        self.box.later(SWEEP_PAUSE_SECONDS, self.sweep)
+
+    def keeper_gone(self, status: int) -> None:
+        """The keeper has no children left, or was killed from inside and what it kept now belongs to process 1."""
+        if self.status_fd >= 0:
+            self.read_status(self.status_fd)
+        if status != 0:
+            self.box.kill_strays()
+        if not self.finished:
+            self.verdict = self.verdict or ("killed" if self.status is None else None)
+            self.finish()
+        for fd in list(self.pipes):
+            self._close(fd)
+
+    def finish(self) -> None:
+        """Settle the result and tell who waits for it."""
+        if self.finished:
+            return
+        for fd in list(self.pipes):
+            self.read_output(fd)
+        self.finished = True
+        (out, out_dropped), (err, err_dropped) = (stream.content() for stream in self.streams)
+        code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
+        verdict = self.verdict or ("oom" if self._was_oom(code) else "exited")
+        header = {
+            "status": verdict,
+            "exit_code": (code if code is None or code >= 0 else 128 - code) if verdict == "exited" else None,
+            "stdout_bytes": len(out),
+            "stderr_bytes": len(err),
+            "dropped_bytes": out_dropped + err_dropped,
+            "duration_ms": round((time.monotonic() - self.started) * 1000, 3),
+            "survivors": self.survivors,
+        }
+        self.box.settle(self, header, out + err)
+        self.streams = [Capture(0)] * 2
+        self.pipes = dict.fromkeys(self.pipes, self.streams[0])
+
+    def _was_oom(self, code: int | None) -> bool:
+        return code in {-signal.SIGKILL, 128 + signal.SIGKILL} and self.box.oom_kills() > self.ooms
