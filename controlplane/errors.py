@@ -66,3 +66,9 @@ class UnavailableError(BulkheadError):
     """A part that the request needs does not answer; try again."""
 
     type = "overloaded_error"
+
+
+class PermissionDeniedError(BulkheadError):
+    """The API key holds, but not for this."""
+
+    type = "permission_error"

@@ -1,0 +1,64 @@
+"""The REST API as an ASGI app."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import psycopg
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.api import agents, docs, environments, events, files, health, keys, resources, sessions, threads
+from controlplane.api.auth import Authenticator
+from controlplane.api.errors import error_response
+from controlplane.api.follow import Hub
+from controlplane.api.metrics import Metrics
+from controlplane.api.middleware import RequestMiddleware
+from controlplane.api.parts import Parts, Readiness, Submitter
+from controlplane.errors import BulkheadError
+from controlplane.store.pool import Database
+
+
+def create_app(*, database: Database, submitter: Submitter, readiness: Readiness, version: str) -> FastAPI:
+    """Return the app. It listens for events while it is up; the caller opens and closes ``database``."""
+    metrics = Metrics()
+    parts = Parts(
+        database=database,
+        submitter=submitter,
+        readiness=readiness,
+        authenticator=Authenticator(database),
+        hub=Hub(database),
+        metrics=metrics,
+        version=version,
+    )
+    app = FastAPI(
+        title="Bulkhead",
+        version=version,
+        description=docs.INTRODUCTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    app.add_middleware(RequestMiddleware, metrics=metrics)
+    for kind in (BulkheadError, RequestValidationError, HTTPException, psycopg.Error):
+        app.add_exception_handler(kind, _answer_error)
+    for module in (agents, environments, sessions, threads, resources, events, files, keys, health, docs):
+        app.include_router(module.router)
+    docs.complete_openapi(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    hub: Hub = app.state.parts.hub
+    hub.start()
+    yield
+    await hub.stop()
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return error_response(error, request.scope["state"]["request_id"])

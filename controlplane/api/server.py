@@ -1,0 +1,34 @@
+"""Uvicorn, but one that lets the event streams end before it waits for them."""
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from controlplane.api.parts import Parts
+
+GRACE_SECONDS = 5
+"""For requests that are under way; a stream ends at once and resumes elsewhere."""
+
+
+class ApiServer(uvicorn.Server):
+    """Serves the API until it is told to exit."""
+
+    def __init__(self, app: FastAPI, *, host: str, port: int):
+        self._parts: Parts = app.state.parts
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then stop as uvicorn does."""
+        self._parts.hub.end_streams()
+        await super().shutdown(sockets)

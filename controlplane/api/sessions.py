@@ -1,0 +1,321 @@
+"""/v1/sessions: durable sessions of an agent in an environment."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import Response
+
+from controlplane.api import rosters
+from controlplane.api.events import check_inputs, recorded_inputs
+from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.pages import (
+    DEFAULT_LIMIT,
+    Cursor,
+    LimitParam,
+    PageParam,
+    SmallInteger,
+    Times,
+    decode,
+    encode,
+    times,
+)
+from controlplane.api.resources import mounts_of, wire_resource
+from controlplane.api.rules import (
+    check_tools,
+    not_supported,
+    patched_metadata,
+    refused,
+    require_unarchived,
+)
+from controlplane.api.wire.agents import resolved_model
+from controlplane.api.wire.common import Version
+from controlplane.api.wire.sessions import (
+    AgentAtVersion,
+    AgentChoice,
+    AgentWithOverrides,
+    BudgetRequest,
+    Session,
+    SessionCreate,
+    SessionDeleted,
+    SessionPage,
+    SessionStats,
+    SessionUpdate,
+)
+from controlplane.api.wire.tools import resolved_servers, resolved_tools
+from controlplane.definitions import SessionAgent, stored
+from controlplane.errors import ConflictError
+from controlplane.store import agents, environments, events, resources, sessions
+from controlplane.store.events import Event, NewEvent
+from controlplane.store.pool import Connection
+from controlplane.store.positions import Position
+from controlplane.store.sessions import (
+    Budget,
+    SessionContent,
+    SessionFilter,
+    SessionRecord,
+    SessionStatus,
+)
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+
+@router.post("", response_model=Session)
+async def create_session(exchange: CurrentExchange, wanted: SessionCreate = reads(SessionCreate)) -> Response:
+    """Open a session, mount its files, and queue its initial events: all of it or nothing."""
+    if wanted.vault_ids:
+        raise not_supported("vault_ids", "vaults are", next_step="omit the field")
+    check_inputs(wanted.initial_events or [], "initial_events")
+    inputs: list[Event] = []
+
+    async def effect(connection: Connection) -> Session:
+        environment = await environments.get(connection, wanted.environment_id)
+        require_unarchived("environment", environment.id, environment.archived_at)
+        content = SessionContent(
+            agent=await _chosen_agent(connection, wanted.agent),
+            title=wanted.title,
+            metadata=wanted.metadata or {},
+            budget=_budget(wanted.budget),
+        )
+        session_id = await sessions.create(
+            connection, exchange.workspace_id, environment_id=environment.id, content=content
+        )
+        for mount in await mounts_of(connection, wanted.resources or [], taken=[]):
+            await resources.add(connection, exchange.workspace_id, session_id=session_id, mount=mount)
+        if wanted.initial_events:
+            new = await recorded_inputs(connection, session_id, wanted.initial_events, "initial_events")
+            inputs.extend(await events.append(connection, session_id, new))
+        return wire_session(await sessions.get(connection, session_id))
+
+    response = await exchange.once(effect)
+    if inputs:
+        exchange.parts.submitter.submitted(exchange.workspace_id, inputs[0].session_id, inputs)
+    return response
+
+
+@router.get("", response_model=SessionPage)
+async def list_sessions(
+    exchange: CurrentExchange,
+    window: Annotated[Times, Depends(times)],
+    statuses: Annotated[list[SessionStatus] | None, Query(description="Any of these.")] = None,
+    statuses_bracketed: Annotated[list[SessionStatus] | None, Query(alias="statuses[]")] = None,
+    agent_id: Annotated[str | None, Query(max_length=128)] = None,
+    agent_version: Annotated[Version | None, SmallInteger, Query(description="Only with agent_id.")] = None,
+    deployment_id: Annotated[str | None, Query(description="There are no deployments in this version.")] = None,
+    memory_store_id: Annotated[str | None, Query(description="There are no memory stores in this version.")] = None,
+    include_archived: bool = False,
+    order: Annotated[str, Query(pattern="^(asc|desc)$", description="By time of creation.")] = "desc",
+    limit: LimitParam = DEFAULT_LIMIT,
+    page: PageParam = None,
+) -> Response:
+    """List sessions."""
+    cursor = decode(page, f"sessions-{order}")
+    if deployment_id is not None or memory_store_id is not None:
+        return json_response(SessionPage(data=[]))
+    narrowed = SessionFilter(
+        agent_id=agent_id,
+        agent_version=agent_version if agent_id is not None else None,
+        statuses=[*(statuses or []), *(statuses_bracketed or [])] or None,
+        include_archived=include_archived,
+        created_at_gt=window.gt,
+        created_at_gte=window.gte,
+        created_at_lt=window.lt,
+        created_at_lte=window.lte,
+        order="asc" if order == "asc" else "desc",
+        beyond=cursor.position(),
+        backward=cursor.back,
+    )
+    async with exchange.transaction() as connection:
+        found = await sessions.listing(connection, narrowed, limit=limit + 1)
+    return json_response(_session_page(found, limit=limit, cursor=cursor))
+
+
+@router.get("/{session_id}", response_model=Session)
+async def get_session(exchange: CurrentExchange, session_id: str) -> Response:
+    """Get a session."""
+    async with exchange.transaction() as connection:
+        return json_response(wire_session(await sessions.get(connection, session_id)))
+
+
+@router.post("/{session_id}", response_model=Session)
+async def update_session(
+    exchange: CurrentExchange, session_id: str, wanted: SessionUpdate = reads(SessionUpdate)
+) -> Response:
+    """Change a session; the change applies from the next turn, and is an event."""
+
+    async def effect(connection: Connection) -> Session:
+        before = await sessions.lock(connection, session_id)
+        require_unarchived("session", session_id, before.archived_at)
+        after = before.model_copy(update=_changes(before, wanted))
+        changed = _changed_fields(before, after)
+        if changed is not None:
+            await sessions.replace(connection, session_id, after)
+            await events.append(connection, session_id, [NewEvent(type="session.updated", payload=changed)])
+        return wire_session(await sessions.get(connection, session_id))
+
+    return await exchange.once(effect)
+
+
+@router.delete("/{session_id}", response_model=SessionDeleted)
+async def delete_session(exchange: CurrentExchange, session_id: str) -> Response:
+    """Delete a session with its events for good. One that is running must be interrupted first."""
+    async with exchange.transaction() as connection:
+        session = await sessions.lock(connection, session_id)
+        _require_rest(session)
+        await sessions.delete(connection, exchange.workspace_id, session_id=session_id, seq=session.last_seq + 1)
+    return json_response(SessionDeleted(id=session_id))
+
+
+@router.post("/{session_id}/archive", response_model=Session)
+async def archive_session(exchange: CurrentExchange, session_id: str) -> Response:
+    """Make a session read-only. One that is running must be interrupted first."""
+
+    async def effect(connection: Connection) -> Session:
+        _require_rest(await sessions.lock(connection, session_id))
+        await sessions.archive(connection, session_id)
+        return wire_session(await sessions.get(connection, session_id))
+
+    return await exchange.once(effect)
+
+
+def wire_session(record: SessionRecord) -> Session:
+    """Return a session as clients see it."""
+    active_seconds = record.active_ms / 1000
+    return Session(
+        **{
+            name: value
+            for name, value in record
+            if name in Session.model_fields and name not in ("resources", "usage")
+        },
+        resources=[wire_resource(resource) for resource in record.resources],
+        usage={"active_seconds": active_seconds, **record.usage},
+        stats=SessionStats(active_seconds=active_seconds, duration_seconds=max(0.0, record.age_seconds)),
+    )
+
+
+async def _chosen_agent(connection: Connection, choice: AgentChoice) -> SessionAgent:
+    reference = AgentAtVersion(type="agent", id=choice) if isinstance(choice, str) else choice
+    record = await agents.get(connection, reference.id, version=reference.version)
+    require_unarchived("agent", record.id, record.archived_at)
+    agent = SessionAgent(
+        id=record.id,
+        version=record.version,
+        multiagent=await rosters.expand(connection, record.definition.multiagent),
+        **rosters.base_fields(record.definition),  # pyright: ignore[reportArgumentType] - the fields of the same model
+    )
+    if isinstance(reference, AgentWithOverrides):
+        agent = agent.model_copy(update=_overrides(reference, agent))
+        check_tools(agent.tools, agent.mcp_servers)
+    return agent
+
+
+def _overrides(wanted: AgentWithOverrides, agent: SessionAgent) -> dict[str, Any]:
+    given = wanted.model_fields_set
+    changes: dict[str, Any] = {
+        "system": wanted.system or None,
+        "tools": resolved_tools(wanted.tools),
+        "mcp_servers": resolved_servers(wanted.mcp_servers),
+        "skills": [skill.resolve() for skill in wanted.skills or []],
+    }
+    if "model" in given:
+        changes["model"] = resolved_model(wanted.model, agent.model)
+    return {name: value for name, value in changes.items() if name in given}
+
+
+def _changes(before: SessionRecord, wanted: SessionUpdate) -> dict[str, Any]:
+    given = wanted.model_fields_set
+    changes: dict[str, Any] = {}
+    if "vault_ids" in given:
+        raise not_supported("vault_ids", "changing the vaults of a session is", next_step="omit the field")
+    if "title" in given:
+        changes["title"] = wanted.title
+    if "metadata" in given:
+        changes["metadata"] = patched_metadata(before.metadata, wanted.metadata)
+    if "budget" in given:
+        changes["budget"] = _new_budget(before, wanted.budget)
+    if wanted.agent is not None:
+        changes["agent"] = _new_agent(before, wanted)
+    return changes
+
+
+def _new_agent(before: SessionRecord, wanted: SessionUpdate) -> SessionAgent:
+    update = wanted.agent
+    if update is None or not update.model_fields_set:
+        return before.agent
+    _require_rest(before)
+    changes: dict[str, Any] = {}
+    if "tools" in update.model_fields_set:
+        changes["tools"] = resolved_tools(update.tools)
+    if "mcp_servers" in update.model_fields_set:
+        changes["mcp_servers"] = resolved_servers(update.mcp_servers)
+    agent = before.agent.model_copy(update=changes)
+    check_tools(agent.tools, agent.mcp_servers)
+    return agent
+
+
+def _new_budget(before: SessionRecord, wanted: BudgetRequest | None) -> Budget | None:
+    if before.status == "terminated":
+        raise refused("budget", "the session has ended", code="session_terminated")
+    if wanted is None:
+        return None
+    if before.budget is None:
+        raise refused(
+            "budget",
+            "a budget can only be given when the session is created",
+            code="budget_create_only",
+            next_step="create a session with a budget",
+        )
+    spent = int(before.usage.get("list_cost", {}).get("amount", 0))
+    if int(wanted.max_list_cost.amount) <= spent:
+        raise refused(
+            "budget.max_list_cost.amount",
+            f"the session has cost {spent} already",
+            code="budget_not_raised",
+            next_step="set a higher amount, or null to remove the budget",
+        )
+    return _budget(wanted)
+
+
+def _budget(wanted: BudgetRequest | None) -> Budget | None:
+    return Budget.model_validate(wanted.model_dump()) if wanted else None
+
+
+def _changed_fields(before: SessionRecord, after: SessionRecord) -> dict[str, Any] | None:
+    changed: dict[str, Any] = {}
+    if after.title != before.title:
+        changed["title"] = after.title
+    if after.budget != before.budget:
+        changed["budget"] = stored(after.budget) if after.budget else None
+    if after.agent != before.agent:
+        changed["agent"] = stored(after.agent)
+    if after.metadata != before.metadata and after.metadata:
+        changed["metadata"] = after.metadata
+    return changed if changed or after.metadata != before.metadata else None
+
+
+def _require_rest(session: SessionRecord) -> None:
+    if session.status in ("running", "rescheduling"):
+        raise ConflictError(
+            f"session {session.id!r} is {session.status}",
+            code="session_running",
+            field="session_id",
+            next_step="send a user.interrupt event and wait until the session is idle",
+        )
+
+
+def _session_page(found: list[SessionRecord], *, limit: int, cursor: Cursor) -> SessionPage:
+    more = len(found) > limit
+    shown = found[:limit]
+    if cursor.back:
+        shown.reverse()
+    has_next = bool(shown) and (more or cursor.back)
+    has_previous = bool(shown) and ((more and cursor.back) or (not cursor.back and cursor.id is not None))
+    return SessionPage(
+        data=[wire_session(record) for record in shown],
+        next_page=_page_after(shown[-1], cursor, back=False) if has_next else None,
+        prev_page=_page_after(shown[0], cursor, back=True) if has_previous else None,
+    )
+
+
+def _page_after(record: SessionRecord, cursor: Cursor, *, back: bool) -> str:
+    position = Position(created_at=record.created_at, id=record.id)
+    return encode(Cursor(of=cursor.of, at=position.created_at, id=position.id, back=back))

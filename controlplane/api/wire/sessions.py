@@ -1,0 +1,204 @@
+"""Sessions, their resources and their thread on the wire."""
+
+import posixpath
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+
+from controlplane.api.wire.agents import Model, SkillRequests, System, string_or_object
+from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Page, Reference, Request, Version
+from controlplane.api.wire.events import MAX_EVENTS, UserDefineOutcome, UserMessage
+from controlplane.api.wire.tools import McpServerRequests, ToolRequests
+from controlplane.definitions import SessionAgent, SessionAgentBase
+from controlplane.store.sessions import Budget, SessionStatus
+
+MOUNT_ROOTS = ("/workspace/", "/mnt/session/")
+MAX_RESOURCES = 500
+
+Title = Annotated[str, Field(max_length=512)]
+
+
+class AgentAtVersion(Request):
+    """An agent, at its newest version where none is given."""
+
+    type: Literal["agent"]
+    id: Reference
+    version: Version | None = None
+
+
+class AgentWithOverrides(Request):
+    """An agent with replacements for this session: omitted inherits, null or empty clears, a value replaces."""
+
+    type: Literal["agent_with_overrides"]
+    id: Reference
+    version: Version | None = None
+    model: Model = ""
+    system: System | None = None
+    tools: ToolRequests | None = None
+    mcp_servers: McpServerRequests | None = None
+    skills: SkillRequests | None = None
+
+
+AgentChoice = Annotated[
+    Annotated[Reference, Tag("string")]
+    | Annotated[Annotated[AgentAtVersion | AgentWithOverrides, Field(discriminator="type")], Tag("object")],
+    Discriminator(string_or_object),
+]
+
+
+class AmountRequest(Request):
+    """Minor units, as a decimal string: "2500" is $25.00."""
+
+    amount: Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,17})$")]
+    currency: Literal["USD"]
+
+
+class BudgetRequest(Request):
+    """The most that the session may cost at list price."""
+
+    type: Literal["limit"]
+    max_list_cost: AmountRequest
+
+
+class FileMountRequest(Request):
+    """A file to mount in the session's sandbox."""
+
+    type: Literal["file"]
+    file_id: Reference
+    mount_path: Annotated[str, Field(max_length=1024)] | None = None
+
+    @field_validator("mount_path")
+    @classmethod
+    def _inside_roots(cls, path: str | None) -> str | None:
+        if path is None:
+            return None
+        if not path.startswith(MOUNT_ROOTS) or posixpath.normpath(path) != path:
+            raise ValueError(f"a mount path is absolute, normalized, and under one of {', '.join(MOUNT_ROOTS)}")
+        return path
+
+
+class UnsupportedMount(Request):
+    """Repositories and memory stores are not in this version."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["github_repository", "memory_store"]
+
+
+MountRequest = Annotated[FileMountRequest | UnsupportedMount, Field(discriminator="type")]
+InitialEvent = Annotated[UserMessage | UserDefineOutcome, Field(discriminator="type")]
+
+
+class SessionCreate(Request):
+    """A new session."""
+
+    agent: AgentChoice
+    environment_id: Reference
+    title: Title | None = None
+    metadata: Metadata | None = None
+    resources: Annotated[list[MountRequest], Field(max_length=MAX_RESOURCES)] | None = None
+    vault_ids: list[str] | None = None
+    budget: BudgetRequest | None = None
+    initial_events: Annotated[list[InitialEvent], Field(max_length=MAX_EVENTS)] | None = None
+
+
+class SessionAgentUpdate(Request):
+    """Replacements for the tools and servers of a session's agent; omitted keeps, empty clears."""
+
+    tools: ToolRequests | None = None
+    mcp_servers: McpServerRequests | None = None
+
+
+class SessionUpdate(Request):
+    """What changes; an omitted field keeps its value."""
+
+    title: Title | None = None
+    metadata: MetadataPatch | None = None
+    budget: BudgetRequest | None = None
+    agent: SessionAgentUpdate | None = None
+    vault_ids: list[str] | None = None
+
+
+class ResourceUpdate(Request):
+    """A new token for a repository; files have none."""
+
+    authorization_token: str
+
+
+class FileResource(Answer):
+    """A mounted file."""
+
+    type: Literal["file"] = "file"
+    id: str
+    file_id: str
+    mount_path: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class ResourceDeleted(Answer):
+    """The resource is gone."""
+
+    type: Literal["session_resource_deleted"] = "session_resource_deleted"
+    id: str
+
+
+class SessionStats(Answer):
+    """How long a session has been there, and how long it worked."""
+
+    active_seconds: float
+    duration_seconds: float
+
+
+class Session(Answer):
+    """A session. `last_seq` and `stop_reason` are ours: its newest event, and why it is idle."""
+
+    type: Literal["session"] = "session"
+    id: str
+    agent: SessionAgent
+    environment_id: str
+    title: str | None
+    metadata: dict[str, str]
+    status: SessionStatus
+    stop_reason: dict[str, Any] | None
+    last_seq: int
+    budget: Budget | None
+    resources: list[FileResource]
+    vault_ids: list[str]
+    outcome_evaluations: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    usage: dict[str, Any]
+    stats: SessionStats
+    deployment_id: str | None = None
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None
+
+
+class SessionPage(Page[Session]):
+    """A page of sessions, with the way back."""
+
+    prev_page: str | None = None
+
+
+class SessionDeleted(Answer):
+    """The session is gone."""
+
+    type: Literal["session_deleted"] = "session_deleted"
+    id: str
+
+
+class SessionThread(Answer):
+    """The one thread of a session."""
+
+    type: Literal["session_thread"] = "session_thread"
+    id: str
+    session_id: str
+    agent: SessionAgentBase
+    parent_thread_id: str | None = None
+    workflow_run_id: str | None = None
+    status: SessionStatus
+    stats: SessionStats | None
+    usage: dict[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None

@@ -1,0 +1,59 @@
+"""Idempotency keys: claimed and answered in the same transaction as the effect that they guard."""
+
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.errors import ConflictError
+from controlplane.store.pool import Connection, one
+
+
+class FirstAnswer(BaseModel):
+    """What the first request with a key was answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status_code: int
+    response: Any
+
+
+async def claim(connection: Connection, workspace_id: str, *, key: str, request_hash: bytes) -> FirstAnswer | None:
+    """Take ``key`` for the caller's transaction, or return what its first use was answered.
+
+    A second request waits here until the first one's transaction ends. Raises `ConflictError` where the first
+    request was another one.
+    """
+    claimed = await one(
+        connection,
+        "INSERT INTO idempotency_keys (workspace_id, key, request_hash)"
+        " VALUES (%(workspace_id)s, %(key)s, %(hash)s) ON CONFLICT DO NOTHING RETURNING key",
+        {"workspace_id": workspace_id, "key": key, "hash": request_hash},
+    )
+    if claimed is not None:
+        return None
+    first = await one(
+        connection,
+        "SELECT request_hash, status_code, response FROM idempotency_keys"
+        " WHERE workspace_id = %(workspace_id)s AND key = %(key)s",
+        {"workspace_id": workspace_id, "key": key},
+    )
+    if first is None or bytes(first["request_hash"]) != request_hash:
+        raise ConflictError(
+            f"the idempotency key {key!r} was used for a different request",
+            code="idempotency_key_reused",
+            field="Idempotency-Key",
+            next_step="send a new key with every new request; repeat a key only with the same method, path and body",
+        )
+    return FirstAnswer(status_code=first["status_code"], response=first["response"])
+
+
+async def record(
+    connection: Connection, workspace_id: str, *, key: str, status_code: int, response: dict[str, Any]
+) -> None:
+    """Keep the answer to the request that claimed ``key``."""
+    await connection.execute(
+        "UPDATE idempotency_keys SET status_code = %(status_code)s, response = %(response)s"
+        " WHERE workspace_id = %(workspace_id)s AND key = %(key)s",
+        {"workspace_id": workspace_id, "key": key, "status_code": status_code, "response": Jsonb(response)},
+    )
