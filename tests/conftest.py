@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.embedded.temporal import EmbeddedTemporal
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
+from tests.support.stack import Stack
 
 _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
@@ -59,3 +61,26 @@ async def temporal_address(tmp_path_factory: pytest.TempPathFactory) -> AsyncGen
     await server.wait_ready(process)
     yield server.address
     await server.stop(process)
+
+
+_STACK = pytest.StashKey[Stack]()
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """The whole control plane as `bulkhead up` runs it; the end of its output is shown when a test fails."""
+    running = Stack(tmp_path_factory.mktemp("stack") / "data")
+    request.config.stash[_STACK] = running
+    running.start()
+    running.wait_ready()
+    yield running
+    running.end()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Add the output of the running stack to the report of a failed test that uses it."""
+    report = yield
+    if report.failed and "stack" in getattr(item, "fixturenames", ()) and _STACK in item.config.stash:
+        report.sections.append(("output of `bulkhead up`", item.config.stash[_STACK].tail()))
+    return report

@@ -15,7 +15,15 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from controlplane.embedded.process import guarded, poll_until_ready, stop, tail, wait_for_lock, write_whole
+from controlplane.embedded.process import (
+    bare_environment,
+    guarded,
+    poll_until_ready,
+    stop,
+    tail,
+    wait_for_lock,
+    write_whole,
+)
 from controlplane.errors import UnavailableError
 
 DATABASE = "bulkhead"
@@ -87,7 +95,13 @@ class EmbeddedPostgres:
             (self._data / "postmaster.pid").unlink(missing_ok=True)  # its pid may belong to another process by now
             with self.log.open("wb") as log:
                 return await asyncio.create_subprocess_exec(
-                    *self._command(), stdout=log, stderr=log, pass_fds=(lock,), start_new_session=True
+                    *self._command(),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=bare_environment(),
+                    pass_fds=(lock,),
+                    start_new_session=True,
                 )
         finally:
             os.close(lock)

@@ -20,6 +20,11 @@ def guarded(command: Sequence[str], *, death_signal: str = "KILL") -> list[str]:
     return ["setpriv", "--pdeathsig", death_signal, "--", *command]
 
 
+def bare_environment() -> dict[str, str]:
+    """Return the environment for a program that is not ours: where programs are, and nothing that may be secret."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
 async def stop(process: Process, signal_number: int, *, grace_seconds: float) -> None:
     """Ask the process to end, and kill it when it has not ended within ``grace_seconds``."""
     if process.returncode is not None:

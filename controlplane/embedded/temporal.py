@@ -7,9 +7,10 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 from pathlib import Path
 
-from controlplane.embedded.process import guarded, poll_until_ready, remembered_ports, stop
+from controlplane.embedded.process import bare_environment, guarded, poll_until_ready, remembered_ports, stop
 from controlplane.errors import UnavailableError
 
 _READY_SECONDS = 60.0  # 0.1 s on an idle machine; a large state file on a slow disk takes longer
@@ -50,11 +51,17 @@ class EmbeddedTemporal:
         """Where clients and workers connect."""
         return f"127.0.0.1:{self._ports['grpc']}"
 
-    async def start(self) -> Process:
-        """Start the server; returns before it answers."""
+    async def start(self, *, inherit: Sequence[int] = ()) -> Process:
+        """Start the server, which inherits these descriptors; returns before it answers."""
         with self.log.open("wb") as log:
             return await asyncio.create_subprocess_exec(
-                *guarded(self._command()), stdout=log, stderr=log, start_new_session=True
+                *guarded(self._command()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=bare_environment(),
+                pass_fds=inherit,
+                start_new_session=True,
             )
 
     async def wait_ready(self, process: Process) -> None:

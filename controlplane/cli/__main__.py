@@ -1,0 +1,5 @@
+"""``python -m controlplane.cli`` is ``bulkhead``."""
+
+from controlplane.cli.app import main
+
+main()

@@ -1,0 +1,46 @@
+"""The root of the commands, and the one place where an error becomes a paragraph and an exit status."""
+
+import contextlib
+import os
+import sys
+
+import typer
+
+from controlplane.cli import agents, chat, doctor, environments, files, keys, serve, sessions
+from controlplane.cli.failure import Failure, explain
+from controlplane.errors import BulkheadError
+
+app = typer.Typer(
+    name="bulkhead",
+    help="A self-hosted agent control plane: durable sessions, a brain that has no hands, hands that hold no keys.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(agents.app, name="agents")
+app.add_typer(environments.app, name="environments")
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(files.app, name="files")
+app.add_typer(keys.app, name="keys")
+chat.register(app)
+doctor.register(app)
+serve.register(app)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        app()
+    except Failure as failure:
+        _give_up(failure)
+    except BulkheadError as error:
+        _give_up(Failure(error.message, code=error.code, field=error.field, next_step=error.next_step))
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # what reads our output has gone; nor can the interpreter flush it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _give_up(failure: Failure) -> None:
+    sys.stderr.write(explain(failure, colours=sys.stderr.isatty()) + "\n")
+    sys.exit(1)

@@ -1,0 +1,139 @@
+"""``bulkhead chat``: a session in the terminal."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from controlplane.cli.definition import resolve
+from controlplane.cli.failure import Failure
+from controlplane.cli.server import Server, connected
+from controlplane.cli.stream import Frame, Screen, follow
+
+_ENVIRONMENT_NAME = "default"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("chat")(connected(chat))
+
+
+def chat(
+    server: Server,
+    agent: str,
+    environment: Annotated[str | None, typer.Option("--environment", help="Id or name; one is made if none.")] = None,
+    title: Annotated[str | None, typer.Option("--title")] = None,
+) -> None:
+    """Talk with an agent: Ctrl-C interrupts its turn, a second one leaves; the session stays."""
+    agent_id = resolve(server, "agents", agent)
+    environment_id = resolve(server, "environments", environment) if environment else _some_environment(server)
+    fields = {"agent": agent_id, "environment_id": environment_id} | ({"title": title} if title else {})
+    converse(server, server.post("/v1/sessions", fields)["id"], after=0)
+
+
+def converse(server: Server, session: str, *, after: int) -> None:
+    """Show the session from ``after`` on and pass on what is typed, until the end of input or Ctrl-C."""
+    if server.as_json:
+        raise Failure(
+            "a conversation has no JSON form", code="bad_usage", next_step="use `bulkhead sessions send --json`"
+        )
+    conversation = _Conversation(server, session, after=after)
+    found = server.get(f"/v1/sessions/{session}")
+    conversation.screen.note(f"{session} · {found['agent']['name']} · Ctrl-C interrupts, Ctrl-D leaves")
+    conversation.catch_up(found["last_seq"])
+    if found["status"] != "idle":
+        conversation.watch()
+    while (text := _typed()) is not None:
+        if text.strip():
+            conversation.say(text)
+    conversation.screen.note(f"the session stays; go on with: bulkhead sessions resume {session}")
+
+
+def until_idle(server: Server, session: str, *, after: int, message_id: str) -> None:
+    """Show the stream until the session rests after having taken the message."""
+    conversation = _Conversation(server, session, after=after, own_messages=True)
+    conversation.waiting_for = message_id
+    conversation.watch()
+
+
+class _Conversation:
+    def __init__(self, server: Server, session: str, *, after: int, own_messages: bool = True):
+        self._server = server
+        self._session = session
+        self._after = after
+        self.waiting_for: str | None = None
+        self.screen = Screen(server.output.console, own_messages=own_messages)
+
+    def catch_up(self, last: int) -> None:
+        """Show what is recorded up to seq ``last``."""
+        if last <= self._after:
+            return
+        for frame in follow(self._server, self._session, after=self._after):
+            self._show(frame)
+            if self._after >= last:
+                return
+
+    def say(self, text: str) -> None:
+        """Send a message and show the stream until the session rests."""
+        event = {"type": "user.message", "content": [{"type": "text", "text": text}]}
+        sent = self._server.post(f"/v1/sessions/{self._session}/events", {"events": [event]})
+        self.waiting_for = sent["data"][0]["id"]
+        self.screen.own_messages = False
+        self.watch()
+
+    def watch(self) -> None:
+        """Show the stream until the session rests; Ctrl-C interrupts the turn, a second one leaves."""
+        try:
+            self._until_rest()
+        except KeyboardInterrupt:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        try:
+            self.screen.note("interrupting; Ctrl-C again leaves")
+            self._server.post(f"/v1/sessions/{self._session}/events", {"events": [{"type": "user.interrupt"}]})
+            self._until_rest()
+        except KeyboardInterrupt:
+            raise Failure(
+                "left while the turn was running; it goes on",
+                code="interrupted",
+                next_step=f"bulkhead sessions resume {self._session}",
+            ) from None
+
+    def _until_rest(self) -> None:
+        for frame in follow(self._server, self._session, after=self._after):
+            self._show(frame)
+            if self._rests(frame):
+                return
+
+    def _show(self, frame: Frame) -> None:
+        self._after = frame.seq or self._after
+        if self._server.as_json and frame.seq is not None:
+            self._server.output.json_line({"seq": frame.seq, **frame.data})
+        elif not self._server.as_json:
+            self.screen.show(frame)
+
+    def _rests(self, frame: Frame) -> bool:
+        data = frame.data
+        if data.get("id") == self.waiting_for:
+            self.waiting_for = None
+        ends = ("session.status_idle", "session.status_terminated", "session.deleted")
+        return data["type"] in ends and self.waiting_for is None
+
+
+def _typed() -> str | None:
+    if sys.stdin.isatty():
+        sys.stdout.write("\n\x1b[1;36m>\x1b[0m " if sys.stdout.isatty() else "> ")
+        sys.stdout.flush()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        return None
+    return line.rstrip("\n") if line else None
+
+
+def _some_environment(server: Server) -> str:
+    for each in server.listing("/v1/environments", limit=1000):
+        if each["name"] == _ENVIRONMENT_NAME:
+            return each["id"]
+    return server.post("/v1/environments", {"name": _ENVIRONMENT_NAME})["id"]

@@ -1,0 +1,238 @@
+"""The whole control plane on one machine, in the foreground, from one data directory."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from controlplane import logs
+from controlplane.embedded.api_key import provision
+from controlplane.embedded.part import PART_NAMES, PartName
+from controlplane.embedded.postgres import EmbeddedPostgres
+from controlplane.embedded.process import guarded, port_is_free, remembered_ports, stop, wait_for_lock, write_whole
+from controlplane.embedded.supervisor import Part, Supervisor
+from controlplane.embedded.temporal import EmbeddedTemporal
+from controlplane.errors import ConflictError
+from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
+from controlplane.store.migrate import migrate
+from controlplane.store.pool import Database
+
+_ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
+_STOP_SECONDS = 10.0  # a part hands over or finishes what it does in a few seconds, or is killed
+_SAME_SIGNAL_SECONDS = 0.5  # `timeout` and some shells send one Ctrl-C twice: to the process and to its group
+_LOOK_SECONDS = 0.05
+_STILL_WAITING_SECONDS = 10.0
+_ANSWER_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Up:
+    """Starts everything that ``settings`` does not place elsewhere, and ends it on SIGINT or SIGTERM.
+
+    ``announce`` gets the URL and the file that holds the API key once every part is ready.
+    """
+
+    def __init__(self, settings: Settings, announce: Callable[[str, Path], None]):
+        self._data = settings.data_dir.resolve()
+        self._settings = settings.model_copy(
+            update={"data_dir": self._data, "config_file": _config_file(settings, self._data)}
+        )
+        self._announce = announce
+        self._stopping = asyncio.Event()
+        self._supervisor = Supervisor(self._data / "run" / "parts.json", _shower(settings.log_format))
+        self._stop_asked_at = 0.0
+        self._lock = -1
+
+    async def run(self) -> None:
+        """Run until told to stop; raises `ConflictError` if the data directory or the port is in use."""
+        model_providers(self._settings, ProviderSettings())
+        (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = await _sole_user(self._data)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            await self._unless_stopped(self._start())
+            await self._stopping.wait()
+        finally:
+            (self._data / "run" / "url").unlink(missing_ok=True)
+            await self._supervisor.stop()
+            os.close(self._lock)
+
+    def _on_signal(self) -> None:
+        now = time.monotonic()
+        if self._stopping.is_set() and now - self._stop_asked_at > _SAME_SIGNAL_SECONDS:
+            self._supervisor.kill()
+        elif not self._stopping.is_set():
+            self._stop_asked_at = now
+            self._stopping.set()
+
+    async def _unless_stopped(self, starting: Coroutine[None, None, None]) -> None:
+        started, stopped = asyncio.create_task(starting), asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([started, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if started.done():
+            started.result()
+        started.cancel()
+
+    async def _start(self) -> None:
+        self._settings = _with_ports(self._settings, self._data)
+        postgres_ready = await self._start_postgres()
+        temporal_ready = await self._start_temporal()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(temporal_ready)
+            await postgres_ready
+            await asyncio.to_thread(migrate, self._settings.database_url)
+            await self._provision_key()
+            for name in PART_NAMES:
+                await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=_stop_part))
+        await self._until_ready()
+
+    async def _start_postgres(self) -> Coroutine[None, None, None]:
+        if self._settings.database_url:
+            return _nothing()
+        server = EmbeddedPostgres(self._data / "postgres")
+        process = await self._supervisor.start(Part("postgres", start=server.start, stop=server.stop))
+        self._settings = self._settings.model_copy(update={"database_url": server.url()})
+        return server.wait_ready(process)
+
+    async def _start_temporal(self) -> Coroutine[None, None, None]:
+        if "temporal_address" in self._settings.model_fields_set:
+            return _nothing()
+        server = EmbeddedTemporal(self._data / "temporal")
+        start = partial(server.start, inherit=(self._lock,))
+        process = await self._supervisor.start(Part("temporal", start=start, stop=server.stop))
+        self._settings = self._settings.model_copy(update={"temporal_address": server.address})
+        return server.wait_ready(process)
+
+    async def _provision_key(self) -> None:
+        database = Database(self._settings.database_url, max_connections=1)
+        await database.open()
+        try:
+            configured = self._settings.api_key
+            await provision(database, self._key_file, configured.get_secret_value() if configured else None)
+        finally:
+            await database.close()
+
+    async def _start_part(self, name: PartName) -> Process:
+        command = [sys.executable, "-m", "controlplane.embedded.part", name]
+        return await asyncio.create_subprocess_exec(
+            *guarded(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=_environment(self._settings, name),
+            pass_fds=(self._lock,),
+            start_new_session=True,
+        )
+
+    async def _until_ready(self) -> None:
+        looks = 0
+        while reasons := await asyncio.to_thread(_not_ready, self._settings.host, self._settings.port):
+            looks += 1
+            if looks % int(_STILL_WAITING_SECONDS / _LOOK_SECONDS) == 0:
+                _log.warning("still_waiting", reasons=reasons)
+            await asyncio.sleep(_LOOK_SECONDS)
+        url = f"http://{_reachable(self._settings.host)}:{self._settings.port}"
+        write_whole(self._data / "run" / "url", url)
+        self._announce(url, self._key_file)
+
+    @property
+    def _key_file(self) -> Path:
+        return self._data / "api-key"
+
+
+async def _nothing() -> None:
+    return
+
+
+async def _stop_part(process: Process) -> None:
+    await stop(process, signal.SIGTERM, grace_seconds=_STOP_SECONDS)
+
+
+async def _sole_user(data: Path) -> int:
+    """Return the lock that says that a data directory is in use; the parts inherit it."""
+    try:
+        return await wait_for_lock(data / "run" / "lock", timeout_seconds=_ORPHANS_GONE_SECONDS)
+    except TimeoutError as error:
+        raise ConflictError(
+            f"another `bulkhead up` uses the data directory {data}",
+            code="data_dir_in_use",
+            field="--data-dir",
+            next_step="stop it, or give this one a data directory of its own",
+        ) from error
+
+
+def _with_ports(settings: Settings, data: Path) -> Settings:
+    ports = remembered_ports(data / "run" / "ports.json", ["api", "gateway"])
+    updates: dict[str, int] = {}
+    if settings.port == 0:
+        updates["port"] = ports["api"]
+    elif not port_is_free(settings.port, host=settings.host):
+        raise ConflictError(
+            f"another program listens on port {settings.port} of {settings.host}",
+            code="port_in_use",
+            field="--port",
+            next_step="stop it, or choose another port (0: any that is free)",
+        )
+    if "gateway_port" not in settings.model_fields_set:
+        updates["gateway_port"] = ports["gateway"]
+    return settings.model_copy(update=updates)
+
+
+def _config_file(settings: Settings, data: Path) -> Path | None:
+    candidates = [settings.config_file] if settings.config_file else [Path("bulkhead.toml"), data / "bulkhead.toml"]
+    found = [path.resolve() for path in candidates if path == settings.config_file or path.exists()]
+    return found[0] if found else None
+
+
+def _environment(settings: Settings, part: PartName) -> dict[str, str]:
+    """Return what a part sees: every setting, no API key, and provider keys in the gateway alone."""
+    kept = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+    kept.pop("BULKHEAD_API_KEY", None)
+    for name, value in settings.model_dump(exclude={"api_key"}).items():
+        if value is not None:
+            kept[f"BULKHEAD_{name.upper()}"] = str(value)
+    kept["BULKHEAD_LOG_FORMAT"] = "json"
+    if part == "gateway":
+        kept |= {name: os.environ[name] for name in SECRET_VARIABLES if name in os.environ}
+    return kept
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared with, not bound to
+
+
+def _not_ready(host: str, port: int) -> str:
+    """Return why the control plane is not ready, or nothing."""
+    connection = http.client.HTTPConnection(_reachable(host), port, timeout=_ANSWER_SECONDS)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            body = answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return f"the API does not answer: {error}"
+    return "" if answer.status == 200 else body or json.dumps({"status": answer.status})
+
+
+def _shower(log_format: logs.LogFormat) -> Callable[[str, str], None]:
+    text, colours = logs.wants_text(log_format, sys.stderr), sys.stderr.isatty()
+
+    def show(part: str, line: str) -> None:
+        shown = logs.readable_line(line, part=part, colours=colours) if text else logs.json_line(line, part=part)
+        sys.stderr.write(shown + "\n")
+        sys.stderr.flush()
+
+    return show
