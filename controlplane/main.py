@@ -1,14 +1,14 @@
-"""The processes of the control plane: each builds its parts, hands them to one another, and runs until told to stop."""
+"""The processes of the control plane: each builds its parts, hands them to one another, and runs until stopped."""
 
 import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
-from temporalio.client import Client
 from temporalio.worker import Worker
 
 from controlplane.ids import new_id
@@ -24,9 +24,8 @@ _REAP_SECONDS = 10.0
 
 async def run_api(settings: Settings) -> None:
     """The REST API, and the reconciler that wakes neglected sessions."""
-    import uvicorn
-
     from controlplane.api.app import create_app
+    from controlplane.api.server import ApiServer
     from controlplane.readiness import Readiness
     from controlplane.wakeups import Reconciler, Wakeups
 
@@ -38,20 +37,11 @@ async def run_api(settings: Settings) -> None:
         database=database,
         submitter=wakeups,
         readiness=Readiness(database=database, client=client, gateway_url=settings.gateway_url),
-    )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
+        version=version("bulkhead"),
     )
     reconciler = asyncio.create_task(Reconciler(database=database, wakeups=wakeups).run())
     try:
-        await server.serve()
+        await ApiServer(app, host=settings.host, port=settings.port).serve()
     finally:
         await _stop(reconciler)
         await database.close()
@@ -74,24 +64,22 @@ async def run_brain(settings: Settings) -> None:
     from workflows.sweep import Sweeper
     from workflows.tools import ToolDispatcher
     from workflows.turn import TurnRunner
-    from workflows.worker import brain_worker
+    from workflows.worker import brain_worker, connect_patiently
 
     database = Database(settings.database_url, max_connections=_BRAIN_CONNECTIONS)
     await database.open()
-    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
-    harness = BuiltinHarness(new_event_id=partial(new_id, "sevt"))
+    harness = BuiltinHarness(partial(new_id, "sevt"))
     turns = TurnRunner(
         worker_id=worker_id,
         records=PostgresTurns(database, gateway_url=settings.gateway_url),
         harnesses={"builtin": harness},
         dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database)),
     )
-    worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
+    make_worker = partial(brain_worker, client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
-        await _run_worker(
-            worker, client, leases.hold(worker_id, "brain"), Sweeper(client=client, leases=leases).run()
-        )
+        await _run_worker(worker, leases.hold(worker_id, "brain"), Sweeper(client=client, leases=leases).run())
     finally:
         await harness.close()
         await database.close()
@@ -106,11 +94,11 @@ async def run_sandboxes(settings: Settings) -> None:
     from sandbox.keeper import Keeper
     from workflows.hands import ToolRunner
     from workflows.sweep import Sweeper
-    from workflows.worker import sandbox_worker
+    from workflows.worker import connect_patiently, sandbox_worker
 
     database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
     await database.open()
-    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
     available = providers(settings)
     keeper = Keeper(
@@ -121,11 +109,10 @@ async def run_sandboxes(settings: Settings) -> None:
         idle_seconds=settings.sandbox_idle_seconds,
     )
     tools = ToolRunner(worker_id=worker_id, journal=PostgresJournal(database), keeper=keeper)
-    worker = sandbox_worker(client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
+    make_worker = partial(sandbox_worker, client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
     try:
         await _run_worker(
             worker,
-            client,
             leases.hold(worker_id, "sandbox"),
             Sweeper(client=client, leases=leases).run(),
             keeper.reap_forever(every_seconds=_REAP_SECONDS),
@@ -135,7 +122,7 @@ async def run_sandboxes(settings: Settings) -> None:
         await database.close()
 
 
-async def _run_worker(worker: Worker, client: Client, *background: Coroutine[Any, Any, None]) -> None:
+async def _run_worker(worker: Worker, *background: Coroutine[Any, Any, None]) -> None:
     """Run a worker and its background tasks until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -143,10 +130,7 @@ async def _run_worker(worker: Worker, client: Client, *background: Coroutine[Any
         loop.add_signal_handler(number, stopping.set)
     tasks = [asyncio.create_task(each) for each in background]
     try:
-        await _await_temporal(client, stopping)
-        if stopping.is_set():
-            return
-        async with worker:
+        async with make_worker():
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await _stop(waiting)
@@ -155,16 +139,6 @@ async def _run_worker(worker: Worker, client: Client, *background: Coroutine[Any
     finally:
         for task in tasks:
             await _stop(task)
-
-
-async def _await_temporal(client: Client, stopping: asyncio.Event) -> None:
-    """A worker cannot be started before Temporal answers."""
-    while not stopping.is_set():
-        with contextlib.suppress(Exception):
-            if await client.service_client.check_health():
-                return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), 0.1)
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:

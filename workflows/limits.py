@@ -43,3 +43,6 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 
 DRAIN = timedelta(seconds=2)
 """How long a stopping brain lets turns finish a step; what is left goes on in another attempt."""
+
+CONNECT_RETRY_SECONDS = 0.1
+"""Temporal is up within a second of being started; nobody should wait longer than that for it."""

@@ -1,8 +1,10 @@
 """The two Temporal workers: the brain (sessions and turns) and the sandbox worker (tool calls)."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import structlog
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
@@ -10,14 +12,26 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE
 from workflows.hands import ToolRunner
-from workflows.limits import DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT
+from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
 
+_log = structlog.get_logger(__name__)
+
 
 async def connect(address: str, namespace: str) -> Client:
-    """Connect to Temporal without waiting for it: the first call does."""
+    """Return a client that connects to Temporal at its first call."""
     return await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter, lazy=True)
+
+
+async def connect_patiently(address: str, namespace: str) -> Client:
+    """Connect to Temporal, waiting until it answers: a worker takes no client that has not connected."""
+    while True:
+        try:
+            return await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter)
+        except RuntimeError as error:
+            _log.info("waiting_for_temporal", address=address, cause=str(error))
+            await asyncio.sleep(CONNECT_RETRY_SECONDS)
 
 
 def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int) -> Worker:
