@@ -44,7 +44,7 @@ def serve(options: Header) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     prctl(PR_SET_DUMPABLE, 0)
     filtered = forbid_calls()
-    listener = socket.socket(fileno=options.get("listen_fd"))
+    listener = socket.socket(socket.AF_UNIX, fileno=options.get("listen_fd"))
     if "listen_fd" in options:
         listener.set_inheritable(False)
     else:
