@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -77,7 +77,7 @@ async def run_brain(settings: Settings) -> None:
         harnesses={"builtin": harness},
         dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database)),
     )
-    make_worker = partial(brain_worker, client, turns, max_concurrent_turns=settings.max_concurrent_turns)
+    worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
         await _run_worker(worker, leases.hold(worker_id, "brain"), Sweeper(client=client, leases=leases).run())
     finally:
@@ -109,7 +109,7 @@ async def run_sandboxes(settings: Settings) -> None:
         idle_seconds=settings.sandbox_idle_seconds,
     )
     tools = ToolRunner(worker_id=worker_id, journal=PostgresJournal(database), keeper=keeper)
-    make_worker = partial(sandbox_worker, client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
+    worker = sandbox_worker(client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
     try:
         await _run_worker(
             worker,
@@ -130,7 +130,7 @@ async def _run_worker(worker: Worker, *background: Coroutine[Any, Any, None]) ->
         loop.add_signal_handler(number, stopping.set)
     tasks = [asyncio.create_task(each) for each in background]
     try:
-        async with make_worker():
+        async with worker:
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await _stop(waiting)

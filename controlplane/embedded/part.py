@@ -38,7 +38,7 @@ async def _run(name: PartName, settings: Settings) -> None:
             "part_failed", message=error.message, code=error.code, field=error.field, next_step=error.next_step
         )
         _end()
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged whole, and the process ends
         _log.exception("part_crashed")
         _end()
 
