@@ -1,0 +1,221 @@
+"""The gateway: who may pass, where to, and that nothing is changed on the way."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from controlplane.models import create_gateway
+from controlplane.models.listening import listening
+from controlplane.models.upstream import create_client
+from controlplane.settings import ModelProvider
+from tests.integration.models.conftest import Gateway, OpenGateway
+from tests.integration.models.fake_provider import fake_provider
+
+KEY = "sk-a-real-secret"
+MESSAGES, COMPLETIONS = "/v1/messages", "/v1/chat/completions"
+
+
+def _body(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+def _provider(url: str, *models: str, wire_format: Any = "anthropic", limit: int = 64) -> ModelProvider:
+    return ModelProvider(
+        format=wire_format,
+        base_url=url,
+        api_key=SecretStr(KEY),
+        models=list(models),
+        max_concurrent_requests=limit,
+    )
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}])
+async def test_a_request_without_a_running_turns_token_is_refused(gateway: Gateway, headers: dict[str, str]):
+    answer = await gateway.http.post(gateway.url + MESSAGES, json=_body("scripted/x"), headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+async def test_a_turns_token_passes_in_either_header_and_only_while_the_turn_runs(gateway: Gateway, header: str):
+    value = gateway.token if header == "x-api-key" else f"Bearer {gateway.token}"
+    first = await gateway.http.post(gateway.url + MESSAGES, json=_body("scripted/x"), headers={header: value})
+    await gateway.end_turn()
+    second = await gateway.http.post(gateway.url + MESSAGES, json=_body("scripted/x"), headers={header: value})
+    assert (first.status_code, second.status_code) == (200, 401)
+
+
+async def test_a_token_that_cannot_be_checked_does_not_pass():
+    async def no_database(_: str) -> bool:
+        raise TimeoutError
+
+    async with create_client() as client, httpx.AsyncClient(trust_env=False) as http:
+        async with listening(create_gateway({}, token_holds=no_database, client=client)) as url:
+            answer = await http.post(url + MESSAGES, json=_body("scripted/x"), headers={"x-api-key": "t"})
+    assert answer.status_code == 503
+    assert answer.json()["error"]["type"] == "overloaded_error"
+
+
+async def test_routes_say_who_serves_a_model_and_in_which_format(gateway: Gateway):
+    answers = [
+        (await gateway.http.get(gateway.url + "/v1/routes", params={"model": model})).json()
+        for model in ("scripted/demo", "scripted/openai-demo")
+    ]
+    assert answers == [
+        {"model": "scripted/demo", "provider": "scripted-anthropic", "format": "anthropic"},
+        {"model": "scripted/openai-demo", "provider": "scripted-openai", "format": "openai"},
+    ]
+
+
+async def test_a_model_that_nobody_serves_is_a_404_that_names_the_settings(gateway: Gateway):
+    route = await gateway.http.get(gateway.url + "/v1/routes", params={"model": "gpt-5"})
+    request = await gateway.http.post(gateway.url + COMPLETIONS, json=_body("gpt-5"), headers=gateway.key)
+    assert (route.status_code, request.status_code) == (404, 404)
+    for setting in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "bulkhead.toml"):
+        assert setting in route.json()["error"]["message"]
+        assert setting in request.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("path", "model"), [(MESSAGES, "scripted/openai"), (COMPLETIONS, "scripted/x")])
+async def test_a_format_that_the_provider_does_not_speak_is_refused(gateway: Gateway, path: str, model: str):
+    answer = await gateway.http.post(gateway.url + path, json=_body(model), headers=gateway.key)
+    assert answer.status_code == 400
+    assert "which speaks" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 5}', b"\xff", b"[" * 100_000])
+async def test_a_body_without_a_model_is_refused(gateway: Gateway, content: bytes):
+    answer = await gateway.http.post(gateway.url + MESSAGES, content=content, headers=gateway.key)
+    assert answer.status_code == 400
+
+
+async def test_request_and_answer_pass_unchanged_and_with_the_providers_key_alone(open_gateway: OpenGateway):
+    sent = b'{ "messages":[],\t"model" : "claude-x", "odd": 1e2, "u": "\\u00e9" }'
+    response = Response(b'{"ok": 1.50}', headers={"request-id": "req_1", "set-cookie": "a=b"})
+    async with fake_provider(response) as fake, open_gateway({"a": _provider(fake.url, "claude-*")}) as gateway:
+        answer = await gateway.http.post(
+            f"{gateway.url}{MESSAGES}?beta=true",
+            content=sent,
+            headers={**gateway.key, "content-type": "application/json", "anthropic-beta": "b", "cookie": "c=d"},
+        )
+    asked = fake.asked[0]
+    assert (asked.path, asked.query, asked.body) == (MESSAGES, "beta=true", sent)
+    assert asked.headers["x-api-key"] == KEY
+    assert asked.headers["anthropic-beta"] == "b"
+    assert asked.headers["anthropic-version"] == "2023-06-01"
+    assert gateway.token not in str(asked.headers)
+    assert "cookie" not in asked.headers
+    assert (answer.content, answer.headers["request-id"]) == (b'{"ok": 1.50}', "req_1")
+    assert "set-cookie" not in answer.headers
+
+
+async def test_openai_gets_its_key_as_a_bearer_and_a_model_without_its_prefix(open_gateway: OpenGateway):
+    async with fake_provider(JSONResponse({})) as fake:
+        providers = {"openai": _provider(f"{fake.url}/v1", "openai/*", wire_format="openai")}
+        async with open_gateway(providers) as gateway:
+            await gateway.http.post(gateway.url + COMPLETIONS, json=_body("openai/gpt-5", n=1), headers=gateway.key)
+    asked = fake.asked[0]
+    assert asked.path == COMPLETIONS
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert json.loads(asked.body) == _body("gpt-5", n=1)
+
+
+async def test_an_upstream_error_passes_with_its_status_headers_and_body_but_without_the_key(
+    open_gateway: OpenGateway,
+):
+    body = {"type": "error", "error": {"type": "rate_limit_error", "message": f"slow down, {KEY}"}}
+    response = JSONResponse(body, status_code=429, headers={"retry-after": "7", "request-id": "req_2"})
+    async with fake_provider(response) as fake, open_gateway({"a": _provider(fake.url, "*")}) as gateway:
+        answer = await gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+    assert (answer.status_code, answer.headers["retry-after"], answer.headers["request-id"]) == (429, "7", "req_2")
+    assert answer.json()["error"]["message"] == "slow down, [key]"
+
+
+@pytest.mark.parametrize(("wire_format", "path"), [("anthropic", MESSAGES), ("openai", COMPLETIONS)])
+async def test_a_provider_that_is_not_there_is_a_502_without_its_address(
+    open_gateway: OpenGateway, wire_format: str, path: str
+):
+    provider = _provider("http://user:pass@127.0.0.1:9", "*", wire_format=wire_format)
+    async with open_gateway({"a": provider}) as gateway:
+        answer = await gateway.http.post(gateway.url + path, json=_body("m"), headers=gateway.key)
+    assert answer.status_code == 502
+    assert "'a'" in answer.json()["error"]["message"]
+    assert "user:pass" not in answer.text
+    assert KEY not in answer.text
+
+
+class _Steps:
+    """A stream that goes on only when the test lets it."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Semaphore(0)
+        self.closed = asyncio.Event()
+
+    async def body(self) -> AsyncGenerator[bytes]:
+        try:
+            for number in range(100):
+                yield b"data: %d\n\n" % number
+                await self.next.acquire()
+        finally:
+            self.closed.set()
+
+
+async def test_each_piece_of_a_stream_passes_before_the_next_is_made(open_gateway: OpenGateway):
+    steps = _Steps()
+    async with fake_provider(StreamingResponse(steps.body())) as fake:
+        async with open_gateway({"a": _provider(fake.url, "*")}) as gateway:
+            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+            async with request as answer:
+                pieces = answer.aiter_raw()
+                assert await anext(pieces) == b"data: 0\n\n"
+                steps.next.release()
+                assert await anext(pieces) == b"data: 1\n\n"
+
+
+async def test_a_client_that_leaves_ends_the_request_upstream(open_gateway: OpenGateway):
+    steps = _Steps()
+    async with fake_provider(StreamingResponse(steps.body())) as fake:
+        async with open_gateway({"a": _provider(fake.url, "*")}) as gateway:
+            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+            async with request as answer:
+                await anext(answer.aiter_raw())
+            await asyncio.wait_for(steps.closed.wait(), 10)
+
+
+async def test_requests_beyond_a_providers_limit_wait_for_their_turn(open_gateway: OpenGateway):
+    steps = _Steps()
+    async with fake_provider(StreamingResponse(steps.body())) as fake:
+        async with open_gateway({"a": _provider(fake.url, "*", limit=1)}) as gateway:
+            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+            async with request as answer:
+                pieces = answer.aiter_raw()
+                await anext(pieces)
+                second = asyncio.create_task(
+                    gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+                )
+                await gateway.http.get(gateway.url + "/healthz")
+                await asyncio.sleep(0.1)
+                assert len(fake.asked) == 1
+                await pieces.aclose()
+            for _ in range(200):
+                steps.next.release()
+            fake.response = JSONResponse({})
+            assert (await second).status_code == 200
+            assert len(fake.asked) == 2
+
+
+async def test_a_stream_that_breaks_off_upstream_breaks_off_here(open_gateway: OpenGateway):
+    broken = Response(b"data: 0\n\n", headers={"content-length": "1000"})
+    async with fake_provider(broken) as fake, open_gateway({"a": _provider(fake.url, "*")}) as gateway:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+
+
+async def test_it_is_healthy_without_a_token(gateway: Gateway):
+    assert (await gateway.http.get(gateway.url + "/healthz")).status_code == 200
