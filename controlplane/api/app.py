@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib import metadata
 
 import psycopg
 from fastapi import FastAPI
@@ -10,7 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controlplane.api import agents, docs, environments, events, files, health, keys, resources, sessions, threads
+from controlplane.api import (
+    agents,
+    docs,
+    environments,
+    events,
+    files,
+    health,
+    keys,
+    resources,
+    resume,
+    sessions,
+    threads,
+)
 from controlplane.api.auth import Authenticator
 from controlplane.api.errors import error_response
 from controlplane.api.follow import Hub
@@ -21,9 +34,11 @@ from controlplane.errors import BulkheadError
 from controlplane.store.pool import Database
 
 
-def create_app(*, database: Database, submitter: Submitter, readiness: Readiness, version: str) -> FastAPI:
-    """Return the app. It listens for events while it is up; the caller opens and closes ``database``."""
-    metrics = Metrics()
+def create_app(
+    *, database: Database, submitter: Submitter, readiness: Readiness, version: str | None = None
+) -> FastAPI:
+    """Return the app; ``version`` None is the installed one. It listens for events while it is up; the caller opens and closes ``database``."""
+    metrics, version = Metrics(), version or metadata.version("bulkhead")
     parts = Parts(
         database=database,
         submitter=submitter,
@@ -46,7 +61,7 @@ def create_app(*, database: Database, submitter: Submitter, readiness: Readiness
     app.add_middleware(RequestMiddleware, metrics=metrics)
     for kind in (BulkheadError, RequestValidationError, HTTPException, psycopg.Error):
         app.add_exception_handler(kind, _answer_error)
-    for module in (agents, environments, sessions, threads, resources, events, files, keys, health, docs):
+    for module in (agents, environments, sessions, resume, threads, resources, events, files, keys, health, docs):
         app.include_router(module.router)
     docs.complete_openapi(app)
     return app

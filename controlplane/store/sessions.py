@@ -169,6 +169,14 @@ async def replace(connection: Connection, session_id: str, content: SessionConte
     )
 
 
+async def want_resumed(connection: Connection, session_id: str) -> None:
+    """Ask for another try at the session's failed turn; the next turn takes it."""
+    await connection.execute(
+        "UPDATE sessions SET resume_wanted = true, updated_at = clock_timestamp() WHERE id = %(id)s",
+        {"id": session_id},
+    )
+
+
 async def archive(connection: Connection, session_id: str) -> None:
     """Make a session read-only; doing it again changes nothing."""
     await connection.execute(
