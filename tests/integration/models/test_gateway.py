@@ -55,9 +55,12 @@ async def test_a_token_that_cannot_be_checked_does_not_pass():
     async def no_database(_: str) -> bool:
         raise TimeoutError
 
-    async with create_client() as client, httpx.AsyncClient(trust_env=False) as http:
-        async with listening(create_gateway({}, token_holds=no_database, client=client)) as url:
-            answer = await http.post(url + MESSAGES, json=_body("scripted/x"), headers={"x-api-key": "t"})
+    async with (
+        create_client() as client,
+        httpx.AsyncClient(trust_env=False) as http,
+        listening(create_gateway({}, token_holds=no_database, client=client)) as url,
+    ):
+        answer = await http.post(url + MESSAGES, json=_body("scripted/x"), headers={"x-api-key": "t"})
     assert answer.status_code == 503
     assert answer.json()["error"]["type"] == "overloaded_error"
 
@@ -168,46 +171,52 @@ class _Steps:
 
 async def test_each_piece_of_a_stream_passes_before_the_next_is_made(open_gateway: OpenGateway):
     steps = _Steps()
-    async with fake_provider(StreamingResponse(steps.body())) as fake:
-        async with open_gateway({"a": _provider(fake.url, "*")}) as gateway:
-            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
-            async with request as answer:
-                pieces = answer.aiter_raw()
-                assert await anext(pieces) == b"data: 0\n\n"
-                steps.next.release()
-                assert await anext(pieces) == b"data: 1\n\n"
+    async with (
+        fake_provider(StreamingResponse(steps.body())) as fake,
+        open_gateway({"a": _provider(fake.url, "*")}) as gateway,
+    ):
+        request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+        async with request as answer:
+            pieces = answer.aiter_raw()
+            assert await anext(pieces) == b"data: 0\n\n"
+            steps.next.release()
+            assert await anext(pieces) == b"data: 1\n\n"
 
 
 async def test_a_client_that_leaves_ends_the_request_upstream(open_gateway: OpenGateway):
     steps = _Steps()
-    async with fake_provider(StreamingResponse(steps.body())) as fake:
-        async with open_gateway({"a": _provider(fake.url, "*")}) as gateway:
-            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
-            async with request as answer:
-                await anext(answer.aiter_raw())
-            await asyncio.wait_for(steps.closed.wait(), 10)
+    async with (
+        fake_provider(StreamingResponse(steps.body())) as fake,
+        open_gateway({"a": _provider(fake.url, "*")}) as gateway,
+    ):
+        request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+        async with request as answer:
+            await anext(answer.aiter_raw())
+        await asyncio.wait_for(steps.closed.wait(), 10)
 
 
 async def test_requests_beyond_a_providers_limit_wait_for_their_turn(open_gateway: OpenGateway):
     steps = _Steps()
-    async with fake_provider(StreamingResponse(steps.body())) as fake:
-        async with open_gateway({"a": _provider(fake.url, "*", limit=1)}) as gateway:
-            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
-            async with request as answer:
-                pieces = answer.aiter_raw()
-                await anext(pieces)
-                second = asyncio.create_task(
-                    gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
-                )
-                await gateway.http.get(gateway.url + "/healthz")
-                await asyncio.sleep(0.1)
-                assert len(fake.asked) == 1
-                await pieces.aclose()
-            for _ in range(200):
-                steps.next.release()
-            fake.response = JSONResponse({})
-            assert (await second).status_code == 200
-            assert len(fake.asked) == 2
+    async with (
+        fake_provider(StreamingResponse(steps.body())) as fake,
+        open_gateway({"a": _provider(fake.url, "*", limit=1)}) as gateway,
+    ):
+        request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+        async with request as answer:
+            pieces = answer.aiter_raw()
+            await anext(pieces)
+            second = asyncio.create_task(
+                gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+            )
+            await gateway.http.get(gateway.url + "/healthz")
+            await asyncio.sleep(0.1)
+            assert len(fake.asked) == 1
+            await pieces.aclose()
+        for _ in range(200):
+            steps.next.release()
+        fake.response = JSONResponse({})
+        assert (await second).status_code == 200
+        assert len(fake.asked) == 2
 
 
 async def test_a_stream_that_breaks_off_upstream_breaks_off_here(open_gateway: OpenGateway):
