@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from controlplane.cli import agents, chat, doctor, environments, files, keys, serve, sessions
+from controlplane.cli import agents, chat, demo, doctor, environments, files, keys, serve, sessions
 from controlplane.cli.failure import Failure, explain
 from controlplane.errors import BulkheadError
 
@@ -23,6 +23,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 chat.register(app)
+demo.register(app)
 doctor.register(app)
 serve.register(app)
 

@@ -15,6 +15,7 @@ from controlplane.cli.server import Server, check
 _READ_TIMEOUT_SECONDS = 30.0  # the server sends at least a comment every 15 s
 _RECONNECT_SECONDS = 0.3
 _RESULT_LINES = 8
+_RESULT_COLUMNS = 160
 
 Event = dict[str, Any]
 
@@ -149,7 +150,11 @@ def _call(event: Event) -> str:
 
 
 def _shortened(text: str) -> list[str]:
-    lines = text.rstrip("\n").splitlines() or ["(no output)"]
+    lines = [_cut(line) for line in text.rstrip("\n").splitlines()] or ["(no output)"]
     if len(lines) <= _RESULT_LINES:
         return lines
     return [*lines[: _RESULT_LINES - 1], f"… {len(lines) - _RESULT_LINES + 1} more lines"]
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _RESULT_COLUMNS else line[: _RESULT_COLUMNS - 1] + "…"

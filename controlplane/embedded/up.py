@@ -5,7 +5,9 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
+import socket
 import sys
 import time
 from asyncio.subprocess import Process
@@ -87,7 +89,7 @@ class Up:
         started.cancel()
 
     async def _start(self) -> None:
-        self._settings = _with_ports(self._settings, self._data)
+        self._settings = _with_name(_with_ports(self._settings, self._data), self._data)
         postgres_ready = await self._start_postgres()
         temporal_ready = await self._start_temporal()
         async with asyncio.TaskGroup() as group:
@@ -189,6 +191,16 @@ def _with_ports(settings: Settings, data: Path) -> Settings:
     if "gateway_port" not in settings.model_fields_set:
         updates["gateway_port"] = ports["gateway"]
     return settings.model_copy(update=updates)
+
+
+def _with_name(settings: Settings, data: Path) -> Settings:
+    """Name the workers after the data directory: two on one host must not reap each other's sandboxes."""
+    if settings.worker_name:
+        return settings
+    record = data / "worker-name"
+    if not record.exists():
+        write_whole(record, f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}")
+    return settings.model_copy(update={"worker_name": record.read_text()})
 
 
 def _config_file(settings: Settings, data: Path) -> Path | None:
