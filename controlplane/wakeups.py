@@ -22,7 +22,7 @@ from workflows.contracts import (
     SessionInput,
     session_workflow_id,
 )
-from workflows.limits import RECONCILE_LONGEST_SECONDS, RECONCILE_SECONDS
+from workflows.limits import RECONCILE_LONGEST_SECONDS, RECONCILE_SECONDS, WORKFLOW_TASK_TIMEOUT
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +55,7 @@ class Wakeups:
             id=session_workflow_id(session_id),
             task_queue=BRAIN_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            task_timeout=WORKFLOW_TASK_TIMEOUT,
             start_signal=INTERRUPT_SIGNAL if interrupt else WAKE_SIGNAL,
             rpc_timeout=_RPC_TIMEOUT,
         )

@@ -5,8 +5,12 @@ from datetime import timedelta
 TURN_TIMEOUT = timedelta(hours=24)
 """No turn of an agent that makes progress should ever meet it; it bounds one that does not."""
 
-TURN_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-"""The second way to find a dead brain; the first is its lease in Postgres, which ends with its connection."""
+TURN_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+"""The second way to find a dead brain; the first is its lease in Postgres, which ends with its connection. It is what
+finds a turn that Temporal handed to a brain in the moment of its death, before Postgres heard of it."""
+
+WORKFLOW_TASK_TIMEOUT = timedelta(seconds=5)
+"""Likewise for a workflow's next step; far above what a step takes on a busy machine."""
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
 """Heartbeats bring cancellations back, so this bounds how long an interrupt takes."""
@@ -18,7 +22,7 @@ TURN_RETRY_LONGEST = timedelta(seconds=5)
 MAX_TURN_ATTEMPTS = 10
 """A turn that has ended its worker this often is given up and says so."""
 
-TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 TOOL_TIMEOUT = timedelta(hours=4)
 """Above the longest command (`MAX_COMMAND_SECONDS`) plus provisioning."""
 

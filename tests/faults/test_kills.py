@@ -100,13 +100,21 @@ class Case:
                     return found
 
 
+async def new_session(stack: Stack) -> str:
+    async with httpx.AsyncClient(base_url=stack.url, headers={"x-api-key": stack.api_key}, timeout=20) as client:
+        agent = await client.post("/v1/agents", json={"name": "a", "model": "scripted/kill"})
+        environment = await client.post("/v1/environments", json={"name": "e"})
+        made = {"agent": agent.json()["id"], "environment_id": environment.json()["id"]}
+        return (await client.post("/v1/sessions", json=made)).json()["id"]
+
+
 @pytest.fixture
 async def case(stack: Stack) -> Any:
-    session_id = await stack.session(model="scripted/kill")
+    await stack.ready_again()
+    session_id = await new_session(stack)
     async with Watcher(stack.url, stack.api_key, session_id) as watcher:
         await watcher.until(lambda w: w.connections > 0)
         yield Case(stack, session_id, watcher)
-    await stack.until_ready()
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -68,7 +68,9 @@ class Watcher:
         async with client.stream("GET", self._url, params=parameters, headers={"Last-Event-ID": last}) as response:
             if response.status_code != 200:
                 return
-            self.connections += 1
+            async with self._changed:
+                self.connections += 1
+                self._changed.notify_all()
             frame: dict[str, str] = {}
             async for line in response.aiter_lines():
                 if line:
