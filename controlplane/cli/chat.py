@@ -20,24 +20,29 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     server: Server,
-    agent: str,
+    agent: Annotated[str | None, typer.Argument(help="Id or name.")] = None,
     environment: Annotated[str | None, typer.Option("--environment", help="Id or name; one is made if none.")] = None,
     title: Annotated[str | None, typer.Option("--title")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="Go on with this session.")] = None,
 ) -> None:
     """Talk with an agent: Ctrl-C interrupts its turn, a second one leaves; the session stays."""
-    agent_id = resolve(server, "agents", agent)
-    environment_id = resolve(server, "environments", environment) if environment else _some_environment(server)
-    fields = {"agent": agent_id, "environment_id": environment_id} | ({"title": title} if title else {})
-    converse(server, server.post("/v1/sessions", fields)["id"], after=0)
+    if (session is None) == (agent is None):
+        raise Failure("name an agent for a new session, or --session to go on with one", code="bad_usage")
+    if session is None and agent is not None:
+        agent_id = resolve(server, "agents", agent)
+        environment_id = resolve(server, "environments", environment) if environment else _some_environment(server)
+        fields = {"agent": agent_id, "environment_id": environment_id} | ({"title": title} if title else {})
+        session = server.post("/v1/sessions", fields)["id"]
+    converse(server, str(session))
 
 
-def converse(server: Server, session: str, *, after: int) -> None:
-    """Show the session from ``after`` on and pass on what is typed, until the end of input or Ctrl-C."""
+def converse(server: Server, session: str) -> None:
+    """Show the session and pass on what is typed, until the end of input or Ctrl-C."""
     if server.as_json:
         raise Failure(
             "a conversation has no JSON form", code="bad_usage", next_step="use `bulkhead sessions send --json`"
         )
-    conversation = _Conversation(server, session, after=after)
+    conversation = _Conversation(server, session, after=0)
     found = server.get(f"/v1/sessions/{session}")
     conversation.screen.note(f"{session} · {found['agent']['name']} · Ctrl-C interrupts, Ctrl-D leaves")
     conversation.catch_up(found["last_seq"])
@@ -46,23 +51,23 @@ def converse(server: Server, session: str, *, after: int) -> None:
     while (text := _typed()) is not None:
         if text.strip():
             conversation.say(text)
-    conversation.screen.note(f"the session stays; go on with: bulkhead sessions resume {session}")
+    conversation.screen.note(f"the session stays; go on with: bulkhead chat --session {session}")
 
 
-def until_idle(server: Server, session: str, *, after: int, message_id: str) -> None:
-    """Show the stream until the session rests after having taken the message."""
-    conversation = _Conversation(server, session, after=after, own_messages=True)
+def until_idle(server: Server, session: str, *, after: int, message_id: str | None = None) -> None:
+    """Show the stream until the session rests, after having taken the message if one is named."""
+    conversation = _Conversation(server, session, after=after)
     conversation.waiting_for = message_id
     conversation.watch()
 
 
 class _Conversation:
-    def __init__(self, server: Server, session: str, *, after: int, own_messages: bool = True):
+    def __init__(self, server: Server, session: str, *, after: int):
         self._server = server
         self._session = session
         self._after = after
         self.waiting_for: str | None = None
-        self.screen = Screen(server.output.console, own_messages=own_messages)
+        self.screen = Screen(server.output.console)
 
     def catch_up(self, last: int) -> None:
         """Show what is recorded up to seq ``last``."""
@@ -97,7 +102,7 @@ class _Conversation:
             raise Failure(
                 "left while the turn was running; it goes on",
                 code="interrupted",
-                next_step=f"bulkhead sessions resume {self._session}",
+                next_step=f"bulkhead chat --session {self._session}",
             ) from None
 
     def _until_rest(self) -> None:

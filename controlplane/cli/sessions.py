@@ -122,9 +122,20 @@ def send(
 
 @app.command("resume")
 @connected
-def resume(server: Server, session: str) -> None:
-    """Go on with a session in the terminal: what was said is shown, then it is your turn."""
-    chat.converse(server, session, after=0)
+def resume(
+    server: Server,
+    session: str,
+    following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show the stream until the session is idle.")
+    ] = False,
+) -> None:
+    """Try the turn again that failed; to go on talking, use `bulkhead chat --session`."""
+    before = server.get(f"/v1/sessions/{session}")["last_seq"]
+    resumed = server.post(f"/v1/sessions/{session}/resume")
+    if following:
+        chat.until_idle(server, session, after=before)
+    else:
+        server.output.object(resumed, _FIELDS)
 
 
 @app.command("archive")

@@ -69,9 +69,9 @@ def _frames(response: httpx.Response) -> Iterator[Frame]:
 class Screen:
     """Shows frames: an answer's text as it streams, tool calls and their output in a few lines."""
 
-    def __init__(self, console: Console, *, own_messages: bool = True):
+    def __init__(self, console: Console):
         self._console = console
-        self.own_messages = own_messages
+        self.own_messages = True
         self._shown: dict[str, str] = {}
         self._open = ""
 

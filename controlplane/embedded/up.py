@@ -28,6 +28,7 @@ from controlplane.errors import ConflictError
 from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
+from sandbox.contract import SandboxError
 
 _ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
 _STOP_SECONDS = 10.0  # a part hands over or finishes what it does in a few seconds, or is killed
@@ -98,7 +99,8 @@ class Up:
             await asyncio.to_thread(migrate, self._settings.database_url)
             await self._provision_key()
             for name in PART_NAMES:
-                await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=_stop_part))
+                stopper = self._stop_sandboxes if name == "sandboxes" else _stop_part
+                await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=stopper))
         await self._until_ready()
 
     async def _start_postgres(self) -> Coroutine[None, None, None]:
@@ -138,6 +140,20 @@ class Up:
             pass_fds=(self._lock,),
             start_new_session=True,
         )
+
+    async def _stop_sandboxes(self, worker: Process) -> None:
+        """End the worker, and the sandboxes that would outlive it: whoever stops us wants nothing left running."""
+        from controlplane.sandboxes import providers
+
+        await _stop_part(worker)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                for provider in providers(self._settings).values():
+                    for sandbox_id in await provider.list_ids():
+                        await provider.destroy(sandbox_id)
+                    await provider.close()
+        except (SandboxError, TimeoutError) as error:
+            _log.warning("sandboxes_left_running", error=str(error))
 
     async def _until_ready(self) -> None:
         looks = 0
