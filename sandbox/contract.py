@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ProviderName = Literal["namespace", "docker", "kubernetes"]
+
 
 class SandboxError(Exception):
     """A provider could not do what was asked.
@@ -43,7 +45,7 @@ class SandboxInfo(_Frozen):
     """A sandbox that is up. ``isolation`` names each control and whether it took effect on this machine."""
 
     sandbox_id: str
-    provider: Literal["namespace", "docker", "kubernetes"]
+    provider: ProviderName
     isolation: dict[str, bool | str]
     timings_ms: dict[str, float] = Field(default_factory=dict)
 
@@ -103,7 +105,7 @@ class SandboxProvider(Protocol):
     `SandboxLostError` when the sandbox is gone.
     """
 
-    name: Literal["namespace", "docker", "kubernetes"]
+    name: ProviderName
 
     async def provision(self, sandbox_id: str, spec: SandboxSpec) -> SandboxInfo:
         """Start the sandbox, prove that it cannot reach the network, and return it; a repeat returns the same one.
@@ -139,7 +141,10 @@ class SandboxProvider(Protocol):
         ...
 
     async def list_ids(self) -> list[str]:
-        """Return the ids of all sandboxes of this provider on this host, also of other processes' making."""
+        """Return the ids of all sandboxes of this provider on this host, also of other processes' making.
+
+        Raises `SandboxError` (``engine_away``) if that cannot be known now.
+        """
         ...
 
     async def destroy(self, sandbox_id: str) -> None:

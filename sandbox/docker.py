@@ -13,8 +13,8 @@ from typing import Any
 
 from sandbox import runtime
 from sandbox.channel import Channel
-from sandbox.contract import SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
-from sandbox.supervised import Supervised, isolation_faults
+from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
+from sandbox.supervised import Supervised, checked_id, isolation_faults
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
 
 DEFAULT_IMAGE = "bulkhead-sandbox:latest"
@@ -28,10 +28,10 @@ TMP_MB = 256
 SUPERVISOR_MB = 64
 """What process 1 may use beside the commands' memory."""
 SPOOL_BYTES = 32 << 20
-SPARE_PIDS = 32
+SPARE_PIDS = 80
 """For process 1, the keepers of the commands and the bridges of the workers."""
 OPEN_FILES = 4096
-INODES_PER_MB = 64
+INODES_PER_MB = 128
 _COMMAND_UID = 1000
 _BRIDGE_UID = 0
 """No command can be root, so a connection by root comes from the engine."""
@@ -44,6 +44,7 @@ class EngineStream:
     def __init__(self, sock: socket.socket):
         self._sock = sock
         self._buffer = bytearray()
+        self._writing = asyncio.Lock()
         sock.setblocking(False)
 
     async def read(self) -> bytes:
@@ -64,8 +65,12 @@ class EngineStream:
             self._buffer += more
 
     async def write(self, data: bytes) -> None:
-        """Send all of it to standard input."""
-        await asyncio.get_running_loop().sock_sendall(self._sock, data)
+        """Send all of it to standard input, also if the caller is cancelled: half a frame would spoil all others."""
+        await asyncio.shield(self._send(data))
+
+    async def _send(self, data: bytes) -> None:
+        async with self._writing:
+            await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
     def close(self) -> None:
         """End it; the engine closes the process's standard input."""
@@ -76,7 +81,7 @@ class EngineStream:
 class DockerProvider(Supervised):
     """Finds its containers by their labels; keeps no state of its own."""
 
-    name = "docker"
+    name: ProviderName = "docker"
 
     def __init__(self, *, cache_dir: Path, installation: str, default_image: str = DEFAULT_IMAGE):
         super().__init__()
@@ -91,6 +96,7 @@ class DockerProvider(Supervised):
     async def provision(self, sandbox_id: str, spec: SandboxSpec) -> SandboxInfo:
         """Start the container, see that it has no way out, and return it; a repeat returns the same one."""
         began = time.monotonic()
+        checked_id(sandbox_id)
         try:
             await self._prepare(spec.image or self._default_image)
             await asyncio.to_thread(self._start, sandbox_id, spec)
@@ -118,7 +124,10 @@ class DockerProvider(Supervised):
 
     async def list_ids(self) -> list[str]:
         """Return the ids of all sandboxes of this installation that the engine knows."""
-        return await asyncio.to_thread(self._list)
+        try:
+            return await asyncio.to_thread(self._list)
+        except _engine_errors() as error:
+            raise SandboxError(f"the Docker engine does not answer: {error}", code="engine_away") from error
 
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
@@ -143,7 +152,7 @@ class DockerProvider(Supervised):
         return self._engine
 
     def _container(self, sandbox_id: str) -> str:
-        return f"bulkhead-{self._installation}-{sandbox_id}"
+        return f"bulkhead-{self._installation}-{checked_id(sandbox_id)}"
 
     async def _prepare(self, image: str) -> None:
         async with self._preparing:
@@ -216,7 +225,7 @@ class DockerProvider(Supervised):
         memory = f"{spec.memory_mb + spec.workspace_mb + 3 * TMP_MB + SUPERVISOR_MB}m"
         host = self._client().create_host_config(
             binds={f"bulkhead-{self._runtime.path.name}": {"bind": runtime.MOUNT, "mode": "ro"}},
-            auto_remove=True, network_mode="none", ipc_mode="private", cgroupns="private",
+            auto_remove=True, network_mode="none", dns=["127.0.0.1"], ipc_mode="private", cgroupns="private",
             cap_drop=["ALL"], security_opt=["no-new-privileges"], read_only=True,
             tmpfs={path: _tmpfs(megabytes) for path, megabytes in
                    (("/workspace", spec.workspace_mb), ("/tmp", TMP_MB), ("/home/agent", TMP_MB))},  # noqa: S108
@@ -250,9 +259,10 @@ class DockerProvider(Supervised):
             raise SandboxError(
                 "the Docker engine must be reached by unix:// or tcp:// without TLS", code="bad_request"
             )
-        duplicate = socket.socket(fileno=os.dup(raw.fileno()))
+        # Taken over, so that closing it really ends the stream, whatever the client library still holds.
+        taken = socket.socket(fileno=raw.detach())
         stream.close()
-        return duplicate
+        return taken
 
     def _list(self) -> list[str]:
         label = f"bulkhead.installation={self._installation}"

@@ -18,11 +18,11 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sandbox import runtime
+from sandbox import host, runtime
 from sandbox.cgroups import Cgroup, Cgroups, Limits
 from sandbox.channel import Channel, SocketStream
-from sandbox.contract import SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
-from sandbox.supervised import Supervised, isolation_faults
+from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
+from sandbox.supervised import Supervised, checked_id, isolation_faults
 from sandbox.supervisor.frames import Header
 
 LAUNCH_TIMEOUT_SECONDS = 15.0
@@ -33,7 +33,7 @@ TMP_MB = 256
 SUPERVISOR_MB = 64
 """What process 1 and the kernel may use beside the commands' memory."""
 SPOOL_BYTES = 32 << 20
-SPARE_PIDS = 32
+SPARE_PIDS = 80
 """For process 1 and the keepers of the commands, so that a fork bomb cannot keep the supervisor from ending it."""
 OPEN_FILES = 4096
 _FIRST_UID = 0x70000000
@@ -41,12 +41,6 @@ _FIRST_UID = 0x70000000
 _COMMAND_UID = "1000"
 _SEEN_AT = "/mnt"
 """Where the sandbox's own user sees the runtime while it starts, wherever the data folder is."""
-_ETC = (
-    "alternatives", "ca-certificates", "debian_version", "fonts", "inputrc", "java-17-openjdk",
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "magic", "mime.types", "os-release", "perl", "pki",
-    "profile", "profile.d", "bash.bashrc", "protocols", "python3", "python3.11", "services", "ssl", "terminfo",
-    "timezone", "xml",
-)  # fmt: skip
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/home/agent",
@@ -59,7 +53,7 @@ _ENVIRONMENT = {
 class NamespaceProvider(Supervised):
     """Keeps each sandbox's socket and record in a folder of ``state_dir``; the sandbox itself needs no worker."""
 
-    name = "namespace"
+    name: ProviderName = "namespace"
 
     def __init__(self, *, state_dir: Path, cache_dir: Path, installation: str, bwrap: Path | None = None):
         super().__init__()
@@ -72,6 +66,11 @@ class NamespaceProvider(Supervised):
 
     async def provision(self, sandbox_id: str, spec: SandboxSpec) -> SandboxInfo:
         """Start the sandbox, see that it has no way out, and return it; a repeat returns the same one."""
+        if spec.image is not None:
+            raise SandboxError(
+                f"image {spec.image!r}: the namespace provider has none, only the host's own programs; use docker",
+                code="provision_failed",
+            )
         began = time.monotonic()
         await self._build_runtime()
         folder = self._folder(sandbox_id)
@@ -126,9 +125,7 @@ class NamespaceProvider(Supervised):
             raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error.strerror}") from error
 
     def _folder(self, sandbox_id: str) -> Path:
-        if not sandbox_id.replace("_", "").replace("-", "").isalnum():
-            raise SandboxError(f"{sandbox_id!r} is not a sandbox id", code="bad_request")
-        return self._state / sandbox_id
+        return self._state / checked_id(sandbox_id)
 
     async def _build_runtime(self) -> None:
         async with self._building:
@@ -209,14 +206,13 @@ def _arguments(spec: SandboxSpec, runtime_path: str) -> list[str]:
     arguments = ["--unshare-all", "--unshare-user", "--as-pid-1", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     arguments += ["--hostname", "sandbox"]
     arguments += ["--uid", _COMMAND_UID, "--gid", _COMMAND_UID, "--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin"):
-        path = Path("/") / name
+    for path in host.TOP_FOLDERS:
         if path.is_symlink():
-            arguments += ["--symlink", str(path.readlink()), f"/{name}"]
+            arguments += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
-            arguments += ["--ro-bind", f"/{name}", f"/{name}"]
+            arguments += ["--ro-bind", str(path), str(path)]
     arguments += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/home"]
-    for name in _ETC:
+    for name in host.SHOWN_OF_ETC:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for mount, megabytes in (("/tmp", TMP_MB), ("/home/agent", TMP_MB), ("/workspace", spec.workspace_mb)):  # noqa: S108
         arguments += ["--size", str(megabytes << 20), "--perms", "0700", "--tmpfs", mount]

@@ -2,6 +2,7 @@
 
 import abc
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 from sandbox.channel import Channel
@@ -125,6 +126,13 @@ def _result(exec_id: str, header: Header, payload: bytes) -> ExecResult:
     out = header["stdout_bytes"]
     texts = {"stdout": payload[:out].decode(errors="replace"), "stderr": payload[out:].decode(errors="replace")}
     return ExecResult.model_validate({**header, **texts, "exec_id": exec_id})
+
+
+def checked_id(sandbox_id: str) -> str:
+    """Return the id if it can be part of a path and a name; raises `SandboxError`."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", sandbox_id) is None:
+        raise SandboxError(f"{sandbox_id!r} is not a sandbox id: letters, digits, _ and - only", code="bad_request")
+    return sandbox_id
 
 
 def isolation_faults(facts: Header) -> list[str]:

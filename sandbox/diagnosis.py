@@ -1,0 +1,96 @@
+"""What works on this host, tried for real, and what to do about what does not."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.contract import SandboxError, SandboxProvider, SandboxSpec
+from sandbox.docker import DockerProvider, docker_available
+from sandbox.namespace import NamespaceProvider
+
+_TRIAL = "sbx_trial"
+_TRIAL_SPEC = SandboxSpec(memory_mb=128, workspace_mb=16, pids=32, lifetime_seconds=60)
+_KERNEL_SWITCHES = {
+    "kernel/unprivileged_userns_clone": ("0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+    "kernel/apparmor_restrict_unprivileged_userns": (
+        "1",
+        "install the distribution's bubblewrap package with its AppArmor profile, "
+        "or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    "user/max_user_namespaces": ("0", "sysctl -w user.max_user_namespaces=10000"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about this host; ``next_step`` says what to do if it is not as it should be."""
+
+    subject: str
+    works: bool
+    detail: str
+    next_step: str | None = None
+
+
+async def diagnose_namespace(cache_dir: Path, *, bwrap: Path | None = None) -> list[Finding]:
+    """Start a small namespace sandbox and say what came of it."""
+    with tempfile.TemporaryDirectory(prefix="bulkhead-") as state:
+        provider = NamespaceProvider(
+            state_dir=Path(state), cache_dir=cache_dir, installation=f"trial-{os.getpid()}", bwrap=bwrap
+        )
+        return await _trial(provider, "namespace sandboxes", _namespace_next_step)
+
+
+async def diagnose_docker(cache_dir: Path, *, image: str | None = None) -> list[Finding]:
+    """Start a small container and say what came of it."""
+    if (reason := await docker_available(image)) is not None:
+        step = (
+            None
+            if "bulkhead sandbox image" in reason
+            else "start a Docker engine, or set DOCKER_HOST; it is optional"
+        )
+        return [Finding(subject="docker sandboxes", works=False, detail=reason, next_step=step)]
+    provider = DockerProvider(cache_dir=cache_dir, installation=f"trial-{os.getpid()}", **_default(image))
+    return await _trial(provider, "docker sandboxes", lambda: "see the engine's log")
+
+
+def _default(image: str | None) -> dict[str, str]:
+    return {} if image is None else {"default_image": image}
+
+
+async def _trial(provider: SandboxProvider, subject: str, next_step: Callable[[], str]) -> list[Finding]:
+    try:
+        info = await provider.provision(_TRIAL, _TRIAL_SPEC)
+    except SandboxError as error:
+        return [
+            Finding(subject=subject, works=False, detail=str(error), next_step=await asyncio.to_thread(next_step))
+        ]
+    finally:
+        await provider.destroy(_TRIAL)
+        await provider.close()
+    weaker = [
+        Finding(
+            subject=f"{subject}: {name}",
+            works=False,
+            detail=effect if isinstance(effect, str) else "not in effect",
+            next_step="the sandbox works without it; give the worker write access to a cgroup, or run it as root"
+            if name.endswith("_limit")
+            else None,
+        )
+        for name, effect in info.isolation.items()
+        if effect is False or (name.endswith("_limit") and effect is not True)
+    ]
+    took = f"up in {info.timings_ms['total']:.0f} ms, no way out to the network"
+    return [Finding(subject=subject, works=True, detail=took), *weaker]
+
+
+def _namespace_next_step() -> str:
+    for name, (bad, step) in _KERNEL_SWITCHES.items():
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text().strip() == bad:
+            return f"/proc/sys/{name} is {bad}: {step}"
+    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
+        return "inside a container: let it make user namespaces (for example --security-opt seccomp=unconfined)"
+    return "allow unprivileged user namespaces, or use Docker"
