@@ -1,0 +1,26 @@
+.PHONY: setup demo test test-slow lint bench clean
+
+# Everything that a command needs is installed by the command itself, into .venv.
+setup:
+	@./requirements/setup.sh
+
+demo: setup
+	@.venv/bin/bulkhead demo
+
+test: setup
+	.venv/bin/pytest -m "not slow"
+
+test-slow: setup
+	.venv/bin/pytest -m slow
+
+lint: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+bench: setup
+	.venv/bin/python -m tests.bench
+
+clean:
+	rm -rf .venv .bulkhead .ruff_cache .import_linter_cache .hypothesis
