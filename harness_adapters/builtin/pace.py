@@ -30,7 +30,7 @@ async def paced(pieces: AsyncGenerator[Preview | Complete]) -> AsyncGenerator[Pr
                     yield held
                     held, flush_at = None, loop.time() + FLUSH_SECONDS
             piece = await following
-            if held is not None and not (isinstance(piece, TextDelta) and piece.event_id == held.event_id):
+            if held is not None and not isinstance(piece, TextDelta):
                 yield held
                 held, flush_at = None, loop.time() + FLUSH_SECONDS
             if piece is None:

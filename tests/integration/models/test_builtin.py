@@ -208,6 +208,7 @@ async def test_a_failed_request_is_asked_again_with_ids_of_its_own(
     previews = [event.event_id for event in _of(events, PreviewStarted)]
     assert [event.kind for event in failed] == [kind]
     assert failed[0].retry_in_seconds is not None
+    assert ("silent" in failed[0].message) == ("hang_seconds" in fail)
     assert len(set(started)) == 2 and failed[0].request_id == started[0]
     assert len(set(previews)) == len(previews)
     assert _text(events) == "a text of several pieces, all told"
