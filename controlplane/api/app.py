@@ -33,11 +33,16 @@ from controlplane.api.parts import Parts, Readiness, Submitter
 from controlplane.errors import BulkheadError
 from controlplane.store.pool import Database
 
+_RESOURCES = (agents, environments, sessions, resume, threads, resources, events, files, keys, health)
+
 
 def create_app(
     *, database: Database, submitter: Submitter, readiness: Readiness, version: str | None = None
 ) -> FastAPI:
-    """Return the app; ``version`` None is the installed one. It listens for events while it is up; the caller opens and closes ``database``."""
+    """Return the app; ``version`` None is the installed one.
+
+    It listens for events while it is up. The caller opens ``database`` before and closes it after.
+    """
     metrics, version = Metrics(), version or metadata.version("bulkhead")
     parts = Parts(
         database=database,
@@ -61,9 +66,10 @@ def create_app(
     app.add_middleware(RequestMiddleware, metrics=metrics)
     for kind in (BulkheadError, RequestValidationError, HTTPException, psycopg.Error):
         app.add_exception_handler(kind, _answer_error)
-    for module in (agents, environments, sessions, resume, threads, resources, events, files, keys, health, docs):
-        app.include_router(module.router)
-    docs.complete_openapi(app)
+    routers = [module.router for module in _RESOURCES]
+    for router in (*routers, docs.router):
+        app.include_router(router)
+    docs.complete_openapi(app, routers)
     return app
 
 

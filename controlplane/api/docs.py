@@ -1,7 +1,7 @@
 """The OpenAPI document, and a page that shows it without loading anything from elsewhere."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -39,12 +39,14 @@ b.get{color:#0a6c3a} b.post{color:#0b5cad} b.delete{color:#b02a1b} details detai
 h2{margin-top:2rem;border-bottom:2px solid #e3e7ec}"""
 
 
-def complete_openapi(app: FastAPI) -> None:
+def complete_openapi(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Give ``app`` an OpenAPI document that also says what FastAPI does not see: bodies, keys and errors."""
+
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, routes)
         return app.openapi_schema
 
     app.openapi = openapi
@@ -57,10 +59,10 @@ async def docs_page(request: Request) -> HTMLResponse:
     return HTMLResponse("".join(_page(document)))
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, routes: Sequence[APIRoute]) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
-    bodies = {route: model for route in _routes(app) if (model := _body_model(route))}
+    bodies = {route.unique_id: model for route in routes if (model := _body_model(route))}
     _, definitions = models_json_schema(
         [(model, "validation") for model in {*bodies.values(), ErrorEnvelope}], ref_template=_REFERENCE
     )
@@ -71,9 +73,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
         "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
         "bearer": {"type": "http", "scheme": "bearer"},
     }
-    for route in _routes(app):
+    for route in routes:
         for method in route.methods or ():
-            _complete(document["paths"][route.path_format][method.lower()], route, method, bodies.get(route))
+            _complete(
+                document["paths"][route.path_format][method.lower()], route, method, bodies.get(route.unique_id)
+            )
     return document
 
 
@@ -90,10 +94,6 @@ def _complete(operation: dict[str, Any], route: APIRoute, method: str, body: typ
     if body is not None:
         schema = {"$ref": _REFERENCE.format(model=body.__name__)}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-
-
-def _routes(app: FastAPI) -> Iterator[APIRoute]:
-    return (route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema)
 
 
 def _body_model(route: APIRoute) -> type[BaseModel] | None:

@@ -15,11 +15,8 @@ from typing import Any
 import psycopg
 import structlog
 
-from controlplane.store.events import CHANNEL
+from controlplane.store import deltas, events
 from controlplane.store.pool import Database
-
-DELTA_CHANNEL = "bulkhead_deltas"
-"""Carries ``{"s": session_id, "f": frame}``: a preview in the wire format."""
 
 POLL_SECONDS = 5.0
 """How late a follower is at worst when notifications are lost."""
@@ -153,8 +150,8 @@ class Hub:
     async def _listen(self) -> None:
         connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
         async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
-            await connection.execute(f"LISTEN {DELTA_CHANNEL}")
+            await connection.execute(f"LISTEN {events.CHANNEL}")
+            await connection.execute(f"LISTEN {deltas.CHANNEL}")
             self._wake_all()
             async for notification in connection.notifies():
                 self._hand_out(notification.channel, notification.payload)
@@ -165,7 +162,7 @@ class Hub:
                 follower.moved(2**63 - 1)
 
     def _hand_out(self, channel: str, payload: str) -> None:
-        if channel == CHANNEL:
+        if channel == events.CHANNEL:
             session_id, _, seq = payload.partition(" ")
             for follower in self._followers.get(session_id, ()):
                 follower.moved(int(seq))

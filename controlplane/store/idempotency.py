@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import ConflictError
@@ -55,5 +55,5 @@ async def record(
     await connection.execute(
         "UPDATE idempotency_keys SET status_code = %(status_code)s, response = %(response)s"
         " WHERE workspace_id = %(workspace_id)s AND key = %(key)s",
-        {"workspace_id": workspace_id, "key": key, "status_code": status_code, "response": Jsonb(response)},
+        {"workspace_id": workspace_id, "key": key, "status_code": status_code, "response": Json(response)},
     )

@@ -17,9 +17,12 @@ _STATEMENT_TIMEOUT_MS = "30000"
 
 
 class Database:
-    """A pool of connections as the role ``bulkhead_app``, for which row-level security is in force."""
+    """A pool of connections as the role ``bulkhead_app``, for which row-level security is in force.
 
-    def __init__(self, url: str, *, max_connections: int = 10):
+    ``wait_seconds``: how long a use waits for a connection before it fails with `psycopg.OperationalError`.
+    """
+
+    def __init__(self, url: str, *, max_connections: int = 10, wait_seconds: float = 30):
         self.url = url
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
@@ -28,6 +31,7 @@ class Database:
             min_size=1,
             max_size=max_connections,
             max_idle=60,
+            timeout=wait_seconds,
             open=False,
             configure=_become_app,
             check=_check_alive,

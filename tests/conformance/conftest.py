@@ -4,12 +4,14 @@ import asyncio
 import itertools
 import socket
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types.beta import BetaEnvironment, BetaManagedAgentsAgent, BetaManagedAgentsSession
+from fastapi import FastAPI
 
 from controlplane.api import ApiServer, create_app
 from controlplane.embedded.postgres import EmbeddedPostgres
@@ -51,17 +53,18 @@ async def everything_is_ready() -> dict[str, str | None]:
     return {"postgres": None}
 
 
-async def _serve(database: Database, submitter: NoWorkflow) -> AsyncGenerator[str]:
-    app = create_app(database=database, submitter=submitter, readiness=everything_is_ready, version="0.0.test")
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncGenerator[str]:
+    """Serve ``app`` on a free port and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         server = ApiServer(app, host="127.0.0.1", port=port)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
             await asyncio.sleep(0.01)
         yield f"http://127.0.0.1:{port}"
         server.should_exit = True
-        await serving
+        await task
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +77,8 @@ async def api(postgres: EmbeddedPostgres, migrated_template: str) -> AsyncGenera
     async with database.transaction(WORKSPACE) as connection:
         await keys.ensure_key(connection, WORKSPACE, "tests", API_KEY)
     submitter = NoWorkflow()
-    async for url in _serve(database, submitter):
+    app = create_app(database=database, submitter=submitter, readiness=everything_is_ready, version="0.0.test")
+    async with serving(app) as url:
         yield Api(url, API_KEY, database, postgres.url(name), submitter)
     await database.close()
     await postgres.drop_database(name)

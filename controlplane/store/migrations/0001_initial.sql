@@ -23,7 +23,7 @@ CREATE TABLE idempotency_keys (
     key          text NOT NULL,
     request_hash bytea NOT NULL,
     status_code  int,
-    response     jsonb,
+    response     json,
     created_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (workspace_id, key)
 );
@@ -130,6 +130,7 @@ CREATE INDEX session_resources_by_file ON session_resources ((config ->> 'file_i
 
 -- payload: the wire event without id, type and processed_at. internal: what the wire does not show
 -- (a thinking block's text and signature, the model request an answer belongs to).
+-- position: where the event stands in the conversation: its seq, but for an input the point at which a turn took it.
 -- processed_at: null while an input waits in the session's queue, which is these rows in the order of seq.
 CREATE TABLE events (
     session_id   text NOT NULL REFERENCES sessions ON DELETE CASCADE,
@@ -140,6 +141,7 @@ CREATE TABLE events (
     payload      jsonb NOT NULL,
     internal     jsonb NOT NULL DEFAULT '{}',
     turn_id      text,
+    position     bigint NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     processed_at timestamptz,
     PRIMARY KEY (session_id, seq)
