@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from sandbox.contract import SandboxError, SandboxInfo, SandboxLostError, SandboxProvider, SandboxSpec
+from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxProvider, SandboxSpec
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class Mount(_Frozen):
 class Wish(_Frozen):
     """The sandbox that a session's environment asks for."""
 
-    provider: Literal["auto", "docker", "namespace", "kubernetes"] = "auto"
+    provider: ProviderName | Literal["auto"] = "auto"
     spec: SandboxSpec = Field(default_factory=SandboxSpec)
     mounts: list[Mount] = Field(default_factory=list)
 
@@ -39,7 +39,7 @@ class SandboxRow(_Frozen):
     id: str
     session_id: str
     workspace_id: str
-    provider: str
+    provider: ProviderName
     host: str
     generation: int
     status: Literal["creating", "ready", "ended"]
@@ -102,7 +102,7 @@ class Keeper:
         self,
         *,
         records: SandboxRecords,
-        providers: dict[str, SandboxProvider],
+        providers: dict[ProviderName, SandboxProvider],
         choose: ProviderChoice,
         host: str,
         idle_seconds: float,
@@ -190,7 +190,7 @@ class Keeper:
             await self.provider(row).destroy(row.id)
             ended += 1
         # The listing of what exists comes before that of the rows: a sandbox made in between has its row already.
-        existing = {name: set(await provider.list_ids()) for name, provider in self._providers.items()}
+        existing = await self._existing()
         live = {row.id: row for row in await self._records.live(self._host)}
         for name, ids in existing.items():
             for orphan in ids - live.keys():
@@ -198,10 +198,20 @@ class Keeper:
                 await self._providers[name].destroy(orphan)
                 ended += 1
         for row in live.values():
-            if row.status == "ready" and row.id not in existing.get(row.provider, set()):
+            if row.status == "ready" and row.provider in existing and row.id not in existing[row.provider]:
                 await self._records.end(row, "lost")
                 ended += 1
         return ended
+
+    async def _existing(self) -> dict[ProviderName, set[str]]:
+        """Return the sandboxes by provider; one that cannot say is left out, so that nothing is concluded of it."""
+        found: dict[ProviderName, set[str]] = {}
+        for name, provider in self._providers.items():
+            try:
+                found[name] = set(await provider.list_ids())
+            except SandboxError as error:
+                _log.info("provider_not_listed", provider=name, cause=str(error))
+        return found
 
     async def reap_forever(self, *, every_seconds: float) -> None:
         """Reap until cancelled; what fails is tried again at the next round."""

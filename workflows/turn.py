@@ -83,12 +83,15 @@ class TurnRunner:
             # Killed between the last answer and the end of the turn: nothing is left to ask.
             return TurnFinished(reason="end_turn")
         harness = self._harnesses[start.harness]
+        given_up = False
         steps = harness.run_turn(start.spec, start.history, self._dispatcher.hands(start))
         try:
             async for step in steps:
                 if isinstance(step, TurnFinished):
-                    return step
+                    # A model request that was given up has said why in an error event of its own.
+                    return step.model_copy(update={"message": None}) if given_up else step
                 await self._record(start, step)
+                given_up = isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None
         finally:
             if isinstance(steps, AsyncGenerator):
                 await steps.aclose()

@@ -71,9 +71,9 @@ async def append(connection: Connection, session_id: str, events: Sequence[NewEv
         seq += 1
         row = await one(
             connection,
-            "INSERT INTO events (session_id, seq, id, workspace_id, type, payload, internal, turn_id,"
-            " processed_at) VALUES (%(session_id)s, %(seq)s, %(id)s, %(workspace_id)s, %(type)s, %(payload)s,"
-            " %(internal)s, %(turn_id)s, CASE WHEN %(queued)s THEN NULL ELSE clock_timestamp() END)"
+            "INSERT INTO events (session_id, seq, position, id, workspace_id, type, payload, internal, turn_id,"
+            " processed_at) VALUES (%(session_id)s, %(seq)s, %(seq)s, %(id)s, %(workspace_id)s, %(type)s,"
+            " %(payload)s, %(internal)s, %(turn_id)s, CASE WHEN %(queued)s THEN NULL ELSE clock_timestamp() END)"
             " RETURNING session_id, seq, id, type, payload, internal, turn_id, created_at, processed_at",
             {
                 "session_id": session_id,

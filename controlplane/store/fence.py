@@ -10,7 +10,7 @@ async def lock_session(connection: Connection, session_id: str) -> DictRow:
     """Lock a session's row, always before any other row of it; raises `SessionGoneError`."""
     session = await one(
         connection,
-        "SELECT id, agent, status, resume_wanted FROM sessions WHERE id = %(id)s FOR UPDATE",
+        "SELECT id, agent, status, resume_wanted, last_seq FROM sessions WHERE id = %(id)s FOR UPDATE",
         {"id": session_id},
     )
     if session is None or session["status"] == "terminated":

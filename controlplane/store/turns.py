@@ -166,7 +166,7 @@ async def _open_turn(connection: Connection, turn: TurnInput, session: DictRow) 
     await _mark_processed(connection, taken.passed)
     if not (taken.inputs or orphans or session["resume_wanted"]):
         return False
-    await _mark_processed(connection, taken.inputs)
+    await _mark_taken(connection, taken.inputs, position=session["last_seq"] + 1)
     await connection.execute(
         "INSERT INTO turns (id, workspace_id, session_id) VALUES (%s, %s, %s)",
         (turn.turn_id, turn.workspace_id, turn.session_id),
@@ -195,6 +195,13 @@ async def _more(connection: Connection, session_id: str) -> bool:
 async def _mark_processed(connection: Connection, ids: list[str]) -> None:
     if ids:
         await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (ids,))
+
+
+async def _mark_taken(connection: Connection, ids: list[str], *, position: int) -> None:
+    """Place inputs in the conversation just before the event that will have ``position`` as its seq."""
+    await connection.execute(
+        "UPDATE events SET processed_at = clock_timestamp(), position = %s WHERE id = ANY(%s)", (position, ids)
+    )
 
 
 async def _finish_inputs(connection: Connection, session_id: str, *, interrupted: bool) -> None:
@@ -244,7 +251,7 @@ async def _logged(connection: Connection, session_id: str) -> list[history.Logge
     found = await rows(
         connection,
         "SELECT id, type, payload, internal FROM events WHERE session_id = %(id)s AND type = ANY(%(types)s)"
-        " AND processed_at IS NOT NULL ORDER BY seq",
+        " AND processed_at IS NOT NULL ORDER BY position, seq",
         {"id": session_id, "types": list(history.HISTORY_TYPES)},
     )
     return [history.LoggedEvent.model_validate(row) for row in found]

@@ -1,0 +1,212 @@
+"""Turns as a user sees them, on the whole control plane."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client, run, script
+from tests.support.stack import Stack
+from tests.support.watch import Watcher
+
+UNUSUAL_SECONDS = "61.0625"  # so that no other sleep on this machine is taken for ours
+
+
+@pytest.fixture
+async def client(stack: Stack) -> AsyncGenerator[Client]:
+    await stack.ready_again()
+    async with Client(stack) as made:
+        yield made
+
+
+@asynccontextmanager
+async def watching(client: Client, session_id: str) -> AsyncGenerator[Watcher]:
+    async with Watcher(client.stack.url, client.stack.api_key, session_id) as watcher:
+        await watcher.until(lambda w: w.connections > 0)
+        yield watcher
+
+
+def text(event: dict[str, Any]) -> str:
+    return "".join(block["text"] for block in event["content"])
+
+
+async def test_messages_are_answered_in_order_one_turn_each(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, *(script({"text": f"answer {n}"}) for n in range(5)))
+        await watcher.until_idle(times=5)
+        assert [text(e) for e in watcher.of("agent.message")] == [f"answer {n}" for n in range(5)]
+
+
+async def test_a_session_that_runs_no_command_never_has_a_sandbox(client: Client) -> None:
+    session_id = await client.session(config={"provider": "namespace"})
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script({"text": "no hands needed"}))
+        await watcher.until_idle()
+    sandboxes = client.stack.data_dir / "sandboxes"
+    known = {path.name for path in sandboxes.iterdir()} if sandboxes.exists() else set()
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(run("true"), {"text": "hands needed"}))
+        await watcher.until_idle(times=2)
+    assert len({path.name for path in sandboxes.iterdir()} - known) == 1
+
+
+async def test_parallel_tool_calls_run_at_the_same_time(client: Client) -> None:
+    session_id = await client.session()
+    meet = "touch /workspace/{0}; for i in $(seq 100); do [ -e /workspace/{1} ] && exit 0; sleep 0.1; done; exit 1"
+    calls = [
+        {"name": "sandbox_execute", "input": {"command": meet.format("a", "b")}},
+        {"name": "sandbox_execute", "input": {"command": meet.format("b", "a")}},
+    ]
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script({"tools": calls}, {"text": "met"}))
+        await watcher.until_idle()
+        assert [e["is_error"] for e in watcher.of("agent.tool_result")] == [False, False]
+
+
+async def test_an_interrupt_kills_the_command_and_the_queue_goes_on(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(run("sleep 300 & sleep 300"), {"text": "never"}))
+        await client.say(session_id, script(run("pgrep sleep || echo none"), {"text": "next: {{result}}"}))
+        await watcher.until(lambda w: "agent.tool_use" in w.types)
+        await asyncio.sleep(0.5)
+        await client.send(session_id, {"type": "user.interrupt"})
+        await watcher.until_idle(times=2, timeout_seconds=30)
+        assert "interrupted" in text(watcher.of("agent.tool_result")[0])
+        assert text(watcher.of("agent.message")[-1]).startswith("next: none")
+    listed = (await client.get(f"/v1/sessions/{session_id}/events", limit="100"))["data"]
+    assert all(event["processed_at"] for event in listed)
+
+
+async def test_a_failed_turn_is_resumed_from_its_last_answer(client: Client) -> None:
+    session_id = await client.session()
+    steps = script(
+        run("echo once >> /workspace/effects"),
+        {"text": "counted {{result}}", "fail": {"status": 400, "times": 1}, **run("wc -l < /workspace/effects")},
+        {"text": "lines: {{result}}"},
+    )
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, steps)
+        await watcher.until_idle()
+        assert watcher.events[-1]["stop_reason"]["type"] == "retries_exhausted"
+        assert watcher.of("session.error")[-1]["error"]["retry_status"]["type"] == "terminal"
+        await client.post(f"/v1/sessions/{session_id}/resume")
+        await watcher.until_idle(times=2)
+        assert text(watcher.of("agent.message")[-1]).strip() == "lines: 1"
+    refused = await client.refused(f"/v1/sessions/{session_id}/resume")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "nothing_to_resume")
+
+
+async def test_an_overloaded_model_is_asked_again_after_the_time_it_names(client: Client) -> None:
+    session_id = await client.session()
+    failing = {"text": "at last", "fail": {"status": 529, "times": 2, "retry_after_seconds": 0.2}}
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(failing))
+        await watcher.until_idle()
+        errors = [e["error"] for e in watcher.of("session.error")]
+        assert [(e["type"], e["retry_status"]["type"]) for e in errors] == [
+            ("model_overloaded_error", "retrying")
+        ] * 2
+        assert text(watcher.of("agent.message")[-1]) == "at last"
+        assert watcher.events[-1]["stop_reason"]["type"] == "end_turn"
+
+
+async def test_a_command_whose_sandbox_dies_has_an_unknown_outcome_and_the_model_is_told(client: Client) -> None:
+    session_id = await client.session(config={"provider": "namespace"})
+    async with watching(client, session_id) as watcher:
+        steps = script(run("true"), run(f"sleep {UNUSUAL_SECONDS}"), run("echo again"), {"text": "{{result}}"})
+        await client.say(session_id, steps)
+        await watcher.until(lambda w: len(w.of("agent.tool_use")) == 2)
+        await asyncio.sleep(0.5)
+        kill_sandbox(client.stack, f"sleep {UNUSUAL_SECONDS}")
+        await watcher.until_idle()
+        results = watcher.of("agent.tool_result")
+        assert "Outcome unknown" in text(results[1])
+        assert results[1]["is_error"]
+        assert results[1]["tool_call"]["state"] == "unknown"
+        assert "new sandbox" in text(results[2])
+
+
+def kill_sandbox(stack: Stack, marker: str) -> None:
+    """Kill the outermost process of the sandbox in which a command runs."""
+    import psutil
+
+    workers = set(stack.parts().values())
+    for process in psutil.process_iter(["cmdline", "pid"]):
+        if marker in " ".join(process.info["cmdline"] or []) and "bwrap" not in " ".join(process.info["cmdline"]):
+            chain = process.parents()
+            inside = [p for p in chain if p.pid not in workers and "supervisor" in " ".join(p.cmdline())]
+            if inside:
+                os.kill(inside[-1].pid, signal.SIGKILL)
+                return
+    raise AssertionError("no sandbox runs the command")
+
+
+async def test_a_file_of_the_session_is_in_the_sandbox(client: Client) -> None:
+    file_id = await client.upload("data.csv", b"a,b\n1,2\n")
+    resources = [{"type": "file", "file_id": file_id, "mount_path": "/workspace/data.csv"}]
+    session_id = await client.session(resources=resources)
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(run("cat /workspace/data.csv"), {"text": "{{result}}"}))
+        await watcher.until_idle()
+        assert text(watcher.of("agent.tool_result")[0]) == "a,b\n1,2"
+
+
+async def test_a_command_that_takes_too_long_is_killed_and_says_so(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        command = run("echo before; setsid sleep 300 & sleep 300", timeout_seconds=1)
+        await client.say(session_id, script(command, run("pgrep sleep || echo none"), {"text": "{{result}}"}))
+        await watcher.until_idle()
+        results = [text(e) for e in watcher.of("agent.tool_result")]
+        assert "before" in results[0]
+        assert "timed out" in results[0]
+        assert results[1].strip() == "none"
+
+
+async def test_the_toolset_reads_writes_and_edits_in_the_same_sandbox(client: Client) -> None:
+    session_id = await client.session(tools=[{"type": "agent_toolset_20260401"}])
+    edit = {"file_path": "/workspace/a.txt", "old_string": "two", "new_string": "2"}
+    steps = script(
+        {"tools": [{"name": "write", "input": {"file_path": "/workspace/a.txt", "content": "one\ntwo\n"}}]},
+        {"tools": [{"name": "edit", "input": edit}]},
+        {"tools": [{"name": "read", "input": {"file_path": "/workspace/a.txt"}}]},
+        {"tools": [{"name": "grep", "input": {"pattern": "^2$", "path": "/workspace"}}]},
+        {"tools": [{"name": "bash", "input": {"command": "cat /workspace/a.txt"}}]},
+        {"text": "{{result}}"},
+    )
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, steps)
+        await watcher.until_idle()
+        assert [e["is_error"] for e in watcher.of("agent.tool_result")] == [False] * 5
+        assert text(watcher.of("agent.message")[-1]).split() == ["one", "2"]
+
+
+async def test_a_tool_that_is_not_the_agents_or_is_called_wrongly_is_refused_and_nothing_runs(client: Client) -> None:
+    session_id = await client.session()
+    steps = script(
+        {"tools": [{"name": "rm_rf", "input": {}}]},
+        {"tools": [{"name": "sandbox_execute", "input": {"command": 7}}]},
+        {"text": "refused twice"},
+    )
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, steps)
+        await watcher.until_idle()
+        results = watcher.of("agent.tool_result")
+        assert [(e["is_error"], e["tool_call"]["state"]) for e in results] == [(True, "refused")] * 2
+        assert "rm_rf" in text(results[0])
+        assert "command" in text(results[1])
+
+
+async def test_a_deleted_session_stops_its_turn(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(run("true"), {"text": "done"}))
+        await watcher.until_idle()
+        await client.delete(f"/v1/sessions/{session_id}")
+        await watcher.until(lambda w: bool(w.events) and w.events[-1]["type"] == "session.deleted")
