@@ -62,6 +62,7 @@ class Up:
         model_providers(self._settings, ProviderSettings())
         (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = await _sole_user(self._data)
+        write_whole(self._data / "run" / "pid", str(os.getpid()))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -69,7 +70,8 @@ class Up:
             await self._unless_stopped(self._start())
             await self._stopping.wait()
         finally:
-            (self._data / "run" / "url").unlink(missing_ok=True)
+            for name in ("url", "pid"):
+                (self._data / "run" / name).unlink(missing_ok=True)
             await self._supervisor.stop()
             os.close(self._lock)
 
