@@ -117,7 +117,7 @@ def storable(text: str) -> str:
 def parsed_input(raw: str) -> dict[str, Any]:
     """Return a tool call's arguments; what is not a JSON object of storable text comes under `INVALID_INPUT`."""
     try:
-        value: Any = json.loads(raw or "{}", parse_constant=_refuse_constant)
+        value: Any = json.loads(raw or "{}")
         if isinstance(value, dict) and _is_storable(value):
             return value
     except (ValueError, RecursionError):
@@ -148,7 +148,3 @@ def _is_storable(value: Any) -> bool:
             return all(_is_storable(part) for item in cast("dict[str, Any]", value).items() for part in item)
         case _:
             return True
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
