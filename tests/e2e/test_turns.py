@@ -1,12 +1,11 @@
 """Turns as a user sees them, on the whole control plane."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.client import Client, run, script
@@ -123,7 +122,7 @@ async def test_a_command_whose_sandbox_dies_has_an_unknown_outcome_and_the_model
         await client.say(session_id, steps)
         await watcher.until(lambda w: len(w.of("agent.tool_use")) == 2)
         await asyncio.sleep(0.5)
-        kill_sandbox(client.stack, f"sleep {UNUSUAL_SECONDS}")
+        kill_sandbox(UNUSUAL_SECONDS)
         await watcher.until_idle()
         results = watcher.of("agent.tool_result")
         assert "Outcome unknown" in text(results[1])
@@ -132,19 +131,13 @@ async def test_a_command_whose_sandbox_dies_has_an_unknown_outcome_and_the_model
         assert "new sandbox" in text(results[2])
 
 
-def kill_sandbox(stack: Stack, marker: str) -> None:
-    """Kill the outermost process of the sandbox in which a command runs."""
-    import psutil
-
-    workers = set(stack.parts().values())
-    for process in psutil.process_iter(["cmdline", "pid"]):
-        if marker in " ".join(process.info["cmdline"] or []) and "bwrap" not in " ".join(process.info["cmdline"]):
-            chain = process.parents()
-            inside = [p for p in chain if p.pid not in workers and "supervisor" in " ".join(p.cmdline())]
-            if inside:
-                os.kill(inside[-1].pid, signal.SIGKILL)
-                return
-    raise AssertionError("no sandbox runs the command")
+def kill_sandbox(marker: str) -> None:
+    """Kill the supervisor, process 1, of the sandbox in which a command runs."""
+    command = next(p for p in psutil.process_iter() if p.name() == "sleep" and marker in " ".join(p.cmdline()))
+    supervisors = [
+        p for p in command.parents() if "supervisor" in (line := " ".join(p.cmdline())) and "/bwrap" not in line
+    ]
+    supervisors[-1].kill()
 
 
 async def test_a_file_of_the_session_is_in_the_sandbox(client: Client) -> None:
