@@ -84,7 +84,7 @@ async def get_file(exchange: CurrentExchange, file_id: str) -> Response:
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def download_file(exchange: CurrentExchange, file_id: str) -> StreamingResponse:
     """Download a file's content."""
