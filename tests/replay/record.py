@@ -31,7 +31,7 @@ async def record(name: str) -> None:
         finally:
             await asyncio.to_thread(stack.end)
     HISTORIES.mkdir(exist_ok=True)
-    anonymous = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', history.to_json())
+    anonymous = re.sub(r'"\d+@[^"]*"', '"worker"', history.to_json())
     (HISTORIES / f"{name}.json").write_text(anonymous + "\n")
 
 
