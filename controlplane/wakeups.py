@@ -94,12 +94,13 @@ class Reconciler:
         """Look once."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
-        self._repeats = {key: value for key, value in self._repeats.items() if key in neglected}
+        names = {each.session_id for each in neglected}
+        self._repeats = {key: value for key, value in self._repeats.items() if key in names}
         now = asyncio.get_running_loop().time()
-        for session_id, workspace_id in neglected.items():
-            repeat = self._repeats.setdefault(session_id, _Repeat(due=now, pause_seconds=RECONCILE_SECONDS))
+        for each in neglected:
+            repeat = self._repeats.setdefault(each.session_id, _Repeat(due=now, pause_seconds=RECONCILE_SECONDS))
             if repeat.due <= now:
-                _log.info("session_rewoken", session_id=session_id)
-                await self._wakeups.wake(workspace_id, session_id)
+                _log.info("session_rewoken", session_id=each.session_id)
+                await self._wakeups.wake(each.workspace_id, each.session_id, interrupt=each.interrupt)
                 repeat.due = now + repeat.pause_seconds
                 repeat.pause_seconds = min(repeat.pause_seconds * 2, RECONCILE_LONGEST_SECONDS)

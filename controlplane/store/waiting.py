@@ -1,12 +1,24 @@
-"""Sessions that wait for a turn that does not come."""
+"""Sessions that wait for a turn that does not come, or for the end of one that was interrupted."""
 
 from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict
 
 from controlplane.store.pool import Connection, rows
 
 
-async def neglected(connection: Connection, *, older_than: timedelta) -> dict[str, str]:
-    """Return session id → workspace id of the sessions that have something to do and no living turn.
+class Neglected(BaseModel):
+    """A session that must be woken; ``interrupt``: its running turn was to be stopped and was not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    session_id: str
+    workspace_id: str
+    interrupt: bool
+
+
+async def neglected(connection: Connection, *, older_than: timedelta) -> list[Neglected]:
+    """Return the sessions that have something to do and no living turn, or an interrupt that their turn has not seen.
 
     A turn lives while its worker has its row in ``workers``; one that has lost its worker and was not handed to
     another (because Temporal lost the workflow) is taken over by the turn that the wake-up starts.
@@ -14,19 +26,24 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> dict[st
     found = await rows(
         connection,
         """
-        SELECT s.id, s.workspace_id FROM sessions s
-         WHERE s.id IN (SELECT session_id FROM events
-                         WHERE processed_at IS NULL AND created_at < clock_timestamp() - %(age)s::interval)
-           AND s.status <> 'terminated'
-           AND NOT EXISTS (SELECT FROM turns t WHERE t.session_id = s.id AND t.status = 'running')
-         UNION
-        SELECT s.id, s.workspace_id FROM sessions s
+        WITH waiting AS (
+            SELECT session_id, bool_or(type = 'user.interrupt') AS interrupt FROM events
+             WHERE processed_at IS NULL AND created_at < clock_timestamp() - %(age)s::interval
+             GROUP BY session_id
+        ), running AS (SELECT session_id, workspace_id, worker_id, started_at FROM turns WHERE status = 'running')
+        SELECT s.id AS session_id, s.workspace_id, false AS interrupt
+          FROM sessions s JOIN waiting w ON w.session_id = s.id
+         WHERE s.status <> 'terminated' AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
+         UNION ALL
+        SELECT r.session_id, r.workspace_id, true FROM running r JOIN waiting w USING (session_id) WHERE w.interrupt
+         UNION ALL
+        SELECT s.id, s.workspace_id, false FROM sessions s
          WHERE s.resume_wanted AND s.status = 'idle' AND s.updated_at < clock_timestamp() - %(age)s::interval
-         UNION
-        SELECT t.session_id, t.workspace_id FROM turns t
-         WHERE t.status = 'running' AND t.started_at < clock_timestamp() - 15 * %(age)s::interval
-           AND NOT EXISTS (SELECT FROM workers w WHERE w.id = t.worker_id)
+         UNION ALL
+        SELECT r.session_id, r.workspace_id, false FROM running r
+         WHERE r.started_at < clock_timestamp() - 15 * %(age)s::interval
+           AND NOT EXISTS (SELECT FROM workers w WHERE w.id = r.worker_id)
         """,
         {"age": older_than},
     )
-    return {row["id"]: row["workspace_id"] for row in found}
+    return [Neglected.model_validate(row) for row in found]
