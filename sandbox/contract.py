@@ -11,7 +11,8 @@ ProviderName = Literal["namespace", "docker", "kubernetes"]
 class SandboxError(Exception):
     """A provider could not do what was asked.
 
-    ``code`` is stable: ``provision_failed``, ``sandbox_lost``, ``file_not_found``, ``file_refused``, ``bad_request``.
+    ``code`` is stable: ``provision_failed``, ``sandbox_lost``, ``file_not_found``, ``file_refused``, ``bad_request``,
+    ``engine_away``.
     """
 
     def __init__(self, message: str, *, code: str):
@@ -123,7 +124,10 @@ class SandboxProvider(Protocol):
         ...
 
     async def kill(self, sandbox_id: str, exec_id: str) -> None:
-        """End a running command's whole tree; its result is then ``killed``."""
+        """End a command's whole tree and return when it has ended; a running command's result is then ``killed``.
+
+        Also ends what a finished command has left in the background; its result stays as it was.
+        """
         ...
 
     async def write_file(

@@ -1,6 +1,7 @@
 """Sandboxes as Docker containers: the supervisor is process 1 of any image, reached through the engine itself."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -102,11 +103,11 @@ class DockerProvider(Supervised):
             await asyncio.to_thread(self._start, sandbox_id, spec)
             started = time.monotonic()
             facts, _ = await asyncio.wait_for(self._ask(sandbox_id, {"op": "hello"}), HELLO_TIMEOUT_SECONDS)
-        except (SandboxLostError, TimeoutError, *_engine_errors()) as error:
-            await self.destroy(sandbox_id)
+        except (SandboxError, TimeoutError, *engine_errors()) as error:
+            await self._discard(sandbox_id)
             raise SandboxError(f"sandbox {sandbox_id!r} did not start: {error}", code="provision_failed") from error
         if faults := isolation_faults(facts):
-            await self.destroy(sandbox_id)
+            await self._discard(sandbox_id)
             raise SandboxError(
                 f"sandbox {sandbox_id!r} is not isolated: {'; '.join(faults)}", code="provision_failed"
             )
@@ -126,13 +127,21 @@ class DockerProvider(Supervised):
         """Return the ids of all sandboxes of this installation that the engine knows."""
         try:
             return await asyncio.to_thread(self._list)
-        except _engine_errors() as error:
-            raise SandboxError(f"the Docker engine does not answer: {error}", code="engine_away") from error
+        except engine_errors() as error:
+            raise _away(error) from error
 
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
         await self._forget(sandbox_id)
-        await asyncio.to_thread(self._remove, self._container(sandbox_id))
+        try:
+            await asyncio.to_thread(self._remove, self._container(sandbox_id))
+        except engine_errors() as error:
+            raise _away(error) from error
+
+    async def _discard(self, sandbox_id: str) -> None:
+        # What cannot be removed now has its deadline, and the reaper finds it by its label.
+        with contextlib.suppress(SandboxError):
+            await self.destroy(sandbox_id)
 
     async def close(self) -> None:
         """Release connections; the sandboxes stay."""
@@ -141,10 +150,16 @@ class DockerProvider(Supervised):
             self._engine.close()
 
     async def _open_channel(self, sandbox_id: str) -> Channel:
+        from docker.errors import APIError
+
         try:
             return Channel(EngineStream(await asyncio.to_thread(self._bridge, sandbox_id)))
-        except _engine_errors() as error:
-            raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error}") from error
+        except APIError as error:
+            if error.status_code in {404, 409}:
+                raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error.explanation}") from error
+            raise _away(error) from error
+        except engine_errors() as error:
+            raise _away(error) from error
 
     def _client(self) -> Any:
         if self._engine is None:
@@ -310,8 +325,13 @@ def connect() -> Any:
     """Return a client of the engine that the environment names; raises docker's errors."""
     import docker
 
+    address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if address.startswith("unix://"):
+        # The client library leaks a socket for each attempt that nobody answers.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(address.removeprefix("unix://"))
     return docker.APIClient(
-        base_url=os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock",
+        base_url=address,
         version="auto",
         timeout=ENGINE_TIMEOUT_SECONDS,
     )
@@ -341,17 +361,22 @@ async def docker_available(image: str | None = None) -> str | None:
 def _unavailable(image: str) -> str | None:
     try:
         client = connect()
-    except _engine_errors() as error:
+    except engine_errors() as error:
         return f"no Docker engine answers: {str(error).splitlines()[0]}"
     try:
         return obtain_image(client, image)
-    except _engine_errors() as error:
+    except engine_errors() as error:
         return f"the Docker engine fails: {error}"
     finally:
         client.close()
 
 
-def _engine_errors() -> tuple[type[Exception], ...]:
+def _away(error: Exception) -> SandboxError:
+    return SandboxError(f"the Docker engine does not answer: {error}", code="engine_away")
+
+
+def engine_errors() -> tuple[type[Exception], ...]:
+    """Return what the client library raises; it is imported only where Docker is used."""
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 

@@ -59,6 +59,7 @@ class Run:
         self.streams = [Capture(order["max_output_bytes"]), Capture(order["max_output_bytes"])]
         self.pipes: dict[int, Capture] = {}
         self.waiters: list[Answer] = []
+        self.enders: list[Answer] = []
         self.verdict: str | None = None
         self.finished = False
         self.status: int | None = None
@@ -138,10 +139,10 @@ class Run:
             self.finish()
 
     def end(self, verdict: str, grace: float = GRACE_SECONDS) -> None:
-        """Begin to end the whole tree; the first verdict stands."""
-        if self.verdict is not None:
+        """Begin to end the whole tree; the first verdict stands, and what is finished stays as it is."""
+        if self.verdict is not None and not self.finished:
             return
-        self.verdict = verdict
+        self.verdict, self.sweep_until = verdict, 0.0
         if grace:
             send_signal(Processes().below(self.runner), signal.SIGTERM)
         self.box.later(grace, self.sweep)
@@ -163,6 +164,7 @@ class Run:
         if now > self.sweep_until + LAST_SWEEP_SECONDS:
             self.survivors = len(left)
             self.finish()
+            self._answer_enders()
             return
         self.box.later(SWEEP_PAUSE_SECONDS, self.sweep)
 
@@ -177,6 +179,12 @@ class Run:
             self.finish()
         for fd in list(self.pipes):
             self._close(fd)
+        self._answer_enders()
+
+    def _answer_enders(self) -> None:
+        for answer in self.enders:
+            answer({}, b"")
+        self.enders.clear()
 
     def finish(self) -> None:
         """Settle the result and tell who waits for it."""

@@ -134,8 +134,7 @@ class Supervisor:
                 case "state":
                     self._state(order["exec_id"], answer)
                 case "kill":
-                    self._kill(order["exec_id"], "killed")
-                    answer({})
+                    self._end_tree(order["exec_id"], answer)
                 case _:
                     answer(*connection.files.obey(order, payload))
         except RefusedError as error:
@@ -160,7 +159,7 @@ class Supervisor:
         except OSError as error:
             raise RefusedError("bad_request", f"the sandbox cannot start a command: {error.strerror}") from error
         self.runs[run.runner] = self._live[exec_id] = run
-        self.later(order["timeout_seconds"], lambda: self._kill(exec_id, "timeout"))
+        self.later(order["timeout_seconds"], lambda: self._expire(exec_id))
 
     def _state(self, exec_id: str, answer: Answer) -> None:
         if result := self._spool.get(exec_id):
@@ -168,10 +167,17 @@ class Supervisor:
         else:
             answer({"state": "running" if exec_id in self._live else "never_started"}, b"")
 
-    def _kill(self, exec_id: str, verdict: str) -> None:
-        for run in list(self.runs.values()):
-            if run.exec_id == exec_id and (verdict == "killed" or not run.finished):
-                run.end(verdict)
+    def _end_tree(self, exec_id: str, answer: Answer) -> None:
+        found = [run for run in self.runs.values() if run.exec_id == exec_id]
+        for run in found:
+            run.enders.append(answer)
+            run.end("killed")
+        if not found:
+            answer({}, b"")
+
+    def _expire(self, exec_id: str) -> None:
+        if run := self._live.get(exec_id):
+            run.end("timeout")
 
 
 def _wake_up(_number: int, _frame: object) -> None:
