@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from controlplane.cli import agents, chat, demo, doctor, environments, files, keys, serve, sessions
+from controlplane.cli import agents, chat, demo, doctor, environments, files, keys, sandbox, serve, sessions
 from controlplane.cli.failure import Failure, explain
 from controlplane.errors import BulkheadError
 
@@ -22,6 +22,7 @@ app.add_typer(environments.app, name="environments")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
+app.add_typer(sandbox.app, name="sandbox")
 chat.register(app)
 demo.register(app)
 doctor.register(app)

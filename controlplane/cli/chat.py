@@ -1,6 +1,10 @@
 """``bulkhead chat``: a session in the terminal."""
 
+import os
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -45,9 +49,10 @@ def converse(server: Server, session: str) -> None:
     conversation = _Conversation(server, session, after=0)
     found = server.get(f"/v1/sessions/{session}")
     conversation.screen.note(f"{session} · {found['agent']['name']} · Ctrl-C interrupts, Ctrl-D leaves")
-    conversation.catch_up(found["last_seq"])
-    if found["status"] != "idle":
-        conversation.watch()
+    if found["status"] == "running":
+        conversation.watch(beyond=found["last_seq"])
+    else:
+        conversation.catch_up(found["last_seq"])
     while (text := _typed()) is not None:
         if text.strip():
             conversation.say(text)
@@ -66,6 +71,8 @@ class _Conversation:
         self._server = server
         self._session = session
         self._after = after
+        self._interrupted = False
+        self._beyond = 0
         self.waiting_for: str | None = None
         self.screen = Screen(server.output.console)
 
@@ -86,24 +93,33 @@ class _Conversation:
         self.screen.own_messages = False
         self.watch()
 
-    def watch(self) -> None:
-        """Show the stream until the session rests; Ctrl-C interrupts the turn, a second one leaves."""
+    def watch(self, *, beyond: int = 0) -> None:
+        """Show the stream until the session rests (after the seq ``beyond``).
+
+        Ctrl-C interrupts the turn, a second one leaves.
+        """
+        self._interrupted, self._beyond = False, beyond
+        before = signal.signal(signal.SIGINT, self._on_ctrl_c)
         try:
             self._until_rest()
-        except KeyboardInterrupt:
-            self._interrupt()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _on_ctrl_c(self, _number: int, _frame: FrameType | None) -> None:
+        # Not a KeyboardInterrupt, which is lost where it meets a destructor; in a thread, for a request of this one
+        # may be under way.
+        if self._interrupted:
+            self.screen.note(f"left; the turn goes on: bulkhead chat --session {self._session}")
+            os._exit(1)
+        self._interrupted = True
+        self.screen.note("interrupting; Ctrl-C again leaves")
+        threading.Thread(target=self._interrupt, daemon=True).start()
 
     def _interrupt(self) -> None:
         try:
-            self.screen.note("interrupting; Ctrl-C again leaves")
             self._server.post(f"/v1/sessions/{self._session}/events", {"events": [{"type": "user.interrupt"}]})
-            self._until_rest()
-        except KeyboardInterrupt:
-            raise Failure(
-                "left while the turn was running; it goes on",
-                code="interrupted",
-                next_step=f"bulkhead chat --session {self._session}",
-            ) from None
+        except Failure as failure:
+            self.screen.note(f"the interrupt was not accepted: {failure.message}")
 
     def _until_rest(self) -> None:
         for frame in follow(self._server, self._session, after=self._after):
@@ -123,7 +139,7 @@ class _Conversation:
         if data.get("id") == self.waiting_for:
             self.waiting_for = None
         ends = ("session.status_idle", "session.status_terminated", "session.deleted")
-        return data["type"] in ends and self.waiting_for is None
+        return data["type"] in ends and self.waiting_for is None and self._after > self._beyond
 
 
 def _typed() -> str | None:

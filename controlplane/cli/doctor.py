@@ -1,5 +1,6 @@
 """``bulkhead doctor``: what works on this machine, and what to do about what does not."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -127,15 +128,13 @@ def _namespace_sandbox(_: Server) -> Finding:
 
 
 def _docker_sandbox(_: Server) -> Finding:
-    import docker
-    from docker.errors import DockerException
+    from sandbox.docker import DEFAULT_IMAGE, docker_available
 
-    try:
-        client = docker.from_env(timeout=int(_PROBE_SECONDS))
-        version = client.version()["Version"]
-    except DockerException as error:
-        return Finding("docker", "note", f"no engine answers: {error}", "not needed: sandboxes are namespaces then")
-    return Finding("docker", "ok", f"engine {version} answers")
+    missing = asyncio.run(docker_available(None))
+    if missing is not None:
+        said = "not needed, sandboxes are namespaces then; with an engine, `bulkhead sandbox image` makes the image"
+        return Finding("docker", "note", missing, said)
+    return Finding("docker", "ok", f"an engine answers, and {DEFAULT_IMAGE} is there")
 
 
 def _disk(server: Server) -> Finding:

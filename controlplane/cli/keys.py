@@ -15,18 +15,18 @@ _COLUMNS = ("id", "name", "prefix", "created_at", "last_used_at", "revoked_at")
 @connected
 def create(server: Server, name: str) -> None:
     """Make a key and show it, this once."""
-    server.output.object(server.post("/v1/keys", {"name": name}), ("id", "name", "key"))
+    server.output.object(server.post("/v1/api_keys", {"name": name}), ("id", "name", "key"))
 
 
 @app.command("list")
 @connected
 def show_all(server: Server, limit: Annotated[int, typer.Option("--limit", min=1)] = 100) -> None:
     """List keys, revoked ones too."""
-    server.output.table(server.listing("/v1/keys", limit=limit), _COLUMNS)
+    server.output.table(server.listing("/v1/api_keys", limit=limit), _COLUMNS)
 
 
 @app.command("revoke")
 @connected
 def revoke(server: Server, key: str) -> None:
     """Revoke a key for good."""
-    server.output.object(server.post(f"/v1/keys/{key}/revoke"), _COLUMNS)
+    server.output.object(server.post(f"/v1/api_keys/{key}/revoke"), _COLUMNS)

@@ -148,14 +148,14 @@ class Up:
         from controlplane.sandboxes import providers
 
         await _stop_part(worker)
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                for provider in providers(self._settings).values():
+        for name, provider in providers(self._settings).items():
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
                     for sandbox_id in await provider.list_ids():
                         await provider.destroy(sandbox_id)
                     await provider.close()
-        except (SandboxError, TimeoutError) as error:
-            _log.warning("sandboxes_left_running", error=str(error))
+            except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
+                _log.debug("sandboxes_not_ended", provider=name, error=str(error))
 
     async def _until_ready(self) -> None:
         looks = 0
