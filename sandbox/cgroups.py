@@ -32,7 +32,7 @@ class Cgroups:
 
     def __init__(self, installation: str, *, root: Path = Path("/sys/fs/cgroup")):
         self._root = root
-        self._parent = f"bulkhead-{installation}"
+        self._prefix = f"bulkhead-{installation}-"
 
     def create(self, sandbox_id: str, limits: Limits) -> Cgroup:
         """Make what can be made; each control that cannot be had is named with the reason."""
@@ -42,8 +42,8 @@ class Cgroups:
             folder = self._folder(controller, sandbox_id)
             try:
                 if unified:
-                    self._delegate(controller)
-                folder.mkdir(parents=True, exist_ok=True)
+                    (self._root / "cgroup.subtree_control").write_text(f"+{controller}")
+                folder.mkdir(exist_ok=True)
                 for name, value in settings.items():
                     self._set(folder, name, value)
             except OSError as error:
@@ -64,15 +64,9 @@ class Cgroups:
             if "sw" not in name:
                 raise
 
-    def _delegate(self, controller: str) -> None:
-        parent = self._root / self._parent
-        (self._root / "cgroup.subtree_control").write_text(f"+{controller}")
-        parent.mkdir(exist_ok=True)
-        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
-
     def _folder(self, controller: str, sandbox_id: str) -> Path:
         unified = (self._root / "cgroup.controllers").exists()
-        return (self._root if unified else self._root / controller) / self._parent / sandbox_id
+        return (self._root if unified else self._root / controller) / f"{self._prefix}{sandbox_id}"
 
     def remove(self, sandbox_id: str) -> None:
         """Remove a sandbox's cgroups once they are empty; what was never there doesn't matter."""

@@ -155,7 +155,7 @@ class DockerProvider(Supervised):
         try:
             return Channel(EngineStream(await asyncio.to_thread(self._bridge, sandbox_id)))
         except APIError as error:
-            if error.status_code in {404, 409}:
+            if not await asyncio.to_thread(self._is_running, sandbox_id):
                 raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error.explanation}") from error
             raise _away(error) from error
         except engine_errors() as error:
@@ -278,6 +278,14 @@ class DockerProvider(Supervised):
         taken = socket.socket(fileno=raw.detach())
         stream.close()
         return taken
+
+    def _is_running(self, sandbox_id: str) -> bool:
+        from docker.errors import NotFound
+
+        try:
+            return self._client().inspect_container(self._container(sandbox_id))["State"]["Status"] == "running"
+        except NotFound:
+            return False
 
     def _list(self) -> list[str]:
         label = f"bulkhead.installation={self._installation}"

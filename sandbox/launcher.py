@@ -56,6 +56,8 @@ def start(order: dict[str, Any], ready: int) -> None:
         if order["oom_file"]:
             options["oom_fd"] = os.open(order["oom_file"], os.O_RDONLY)
             os.set_inheritable(options["oom_fd"], True)
+        options["anchor_fd"] = os.open(order["anchor"], os.O_RDONLY)
+        os.set_inheritable(options["anchor_fd"], True)
         os.set_inheritable(ready, True)
         options["ready_fd"] = ready
         give_up_root(order)

@@ -190,6 +190,7 @@ class NamespaceProvider(Supervised):
             },
             "cgroups": [str(path) for path in cgroup.folders],
             "oom_file": str(cgroup.oom_file) if cgroup.oom_file else None,
+            "anchor": str(self._folder(sandbox_id) / "lock"),
             "uid": _FIRST_UID + int(hashlib.sha256(sandbox_id.encode()).hexdigest()[:6], 16) if as_root else None,
             "runtime": str(self._runtime.path),
             "runtime_seen_at": seen_at,

@@ -51,6 +51,9 @@ def serve(options: Header) -> None:
         listener.bind(ABSTRACT_SOCKET)
     supervisor = Supervisor(listener, options, filtered=filtered)
     listener.listen(BACKLOG)
+    for name in ("oom_fd", "anchor_fd"):
+        if name in options:
+            os.set_inheritable(options[name], False)
     if "ready_fd" in options:
         os.write(options["ready_fd"], b"1")
         os.close(options["ready_fd"])

@@ -20,6 +20,8 @@ from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Run
 MAX_RUNNING = 64
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
+ANCHOR_SECONDS = 10.0
+"""How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
 
 class Supervisor:
@@ -38,6 +40,8 @@ class Supervisor:
         self._sequence = 0
         self._greeted = False
         self.later(options["lifetime_seconds"], self._end)
+        self._anchor: int | None = options.get("anchor_fd")
+        self.later(ANCHOR_SECONDS, self._check_anchor)
         self.later(GREETING_SECONDS, lambda: None if self._greeted else self._end())
 
     def later(self, delay: float, callback: Callable[[], None]) -> None:
@@ -106,6 +110,12 @@ class Supervisor:
             return 0
         fields = os.pread(self._oom_file, 4096, 0).split()
         return int(fields[fields.index(b"oom_kill") + 1]) if b"oom_kill" in fields else 0
+
+    def _check_anchor(self) -> None:
+        # A file, not the folder: a descriptor of a folder would be a way out for whoever gets hold of process 1.
+        if self._anchor is not None and os.fstat(self._anchor).st_nlink == 0:
+            self._end()
+        self.later(ANCHOR_SECONDS, self._check_anchor)
 
     def _end(self) -> None:
         send_signal({-1}, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """From provisioning to the end, also an end that nobody asked for."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ async def test_a_sandbox_ends_itself_at_its_deadline(provider: SandboxProvider) 
         await provider.execute("sbx_brief", ExecRequest(exec_id="long", command="sleep 600", timeout_seconds=600))
     with pytest.raises(SandboxLostError):
         await provider.exec_state("sbx_brief", "long")
+
+
+async def test_a_sandbox_whose_folder_is_wiped_from_the_host_ends_itself(
+    provider: SandboxProvider, tmp_path: Path
+) -> None:
+    if provider.name == "docker":
+        pytest.skip("a container keeps nothing in the file system of the worker")
+    await provider.provision("sbx_wiped", SMALL)
+    await asyncio.to_thread(shutil.rmtree, tmp_path / "sandboxes")
+    with pytest.raises(SandboxLostError):
+        await provider.execute("sbx_wiped", ExecRequest(exec_id="long", command="sleep 600", timeout_seconds=600))
 
 
 async def test_an_id_whose_sandbox_has_ended_is_not_given_an_empty_one(provider: SandboxProvider) -> None:
