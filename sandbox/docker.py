@@ -22,6 +22,7 @@ DEFAULT_IMAGE = "bulkhead-sandbox:latest"
 ENGINE_TIMEOUT_SECONDS = 30
 HELLO_TIMEOUT_SECONDS = 20.0
 FILL_TIMEOUT_SECONDS = 60.0
+CREATE_TIMEOUT_SECONDS = 10.0
 REMOVAL_TIMEOUT_SECONDS = 15.0
 POLL_SECONDS = 0.05
 TMP_MB = 256
@@ -198,7 +199,7 @@ class DockerProvider(Supervised):
                 host = client.create_host_config(
                     binds={name: {"bind": runtime.MOUNT, "mode": "rw"}}, network_mode="none"
                 )
-                client.create_container(image, ["none"], name=filler, host_config=host)
+                made = client.create_container(image, ["none"], name=filler, host_config=host)
             except APIError as error:
                 if error.status_code != 409:
                     raise
@@ -207,11 +208,12 @@ class DockerProvider(Supervised):
                 time.sleep(POLL_SECONDS)
                 continue
             try:
-                client.get_archive(filler, f"{runtime.MOUNT}/complete")[0].close()
+                client.get_archive(made["Id"], f"{runtime.MOUNT}/complete")[0].close()
             except NotFound:
-                client.put_archive(filler, runtime.MOUNT, _archive(built.path))
+                client.put_archive(made["Id"], runtime.MOUNT, _archive(built.path))
             finally:
-                self._remove(filler)
+                # By its id: the name may be another worker's container as soon as this one is gone.
+                self._remove(made["Id"])
             return
 
     def _start(self, sandbox_id: str, spec: SandboxSpec) -> None:
@@ -223,10 +225,23 @@ class DockerProvider(Supervised):
         except APIError as error:
             if error.status_code != 409:
                 raise
-        state = client.inspect_container(name)["State"]
-        if state["Status"] not in {"created", "running"}:
+        state = self._state_of(name)
+        if state not in {"created", "running"}:
             raise SandboxError(f"sandbox {sandbox_id!r} has ended; use a new id", code="provision_failed")
         client.start(name)
+
+    def _state_of(self, name: str) -> str:
+        from docker.errors import NotFound
+
+        until = time.monotonic() + CREATE_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._client().inspect_container(name)["State"]["Status"]
+            except NotFound:
+                # Another call is making it: the engine reserves the name first.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(POLL_SECONDS)
 
     def _settings(self, sandbox_id: str, spec: SandboxSpec) -> dict[str, Any]:
         from docker.types import LogConfig, Ulimit
