@@ -7,6 +7,7 @@ import signal
 import stat
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -19,6 +20,10 @@ async def _started(server: EmbeddedPostgres) -> asyncio.subprocess.Process:
     process = await server.start()
     await server.wait_ready(process)
     return process
+
+
+def runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 async def test_fresh_database_is_migrated_and_hides_rows_of_other_workspaces(database: Database):
@@ -47,11 +52,32 @@ async def test_committed_rows_survive_the_postmaster_being_killed(tmp_path: Path
     await server.stop(process)
 
 
+async def test_a_restart_waits_for_a_query_that_outlives_the_postmaster(tmp_path: Path):
+    server = EmbeddedPostgres(tmp_path / "pg")
+    process = await _started(server)
+    connection = await psycopg.AsyncConnection.connect(server.url(), autocommit=True)
+    backend = psutil.Process(connection.info.backend_pid)
+    # Busy, a backend does not notice that its postmaster is dead.
+    query = asyncio.create_task(connection.execute("SELECT count(*) FROM generate_series(1, 10000000)"))
+    await asyncio.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    assert runs(backend)
+    process = await _started(server)
+    assert not runs(backend)
+    await asyncio.gather(query, return_exceptions=True)
+    await connection.close()
+    await server.stop(process)
+
+
 async def test_a_stale_pid_file_that_names_a_living_process_is_no_obstacle(tmp_path: Path):
     server = EmbeddedPostgres(tmp_path / "pg")
     await server.stop(await _started(server))
-    (tmp_path / "pg" / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    stranger = await asyncio.create_subprocess_exec("sleep", "60")
+    (tmp_path / "pg" / "data" / "postmaster.pid").write_text(f"{stranger.pid}\n")
     await server.stop(await _started(server))
+    stranger.kill()
+    await stranger.wait()
 
 
 async def test_a_kill_in_the_middle_of_initdb_leaves_nothing_in_the_way(tmp_path: Path):
