@@ -105,6 +105,8 @@ class DockerProvider(Supervised):
             started = time.monotonic()
             facts, _ = await asyncio.wait_for(self._ask(sandbox_id, {"op": "hello"}), HELLO_TIMEOUT_SECONDS)
         except (SandboxError, TimeoutError, *engine_errors()) as error:
+            # Somebody may have pruned the engine's volumes: the next attempt looks after the runtime again.
+            self._runtime = None
             await self._discard(sandbox_id)
             raise SandboxError(f"sandbox {sandbox_id!r} did not start: {error}", code="provision_failed") from error
         if faults := isolation_faults(facts):
