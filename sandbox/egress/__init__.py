@@ -1,0 +1,1 @@
+"""The host-bound credential proxy: the only way out of a sandbox."""

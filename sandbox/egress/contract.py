@@ -1,0 +1,100 @@
+"""What the proxy is told of a sandbox, and what it tells: implemented on Postgres in `controlplane/store/egress.py`."""
+
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Binding(_Frozen):
+    """Where a credential may be used. ``hosts``: exact names, or ``*.`` and a name for one more label; never empty.
+
+    ``methods`` and ``path_prefixes`` None: all. ``query_parameter`` and ``body_field`` name the only places outside the
+    headers where the stub is swapped. ``header``: whether it is swapped in header values at all.
+    """
+
+    hosts: list[str] = Field(min_length=1)
+    methods: list[str] | None = None
+    path_prefixes: list[str] | None = None
+    header: bool = True
+    body: bool = False
+    query_parameter: str | None = None
+
+
+class GrantedCredential(_Frozen):
+    """A credential that the sandbox holds a stub of. The secret itself is asked for when a request is to be swapped."""
+
+    credential_id: str
+    name: str
+    """The environment variable that carries the stub; also how the audit names the credential."""
+    stub: str
+    """``bhstub_`` and at least 128 random bits, in letters and digits; this sandbox's own."""
+    binding: Binding
+
+
+class SandboxPolicy(_Frozen):
+    """What one sandbox may do now. ``networking`` none: nothing, which is also what a revoked egress means."""
+
+    sandbox_id: str
+    session_id: str
+    workspace_id: str
+    networking: Literal["none", "limited", "unrestricted"]
+    allowed_hosts: list[str] = Field(default_factory=list)
+    """For ``limited``: exact names, or ``*.`` and a name for any subdomain. Ports 80 and 443, unless ``host:port``."""
+    credentials: list[GrantedCredential] = Field(default_factory=list)
+    epoch: int = 0
+    """Grows with every change of anything above, so that one comparison tells whether a decision still holds."""
+
+
+Verdict = Literal["allowed", "denied", "failed", "cut"]
+
+
+class AuditEntry(_Frozen):
+    """One decision. Names and never values; ``path`` without its query, at most 512 characters."""
+
+    sandbox_id: str
+    session_id: str
+    workspace_id: str
+    method: str
+    host: str
+    port: int
+    path: str | None = None
+    """None for an opaque tunnel."""
+    credential: str | None = None
+    verdict: Verdict
+    reason: str
+    """A stable code, such as ``host_not_allowed``."""
+    message: str
+    """A sentence for the model: what was refused, why, and what to do."""
+    status: int | None = None
+    """The upstream's, where there was one."""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    duration_ms: float = 0
+
+
+class PolicySource(Protocol):
+    """Says what sandboxes may do. An error of any kind means that nothing is allowed."""
+
+    async def policy(self, sandbox_id: str) -> SandboxPolicy | None:
+        """Return what the sandbox may do now, None if it is unknown or ended; fresh, or known to be still true."""
+        ...
+
+    async def secret(self, policy: SandboxPolicy, credential_id: str) -> SecretStr | None:
+        """Return a granted credential's secret, None if it may not be used any more."""
+        ...
+
+    async def authority_seed(self, session_id: str) -> bytes:
+        """Return 32 secret bytes, the same for a session in every process: its CA's key is derived from them."""
+        ...
+
+
+class AuditSink(Protocol):
+    """Keeps decisions."""
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Record a decision; raises if it cannot be, and then what it decided must not happen."""
+        ...
