@@ -1,4 +1,4 @@
-"""What the proxy is told of a sandbox, and what it tells: implemented on Postgres in `controlplane/store/egress.py`."""
+"""What the proxy is told of a sandbox, and what it tells; on Postgres in `controlplane/store/egress.py`."""
 
 from typing import Literal, Protocol
 
@@ -12,8 +12,8 @@ class _Frozen(BaseModel):
 class Binding(_Frozen):
     """Where a credential may be used. ``hosts``: exact names, or ``*.`` and a name for one more label; never empty.
 
-    ``methods`` and ``path_prefixes`` None: all. ``query_parameter`` and ``body_field`` name the only places outside the
-    headers where the stub is swapped. ``header``: whether it is swapped in header values at all.
+    ``methods`` and ``path_prefixes`` None: all. ``header``, ``body`` and ``query_parameter`` say where in a request
+    the stub is swapped; anywhere else it is refused.
     """
 
     hosts: list[str] = Field(min_length=1)
@@ -25,7 +25,7 @@ class Binding(_Frozen):
 
 
 class GrantedCredential(_Frozen):
-    """A credential that the sandbox holds a stub of. The secret itself is asked for when a request is to be swapped."""
+    """A credential that the sandbox holds a stub of; its secret is asked for when a request is to be swapped."""
 
     credential_id: str
     name: str
@@ -43,7 +43,7 @@ class SandboxPolicy(_Frozen):
     workspace_id: str
     networking: Literal["none", "limited", "unrestricted"]
     allowed_hosts: list[str] = Field(default_factory=list)
-    """For ``limited``: exact names, or ``*.`` and a name for any subdomain. Ports 80 and 443, unless ``host:port``."""
+    """For ``limited``: exact names, or ``*.`` and a name for any subdomain; ports 80 and 443."""
     credentials: list[GrantedCredential] = Field(default_factory=list)
     epoch: int = 0
     """Grows with every change of anything above, so that one comparison tells whether a decision still holds."""
