@@ -17,6 +17,7 @@ from controlplane.store.pool import Database
 from workflows.worker import connect
 
 _API_CONNECTIONS = 20
+_API_PATIENCE_SECONDS = 5.0  # then a client is told to repeat its request
 _BRAIN_CONNECTIONS = 20
 _SANDBOX_CONNECTIONS = 10
 _REAP_SECONDS = 10.0
@@ -29,7 +30,7 @@ async def run_api(settings: Settings) -> None:
     from controlplane.readiness import Readiness
     from controlplane.wakeups import Reconciler, Wakeups
 
-    database = Database(settings.database_url, max_connections=_API_CONNECTIONS)
+    database = Database(settings.database_url, max_connections=_API_CONNECTIONS, wait_seconds=_API_PATIENCE_SECONDS)
     await database.open()
     client = await connect(settings.temporal_address, settings.temporal_namespace)
     wakeups = Wakeups(client)

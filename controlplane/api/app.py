@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib import metadata
 
 import psycopg
 from fastapi import FastAPI
@@ -36,14 +35,9 @@ from controlplane.store.pool import Database
 _RESOURCES = (agents, environments, sessions, resume, threads, resources, events, files, keys, health)
 
 
-def create_app(
-    *, database: Database, submitter: Submitter, readiness: Readiness, version: str | None = None
-) -> FastAPI:
-    """Return the app; ``version`` None is the installed one.
-
-    It listens for events while it is up. The caller opens ``database`` before and closes it after.
-    """
-    metrics, version = Metrics(), version or metadata.version("bulkhead")
+def create_app(*, database: Database, submitter: Submitter, readiness: Readiness, version: str) -> FastAPI:
+    """Return the app, which listens for events while it is up; the caller opens and closes ``database``."""
+    metrics = Metrics()
     parts = Parts(
         database=database,
         submitter=submitter,

@@ -119,10 +119,7 @@ async def stream_events(
 
 async def _frames(exchange: Exchange, session_id: str, start: int, previews: set[str]) -> AsyncGenerator[bytes]:
     parts = exchange.parts
-    with (
-        parts.metrics.streams.track_inprogress(),
-        parts.hub.follow(session_id, wants_previews=bool(previews)) as follower,
-    ):
+    with parts.hub.follow(session_id, wants_previews=bool(previews)) as follower:
         stream = SessionStream(
             parts.database,
             follower,

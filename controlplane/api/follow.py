@@ -120,6 +120,11 @@ class Hub:
             if not others:
                 del self._followers[session_id]
 
+    @property
+    def followers(self) -> int:
+        """How many there are."""
+        return sum(len(followers) for followers in self._followers.values())
+
     def start(self) -> None:
         """Begin to listen, in the background and for as long as it takes to get a connection."""
         self._task = asyncio.create_task(self._listen_always())

@@ -37,4 +37,7 @@ async def metrics(request: Request) -> Response:
             counted = await sessions.count_by_status(connection)
     except psycopg.OperationalError:
         counted = None
-    return Response(parts.metrics.exposition(counted), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(
+        parts.metrics.exposition(streams=parts.hub.followers, sessions=counted),
+        headers={"content-type": CONTENT_TYPE_LATEST},
+    )

@@ -25,7 +25,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=self._registry,
         )
-        self.streams = Gauge("bulkhead_streams_open", "Event streams being followed.", registry=self._registry)
+        self._streams = Gauge("bulkhead_streams_open", "Event streams being followed.", registry=self._registry)
         self._sessions = Gauge(
             "bulkhead_sessions", "Sessions that are not archived.", ("status",), registry=self._registry
         )
@@ -35,8 +35,9 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._latency.labels(method, route).observe(seconds)
 
-    def exposition(self, sessions: dict[str, int] | None) -> bytes:
-        """Return everything as text; ``sessions`` None means that it could not be counted."""
+    def exposition(self, *, streams: int, sessions: dict[str, int] | None) -> bytes:
+        """Return everything as text; ``sessions`` None means that they could not be counted."""
+        self._streams.set(streams)
         self._sessions.clear()
         for status in STATUSES if sessions is not None else ():
             self._sessions.labels(status).set((sessions or {}).get(status, 0))

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.errors import STATUS, error_response, translate
 from controlplane.api.metrics import Metrics
-from controlplane.errors import InvalidRequestError
 from controlplane.ids import new_id
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -36,7 +35,6 @@ class RequestMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
         try:
-            _refuse_nul(scope)
             await self._app(scope, receive, answer.send)
         except Exception as error:  # noqa: BLE001 - the last place before the server, which would only hang up
             await self._fail(scope, receive, error, answer)
@@ -85,16 +83,6 @@ class _Answer:
             self._first_byte = time.perf_counter()
             MutableHeaders(scope=message)["request-id"] = self.request_id
         await self._send(message)
-
-
-def _refuse_nul(scope: MutableMapping[str, Any]) -> None:
-    if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
-        raise InvalidRequestError(
-            "the URL contains the character U+0000",
-            code="invalid_value",
-            field="path" if "\x00" in scope["path"] else "query",
-            next_step="remove the character",
-        )
 
 
 def _session_of(scope: MutableMapping[str, Any]) -> dict[str, str]:

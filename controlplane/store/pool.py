@@ -1,9 +1,11 @@
 """The connection pool; every transaction says whose rows it may see."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -34,8 +36,9 @@ class Database:
             timeout=wait_seconds,
             open=False,
             configure=_become_app,
-            check=_check_alive,
+            check=self._check_alive,
         )
+        self._purge: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open the pool without waiting for a server; a use waits for it."""
@@ -43,6 +46,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._purge is not None:
+            self._purge.cancel()
+            await asyncio.wait([self._purge])
         await self._pool.close()
 
     @asynccontextmanager
@@ -52,16 +58,22 @@ class Database:
             await connection.execute("SELECT set_config('bulkhead.workspace_id', %s, true)", (workspace_id,))
             yield connection
 
+    async def _check_alive(self, connection: Connection) -> None:
+        try:
+            await connection.execute("SELECT 1")
+            await connection.rollback()
+        except psycopg.Error:
+            # When one is broken, all are: the server went away. The pool alone would find them one by one, and wait
+            # longer after each, so that clients are refused for as long again as the restart took.
+            if self._purge is None or self._purge.done():
+                self._purge = asyncio.create_task(self._pool.check())
+            raise
+
 
 async def _become_app(connection: Connection) -> None:
     await connection.execute("SET ROLE bulkhead_app")
     await connection.execute("SELECT set_config('statement_timeout', %s, false)", (_STATEMENT_TIMEOUT_MS,))
     await connection.commit()
-
-
-async def _check_alive(connection: Connection) -> None:
-    await connection.execute("SELECT 1")
-    await connection.rollback()
 
 
 async def one(connection: Connection, query: LiteralString, parameters: dict[str, Any]) -> DictRow | None:

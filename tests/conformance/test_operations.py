@@ -106,7 +106,6 @@ async def test_a_server_that_stops_ends_its_streams(api: Api):
 
 
 def test_the_server_writes_no_log_of_its_own(api: Api):
-    server = ApiServer(
-        create_app(database=api.database, submitter=NoWorkflow(), readiness=half_ready), host="x", port=0
-    )
+    app = create_app(database=api.database, submitter=NoWorkflow(), readiness=half_ready, version="t")
+    server = ApiServer(app, host="x", port=0)
     assert (server.config.log_config, server.config.access_log) == (None, False)

@@ -193,6 +193,25 @@ async def test_a_stream_survives_the_loss_of_every_database_connection(
     assert frame.id == "2"
 
 
+async def test_previews_come_again_after_the_loss_of_the_listening_connection(
+    api: Api, http: httpx.AsyncClient, session: Any
+):
+    async with follow(http, session.id, event_deltas="agent.message") as frames:
+        await _until_followed(api, 1)
+        async with await psycopg.AsyncConnection.connect(api.database_url, autocommit=True) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            )
+            reading = asyncio.create_task(take(frames, 1))
+            while not reading.done():
+                payload = json.dumps({"s": session.id, "f": start("sevt_v")})
+                await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+                await asyncio.wait([reading], timeout=0.1)
+        [frame] = reading.result()
+    assert frame.event == "event_start"
+
+
 @pytest.mark.parametrize("value", ["-1", "x", "1.5", "9" * 30])
 async def test_a_bad_position_is_refused(client: AsyncAnthropic, session: Any, value: str):
     with pytest.raises(BadRequestError) as caught:
