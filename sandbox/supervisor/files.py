@@ -24,6 +24,7 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[str, str]] = {}
+        self._private = private_devices()
 
     def obey(self, order: Header, payload: bytes) -> Reply:
         """Carry out an order; raises `RefusedError`."""
@@ -58,8 +59,7 @@ class OpenFiles:
     def _for_reading(self, path: str) -> Reply:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         found = os.fstat(fd)
-        # Process 1 reads more of /proc than the commands may.
-        if not stat.S_ISREG(found.st_mode) or found.st_dev == os.stat("/proc").st_dev:
+        if not stat.S_ISREG(found.st_mode) or found.st_dev in self._private:
             os.close(fd)
             raise RefusedError("file_refused", f"{path!r}: not a regular file")
         self._open[fd] = ("", path)
@@ -103,6 +103,12 @@ class OpenFiles:
             if temporary:
                 remove(temporary)
         self._open.clear()
+
+
+def private_devices() -> set[int]:
+    """Return the devices whose files process 1 can open in /proc and the commands cannot: /proc and memory files."""
+    with os.fdopen(os.memfd_create("probe")) as probe:
+        return {os.stat("/proc").st_dev, os.fstat(probe.fileno()).st_dev}
 
 
 def remove(path: str) -> None:

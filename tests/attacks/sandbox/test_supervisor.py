@@ -1,10 +1,11 @@
 """What a hostile command tries against process 1, which knows the results of all others."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from sandbox.contract import SandboxLostError
+from sandbox.contract import SandboxError, SandboxLostError
 from tests.support.sandboxes import Box, python
 
 
@@ -118,6 +119,14 @@ async def test_a_command_finds_no_file_of_the_supervisor(box: Box) -> None:
     await box.run("echo the-secret-result", exec_id="first")
     found = await box.run("grep -rl the-secret-result /workspace /tmp /dev/shm /home /etc /run /var 2>/dev/null")
     assert found.stdout == ""
+
+
+async def test_a_link_to_process_1s_own_descriptors_shows_no_results(box: Box) -> None:
+    await box.run("echo the-secret-result", exec_id="first")
+    for number in range(16):
+        await box.run(f"ln -sf /proc/self/fd/{number} link")
+        with contextlib.suppress(SandboxError):
+            assert b"the-secret-result" not in await box.read("/workspace/link")
 
 
 async def test_the_sandbox_ends_with_process_1(box: Box) -> None:
