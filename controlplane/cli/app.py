@@ -3,6 +3,8 @@
 import contextlib
 import os
 import sys
+import traceback
+from pathlib import Path
 
 import typer
 
@@ -37,10 +39,24 @@ def main() -> None:
         _give_up(failure)
     except BulkheadError as error:
         _give_up(Failure(error.message, code=error.code, field=error.field, next_step=error.next_step))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         with contextlib.suppress(OSError):  # what reads our output has gone; nor can the interpreter flush it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the last resort: a paragraph for the user, and where to look for us
+        _give_up(_unforeseen(error))
+
+
+def _unforeseen(error: Exception) -> Failure:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    return Failure(
+        f"an error that was not foreseen: {type(error).__name__} at {where}: {error}",
+        code="internal_error",
+        next_step="please report it, with the command",
+    )
 
 
 def _give_up(failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from controlplane.embedded.process import write_whole
+from controlplane.embedded.process import tail, write_whole
 from controlplane.errors import BulkheadError
 
 _FIRST_BACKOFF_SECONDS = 0.5  # the restart before it comes at once: most deaths are single
@@ -23,17 +24,22 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A child process: how it is started, and how it is ended."""
+    """A child process: how it is started, given the descriptor for its output, and how it is ended.
+
+    ``log`` is the file that it writes to instead, if it does.
+    """
 
     name: str
-    start: Callable[[], Awaitable[Process]]
+    start: Callable[[int], Awaitable[Process]]
     stop: Callable[[Process], Awaitable[None]]
+    log: Path | None = None
 
 
 @dataclass
 class _Running:
     part: Part
     process: Process
+    output: asyncio.Task[None]
     restarts: int = 0
     deaths_in_a_row: int = 0
     started_at: float = field(default_factory=time.monotonic)
@@ -51,7 +57,7 @@ class Supervisor:
 
     async def start(self, part: Part) -> Process:
         """Start a part, and again whenever it ends, until `stop`."""
-        running = _Running(part, await part.start())
+        running = _Running(part, *await self._launch(part))
         self._running[part.name] = running
         self._write_record()
         self._keepers[part.name] = asyncio.create_task(self._keep(running), name=f"keep {part.name}")
@@ -76,7 +82,8 @@ class Supervisor:
             status = await self._until_it_ends(running)
             if self._stopping.is_set():
                 return
-            _log.error("part_died", died=running.part.name, status=status, restarts=running.restarts)
+            said = {"said": tail(running.part.log)} if running.part.log else {}
+            _log.error("part_died", died=running.part.name, status=status, restarts=running.restarts, **said)
             if await self._stopped_within(_backoff(running)):
                 return
             await self._start_again(running)
@@ -84,20 +91,31 @@ class Supervisor:
                 await running.part.stop(running.process)
 
     async def _until_it_ends(self, running: _Running) -> int:
-        showing = asyncio.create_task(self._show_output(running.part.name, running.process))
         status = await running.process.wait()
-        await asyncio.wait([showing], timeout=_LAST_OUTPUT_SECONDS)
-        showing.cancel()
+        await asyncio.wait([running.output], timeout=_LAST_OUTPUT_SECONDS)
+        running.output.cancel()
         return status
 
-    async def _start_again(self, running: _Running) -> None:
+    async def _launch(self, part: Part) -> tuple[Process, asyncio.Task[None]]:
+        # A pipe of our own: asyncio's counts a process as running for as long as anybody holds the other end.
+        ours, theirs = os.pipe()
         try:
-            running.process = await running.part.start()
+            process = await part.start(theirs)
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        return process, asyncio.create_task(self._show_output(part.name, ours))
+
+    async def _start_again(self, running: _Running) -> None:
+        running.started_at = time.monotonic()
+        try:
+            running.process, running.output = await self._launch(running.part)
         except (BulkheadError, OSError) as error:
             _log.error("part_not_started", failed=running.part.name, error=str(error))
             return
         running.restarts += 1
-        running.started_at = time.monotonic()
         self._write_record()
 
     async def _stopped_within(self, seconds: float) -> bool:
@@ -107,11 +125,16 @@ class Supervisor:
             return False
         return True
 
-    async def _show_output(self, name: str, process: Process) -> None:
-        if process.stdout is None:
-            return
-        while line := await _next_line(process.stdout):
-            self._show(name, line.decode(errors="replace").rstrip())
+    async def _show_output(self, name: str, descriptor: int) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
+        )
+        try:
+            while line := await _next_line(reader):
+                self._show(name, line.decode(errors="replace").rstrip())
+        finally:
+            transport.close()
 
     def _write_record(self) -> None:
         parts = {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import structlog
 
 from controlplane import logs
@@ -24,7 +25,7 @@ from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.embedded.process import guarded, port_is_free, remembered_ports, stop, wait_for_lock, write_whole
 from controlplane.embedded.supervisor import Part, Supervisor
 from controlplane.embedded.temporal import EmbeddedTemporal
-from controlplane.errors import ConflictError
+from controlplane.errors import ConflictError, UnavailableError
 from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
@@ -62,6 +63,7 @@ class Up:
         model_providers(self._settings, ProviderSettings())
         (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = await _sole_user(self._data)
+        self._forget_last_run()
         write_whole(self._data / "run" / "pid", str(os.getpid()))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -70,10 +72,13 @@ class Up:
             await self._unless_stopped(self._start())
             await self._stopping.wait()
         finally:
-            for name in ("url", "pid"):
-                (self._data / "run" / name).unlink(missing_ok=True)
+            self._forget_last_run()
             await self._supervisor.stop()
             os.close(self._lock)
+
+    def _forget_last_run(self) -> None:
+        for name in ("url", "pid"):
+            (self._data / "run" / name).unlink(missing_ok=True)
 
     def _on_signal(self) -> None:
         now = time.monotonic()
@@ -93,34 +98,35 @@ class Up:
 
     async def _start(self) -> None:
         self._settings = _with_name(_with_ports(self._settings, self._data), self._data)
-        postgres_ready = await self._start_postgres()
-        temporal_ready = await self._start_temporal()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(temporal_ready)
-            await postgres_ready
-            await asyncio.to_thread(migrate, self._settings.database_url)
-            await self._provision_key()
-            for name in PART_NAMES:
-                stopper = self._stop_sandboxes if name == "sandboxes" else _stop_part
-                await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=stopper))
+        await self._start_servers()
+        await asyncio.to_thread(_migrate, self._settings.database_url)
+        await self._provision_key()
+        for name in PART_NAMES:
+            stopper = self._stop_sandboxes if name == "sandboxes" else _stop_part
+            await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=stopper))
         await self._until_ready()
 
-    async def _start_postgres(self) -> Coroutine[None, None, None]:
-        if self._settings.database_url:
-            return _nothing()
-        server = EmbeddedPostgres(self._data / "postgres")
-        process = await self._supervisor.start(Part("postgres", start=server.start, stop=server.stop))
-        self._settings = self._settings.model_copy(update={"database_url": server.url()})
-        return server.wait_ready(process)
-
-    async def _start_temporal(self) -> Coroutine[None, None, None]:
-        if "temporal_address" in self._settings.model_fields_set:
-            return _nothing()
-        server = EmbeddedTemporal(self._data / "temporal")
-        start = partial(server.start, inherit=(self._lock,))
-        process = await self._supervisor.start(Part("temporal", start=start, stop=server.stop))
-        self._settings = self._settings.model_copy(update={"temporal_address": server.address})
-        return server.wait_ready(process)
+    async def _start_servers(self) -> None:
+        """Return when Postgres is ready; the parts wait for Temporal themselves."""
+        updates: dict[str, str] = {}
+        postgres, temporal = EmbeddedPostgres(self._data / "postgres"), EmbeddedTemporal(self._data / "temporal")
+        process = None
+        if not self._settings.database_url:
+            process = await self._supervisor.start(
+                Part("postgres", start=lambda _: postgres.start(), stop=postgres.stop, log=postgres.log)
+            )
+            updates["database_url"] = postgres.url()
+        if "temporal_address" not in self._settings.model_fields_set:
+            inherit = (self._lock,)
+            await self._supervisor.start(
+                Part(
+                    "temporal", start=lambda _: temporal.start(inherit=inherit), stop=temporal.stop, log=temporal.log
+                )
+            )
+            updates["temporal_address"] = temporal.address
+        self._settings = self._settings.model_copy(update=updates)
+        if process is not None:
+            await postgres.wait_ready(process)
 
     async def _provision_key(self) -> None:
         database = Database(self._settings.database_url, max_connections=1)
@@ -131,13 +137,13 @@ class Up:
         finally:
             await database.close()
 
-    async def _start_part(self, name: PartName) -> Process:
+    async def _start_part(self, name: PartName, output: int) -> Process:
         command = [sys.executable, "-m", "controlplane.embedded.part", name]
         return await asyncio.create_subprocess_exec(
             *guarded(command),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=output,
+            stderr=output,
             env=_environment(self._settings, name),
             pass_fds=(self._lock,),
             start_new_session=True,
@@ -173,8 +179,16 @@ class Up:
         return self._data / "api-key"
 
 
-async def _nothing() -> None:
-    return
+def _migrate(url: str) -> None:
+    try:
+        migrate(url)
+    except psycopg.OperationalError as error:
+        raise UnavailableError(
+            f"the database does not answer: {str(error).strip()}",
+            code="database_unavailable",
+            field="BULKHEAD_DATABASE_URL",
+            next_step="check the URL, and that its server runs",
+        ) from error
 
 
 async def _stop_part(process: Process) -> None:

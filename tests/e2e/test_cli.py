@@ -232,6 +232,11 @@ def test_failures_are_one_paragraph_with_the_next_step(cli: Cli):
     (cli.folder / "broken.json").write_text("{")
     assert "[bad_file, --from]" in cli.refused("agents", "create", "--from", "broken.json")
     assert "[missing_setting, BULKHEAD_DATABASE_URL]" in cli.refused("brain")
+    nowhere = {"BULKHEAD_DATABASE_URL": "postgresql://x@/y?host=/nowhere", "BULKHEAD_DATA_DIR": str(cli.folder / "d")}
+    assert "[database_unavailable, BULKHEAD_DATABASE_URL]" in cli.refused("up", "--port", "0", environment=nowhere)
+    broken = {"BULKHEAD_CONFIG_FILE": str(cli.folder / "broken.json"), "BULKHEAD_DATA_DIR": str(cli.folder / "d")}
+    assert "[bad_configuration" in cli.refused("up", "--port", "0", environment=broken)
+    assert "[bad_configuration]" in cli.refused("up", environment={"BULKHEAD_PORT": "many"})
 
 
 def test_doctor_says_what_works(cli: Cli):

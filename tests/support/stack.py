@@ -62,6 +62,7 @@ class Stack:
 
     def start(self) -> None:
         """Start without waiting."""
+        (self.data_dir / "run" / "url").unlink(missing_ok=True)
         command = [sys.executable, "-m", "controlplane.cli", "up", "--data-dir", str(self.data_dir), "--port", "0"]
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
