@@ -31,6 +31,8 @@ STATUS: Mapping[ErrorType, int] = {
     "overloaded_error": 503,
 }
 
+_PASSING_CONFLICT = "concurrent_change"
+
 RETRY_AFTER_SECONDS = "1"
 """Postgres and Temporal are restarted within seconds; clients back off further by themselves."""
 
@@ -42,6 +44,8 @@ def error_response(error: Exception, request_id: str) -> Response:
     headers = {"request-id": request_id}
     if status in (429, 503):
         headers["retry-after"] = RETRY_AFTER_SECONDS
+    if status == 409 and known.code != _PASSING_CONFLICT:
+        headers["x-should-retry"] = "false"  # the public SDKs repeat a 409 unless they are told not to
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)
     body = ErrorBody(
@@ -117,7 +121,7 @@ def _database_error(error: psycopg.Error) -> BulkheadError:
     if isinstance(error, psycopg.IntegrityError):
         return ConflictError(
             "something that the request refers to changed at the same moment",
-            code="concurrent_change",
+            code=_PASSING_CONFLICT,
             next_step="repeat the request",
         )
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):

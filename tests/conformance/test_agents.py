@@ -198,6 +198,14 @@ async def test_an_update_from_an_old_version_is_refused(client: AsyncAnthropic):
     assert caught.value.type == "conflict_error"
 
 
+async def test_the_sdk_is_told_not_to_repeat_what_cannot_succeed(client: AsyncAnthropic):
+    agent = await create(client)
+    await client.beta.agents.update(agent.id, version=1, name="second")
+    with pytest.raises(ConflictError) as caught:
+        await client.with_options(max_retries=2).beta.agents.update(agent.id, version=1, name="third")
+    assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
+
+
 async def test_of_two_updates_from_the_same_version_one_wins(client: AsyncAnthropic):
     agent = await create(client)
     results = await asyncio.gather(

@@ -171,11 +171,10 @@ async def test_a_turn_can_be_interrupted(sdk: AsyncAnthropic):
         async for event in stream:
             if event.type == "agent.tool_use":
                 break
-        at_once = sdk.with_options(max_retries=0)
         with pytest.raises(ConflictError):
-            await at_once.beta.sessions.archive(session.id)
+            await sdk.beta.sessions.archive(session.id)
         with pytest.raises(ConflictError):
-            await at_once.beta.sessions.delete(session.id)
+            await sdk.beta.sessions.delete(session.id)
         await sdk.beta.sessions.events.send(session.id, events=[{"type": "user.interrupt"}])
         seen = await until_idle(sdk, session.id)
     assert len(of(seen, "agent.tool_result")) == len(of(seen, "agent.tool_use")) == 1
