@@ -11,7 +11,7 @@ test: setup
 	.venv/bin/pytest -m "not slow"
 
 test-slow: setup
-	.venv/bin/pytest -m slow
+	.venv/bin/pytest -m slow || [ $$? -eq 5 ]  # 5: there are none
 
 lint: setup
 	.venv/bin/ruff format --check .

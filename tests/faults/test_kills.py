@@ -27,7 +27,9 @@ def script(*steps: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def effect(line: str, *, then: str = "true") -> dict[str, Any]:
-    return {"tools": [{"name": "sandbox_execute", "input": {"command": f"echo {line} >> /workspace/effects; {then}"}}]}
+    return {
+        "tools": [{"name": "sandbox_execute", "input": {"command": f"echo {line} >> /workspace/effects; {then}"}}]
+    }
 
 
 READ_EFFECTS = {"tools": [{"name": "sandbox_execute", "input": {"command": "cat /workspace/effects"}}]}
