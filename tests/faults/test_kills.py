@@ -1,7 +1,7 @@
 """kill -9 of every process at every moment of a turn; afterwards the session is as if nothing had happened.
 
-What may differ: a model request that was lost is recorded as lost and asked again, and a command whose sandbox is gone
-says that its outcome is unknown.
+What may differ: a model request that was lost is recorded as lost and asked again, and a command whose sandbox is
+gone says that its outcome is unknown.
 """
 
 import asyncio
