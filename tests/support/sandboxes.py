@@ -101,12 +101,17 @@ def python(code: str) -> str:
     return f"set -- /.bulkhead/lib/ld-*; $1 {runtime.partition(' ')[2]} -c {shlex.quote(code)}"
 
 
+def runtime_cache(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which all tests of a run share the runtime, inside what pytest cleans up."""
+    return factory.getbasetemp() / "bulkhead-runtimes"
+
+
 @pytest.fixture(params=KINDS)
 def make_provider(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> ProviderFactory:
     """Make a provider, each time a new one over the same sandboxes."""
-    cache = tmp_path_factory.getbasetemp().parent / "bulkhead-runtimes"
+    cache = runtime_cache(tmp_path_factory)
     installation = f"test{os.getpid()}"
     if request.param == "namespace":
         return lambda: NamespaceProvider(state_dir=tmp_path / "sandboxes", cache_dir=cache, installation=installation)

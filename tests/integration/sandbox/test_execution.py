@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.contract import ExecRequest, SandboxProvider
-from tests.support.sandboxes import SMALL, Box, python
+from tests.support.sandboxes import SMALL, Box, python, runtime_cache
 
 _WORKER = """
 import asyncio, sys
@@ -104,10 +104,10 @@ async def test_another_instance_of_the_provider_attaches(box: Box) -> None:
 
 
 async def test_a_command_outlives_a_worker_that_is_killed(
-    box: Box, provider: SandboxProvider, tmp_path: Path
+    box: Box, provider: SandboxProvider, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     command = "echo ran >> log; sleep 1; echo done"
-    cache = tmp_path.parent.parent.parent / "bulkhead-runtimes"
+    cache = runtime_cache(tmp_path_factory)
     arguments = [
         provider.name,
         str(tmp_path / "sandboxes"),
