@@ -1,0 +1,92 @@
+"""The end of a turn, however it comes: nothing of it is left open, and the session's status and its event agree."""
+
+from psycopg.types.json import Jsonb
+
+from controlplane.store import events, journal
+from controlplane.store.events import NewEvent
+from controlplane.store.pool import Connection, one, rows
+from controlplane.store.turn_events import request_lost
+from workflows import takings
+from workflows.contracts import TurnEnd, TurnInput, TurnResult
+
+_STOP_REASONS = {"retries_exhausted": "retries_exhausted", "refusal": "refusal"}
+
+
+async def settle(
+    connection: Connection, turn: TurnInput, reason: TurnEnd, *, errors: list[NewEvent] | None = None
+) -> TurnResult:
+    """Record the turn's end within the caller's transaction, which holds the session's row."""
+    await journal.close_open(connection, turn)
+    if reason == "interrupted":
+        await _pass_interrupts(connection, turn.session_id)
+    stop_reason = {"type": _STOP_REASONS.get(reason, "end_turn")}
+    ending = [
+        *await open_requests(connection, turn),
+        *(errors or []),
+        NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason}),
+    ]
+    await events.append(connection, turn.session_id, owned(turn, ending))
+    await connection.execute(
+        "WITH ended AS (UPDATE turns SET status = 'ended', ended_at = clock_timestamp(), outcome = %(outcome)s"
+        " WHERE id = %(turn)s RETURNING extract(epoch FROM clock_timestamp() - started_at) * 1000 AS ms)"
+        " UPDATE sessions SET status = 'idle', stop_reason = %(stop)s, active_ms = active_ms + ended.ms FROM ended"
+        " WHERE id = %(session)s",
+        {
+            "outcome": Jsonb({"reason": reason}),
+            "turn": turn.turn_id,
+            "stop": Jsonb(stop_reason),
+            "session": turn.session_id,
+        },
+    )
+    return TurnResult(reason=reason, more=await more(connection, turn.session_id))
+
+
+async def open_requests(connection: Connection, turn: TurnInput) -> list[NewEvent]:
+    """Return the ends of the turn's model requests that have none: what asked for them is no more."""
+    lost = await rows(
+        connection,
+        "SELECT id FROM events AS started WHERE session_id = %(session)s AND turn_id = %(turn)s"
+        " AND type = 'span.model_request_start' AND NOT EXISTS (SELECT FROM events AS ended"
+        " WHERE ended.session_id = %(session)s AND ended.type = 'span.model_request_end'"
+        " AND ended.payload ->> 'model_request_start_id' = started.id)",
+        {"session": turn.session_id, "turn": turn.turn_id},
+    )
+    return [request_lost(row["id"]) for row in lost]
+
+
+def owned(turn: TurnInput, new: list[NewEvent]) -> list[NewEvent]:
+    """Mark events as the turn's."""
+    return [event.model_copy(update={"turn_id": turn.turn_id}) for event in new]
+
+
+async def waiting(connection: Connection, session_id: str) -> list[takings.Waiting]:
+    """Return the session's queue."""
+    found = await rows(
+        connection,
+        "SELECT id, type FROM events WHERE session_id = %(id)s AND processed_at IS NULL ORDER BY seq",
+        {"id": session_id},
+    )
+    return [takings.Waiting(id=row["id"], type=row["type"]) for row in found]
+
+
+async def more(connection: Connection, session_id: str) -> bool:
+    """Say whether the queue holds something for another turn."""
+    return bool(takings.take(await waiting(connection, session_id)).inputs)
+
+
+async def interrupt_waits(connection: Connection, session_id: str) -> bool:
+    """Say whether an interrupt has been recorded that no turn has obeyed."""
+    found = await one(
+        connection,
+        "SELECT FROM events WHERE session_id = %(id)s AND processed_at IS NULL AND type = 'user.interrupt' LIMIT 1",
+        {"id": session_id},
+    )
+    return found is not None
+
+
+async def _pass_interrupts(connection: Connection, session_id: str) -> None:
+    await connection.execute(
+        "UPDATE events SET processed_at = clock_timestamp() WHERE session_id = %s AND processed_at IS NULL"
+        " AND type = 'user.interrupt'",
+        (session_id,),
+    )
