@@ -80,7 +80,11 @@ async def run_brain(settings: Settings) -> None:
     )
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
-        await _run_worker(worker, leases.hold(worker_id, "brain"), Sweeper(client=client, leases=leases).run())
+        await _run_worker(
+            worker,
+            leases.hold(worker_id, "brain", host=_host(settings)),
+            Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
+        )
     finally:
         await harness.close()
         await database.close()
@@ -106,7 +110,7 @@ async def run_sandboxes(settings: Settings) -> None:
         records=PostgresSandboxes(database),
         providers=available,
         choose=provider_choice(settings, available),
-        host=settings.worker_name or socket.gethostname(),
+        host=_host(settings),
         idle_seconds=settings.sandbox_idle_seconds,
     )
     tools = ToolRunner(worker_id=worker_id, journal=PostgresJournal(database), keeper=keeper)
@@ -114,8 +118,8 @@ async def run_sandboxes(settings: Settings) -> None:
     try:
         await _run_worker(
             worker,
-            leases.hold(worker_id, "sandbox"),
-            Sweeper(client=client, leases=leases).run(),
+            leases.hold(worker_id, "sandbox", host=_host(settings)),
+            Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
             keeper.reap_forever(every_seconds=_REAP_SECONDS),
         )
     finally:
@@ -140,6 +144,11 @@ async def _run_worker(worker: Worker, *background: Coroutine[Any, Any, None]) ->
     finally:
         for task in tasks:
             await _stop(task)
+
+
+def _host(settings: Settings) -> str:
+    """The name under which this host's sandboxes are found again."""
+    return settings.worker_name or socket.gethostname()
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:

@@ -1,5 +1,7 @@
 """The sandbox providers of this host, and which of them a session's environment gets."""
 
+import socket
+
 from controlplane.settings import Settings
 from sandbox import choice
 from sandbox.contract import ProviderName, SandboxError, SandboxProvider
@@ -10,7 +12,7 @@ from sandbox.namespace import NamespaceProvider
 
 def providers(settings: Settings) -> dict[ProviderName, SandboxProvider]:
     """Return the providers that the settings allow, by name."""
-    installation = settings.worker_name or "bulkhead"
+    installation = settings.worker_name or socket.gethostname()
     cache = settings.data_dir / "cache"
     found: dict[ProviderName, SandboxProvider] = {
         "namespace": NamespaceProvider(

@@ -27,6 +27,8 @@ from workflows.limits import RECONCILE_LONGEST_SECONDS, RECONCILE_SECONDS, WORKF
 _log = structlog.get_logger(__name__)
 
 _RPC_TIMEOUT = timedelta(seconds=5)
+_AWAY = (RPCError, RuntimeError)
+"""What a call raises while Temporal is away: the second from a client that has never been connected."""
 
 
 class Wakeups:
@@ -43,7 +45,7 @@ class Wakeups:
     def submitted(self, workspace_id: str, session_id: str, events: Sequence[Event]) -> None:
         """Wake the session in the background; called after the commit, never raises."""
         interrupt = any(event.type == "user.interrupt" for event in events)
-        task = asyncio.create_task(self._try_wake(workspace_id, session_id, interrupt=interrupt))
+        task = asyncio.create_task(self.try_wake(workspace_id, session_id, interrupt=interrupt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -60,10 +62,11 @@ class Wakeups:
             rpc_timeout=_RPC_TIMEOUT,
         )
 
-    async def _try_wake(self, workspace_id: str, session_id: str, *, interrupt: bool) -> None:
+    async def try_wake(self, workspace_id: str, session_id: str, *, interrupt: bool) -> None:
+        """Wake the session, or leave it to the reconciler's next round."""
         try:
             await self.wake(workspace_id, session_id, interrupt=interrupt)
-        except RPCError as error:
+        except _AWAY as error:
             _log.warning("wakeup_failed", session_id=session_id, cause=str(error))
 
 
@@ -86,7 +89,7 @@ class Reconciler:
         while True:
             try:
                 await self.reconcile()
-            except (psycopg.Error, RPCError, TimeoutError) as error:
+            except psycopg.Error as error:
                 _log.warning("reconcile_failed", cause=str(error).strip())
             await asyncio.sleep(RECONCILE_SECONDS / 2)
 
@@ -101,6 +104,6 @@ class Reconciler:
             repeat = self._repeats.setdefault(each.session_id, _Repeat(due=now, pause_seconds=RECONCILE_SECONDS))
             if repeat.due <= now:
                 _log.info("session_rewoken", session_id=each.session_id)
-                await self._wakeups.wake(each.workspace_id, each.session_id, interrupt=each.interrupt)
+                await self._wakeups.try_wake(each.workspace_id, each.session_id, interrupt=each.interrupt)
                 repeat.due = now + repeat.pause_seconds
                 repeat.pause_seconds = min(repeat.pause_seconds * 2, RECONCILE_LONGEST_SECONDS)

@@ -72,8 +72,12 @@ class SandboxRecords(Protocol):
         """Record that the sandbox is no more."""
         ...
 
-    async def end_idle(self, host: str, *, idle_since: datetime) -> list[SandboxRow]:
-        """End the rows of this host that no call uses and none has used since, and return them."""
+    async def host_lives(self, host: str) -> bool:
+        """Say whether a sandbox worker of that host lives."""
+        ...
+
+    async def end_idle(self, host: str, *, idle: timedelta) -> list[SandboxRow]:
+        """End the rows of this host that no call has used for so long, or whose session is archived; return them."""
         ...
 
     async def live(self, host: str) -> list[SandboxRow]:
@@ -125,17 +129,14 @@ class Keeper:
         """
         async with self._locks.setdefault(session_id, asyncio.Lock()):
             row = await self._records.current(workspace_id, session_id)
-            if row is not None and row.status == "ready":
-                self._refuse_other_host(row)
-                if await self.is_up(row):
-                    return Held(row=row, fresh=False)
-                await self._records.end(row, "lost")
+            if row is not None and row.status == "ready" and await self._serves(row):
+                return Held(row=row, fresh=False)
             return await self._provision(workspace_id, session_id)
 
     async def holding(self, workspace_id: str, session_id: str, sandbox_id: str | None) -> Held | None:
         """Return the session's sandbox if it is still the one with this id, and answers."""
         row = await self._records.current(workspace_id, session_id)
-        if row is None or row.id != sandbox_id:
+        if row is None or row.id != sandbox_id or row.host != self._host:
             return None
         return Held(row=row, fresh=False) if await self.is_up(row) else None
 
@@ -161,7 +162,8 @@ class Keeper:
             host=self._host,
             expires_at=datetime.now(UTC) + timedelta(seconds=wish.spec.lifetime_seconds),
         )
-        self._refuse_other_host(row)
+        if row.host != self._host and not await self._serves(row):
+            return await self._provision(workspace_id, session_id)
         try:
             info = await self._providers[row.provider].provision(row.id, wish.spec)
             for mount in wish.mounts:
@@ -177,16 +179,22 @@ class Keeper:
         _log.info("sandbox_ready", sandbox_id=row.id, provider=row.provider, generation=row.generation)
         return Held(row=row.model_copy(update={"status": "ready", "details": details}), fresh=True)
 
-    def _refuse_other_host(self, row: SandboxRow) -> None:
-        if row.host != self._host:
+    async def _serves(self, row: SandboxRow) -> bool:
+        """Say whether a sandbox is up and ours to use; one that is lost is recorded as such."""
+        if row.host == self._host:
+            if await self.is_up(row):
+                return True
+        elif await self._records.host_lives(row.host):
             raise SandboxError(
-                f"sandbox {row.id!r} is on host {row.host!r} and this worker is {self._host!r}", code="wrong_host"
+                f"sandbox {row.id!r} is on host {row.host!r}, and this worker is {self._host!r}", code="wrong_host"
             )
+        await self._records.end(row, "lost")
+        return False
 
     async def reap(self) -> int:
         """End what is idle, what has no row and what has lost its sandbox; return how many were ended."""
         ended = 0
-        for row in await self._records.end_idle(self._host, idle_since=datetime.now(UTC) - self._idle):
+        for row in await self._records.end_idle(self._host, idle=self._idle):
             await self.provider(row).destroy(row.id)
             ended += 1
         # The listing of what exists comes before that of the rows: a sandbox made in between has its row already.

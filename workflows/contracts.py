@@ -24,12 +24,11 @@ def session_workflow_id(session_id: str) -> str:
 
 
 class SessionInput(_Frozen):
-    """What a session's workflow starts with; the other fields cross continue-as-new."""
+    """What a session's workflow starts with; ``wanted`` crosses continue-as-new."""
 
     session_id: str
     workspace_id: str
     wanted: bool = False
-    turns: int = 0
 
 
 class TurnInput(_Frozen):
@@ -40,9 +39,7 @@ class TurnInput(_Frozen):
     turn_id: str
 
 
-TurnEnd = Literal[
-    "end_turn", "requires_action", "retries_exhausted", "refusal", "interrupted", "nothing_to_do", "gone"
-]
+TurnEnd = Literal["end_turn", "retries_exhausted", "refusal", "interrupted", "nothing_to_do", "gone"]
 
 
 class TurnResult(_Frozen):

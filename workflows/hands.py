@@ -1,23 +1,25 @@
 """The sandbox worker's activity: what runs one tool call, at most once, and says what it came to."""
 
 import asyncio
-import json
 from typing import Any
 
 import structlog
 from temporalio import activity
 
 from harness_adapters import toolset
-from harness_adapters.contract import TextBlock, ToolOutcome
-from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxLostError
+from harness_adapters.contract import ToolOutcome
+from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
 from sandbox.keeper import Held, Keeper
 from workflows.contracts import RUN_TOOL, ToolCallInput
-from workflows.limits import KILL_WAIT_SECONDS
-from workflows.records import Journal, JournaledCall
-from workflows.tools import failure, interrupted, unknown
-from workflows.turn import heartbeats
+from workflows.heartbeat import heartbeats, interrupted
+from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_ATTEMPTS
+from workflows.outcomes import described, failure, not_run, provisioned, unknown
+from workflows.records import FinalState, Journal, JournaledCall, SessionGoneError
 
 _log = structlog.get_logger(__name__)
+
+_PASSING = {"engine_away", "wrong_host"}
+"""Codes of `SandboxError` that say nothing of the sandbox itself: the same may succeed in a moment."""
 
 
 class ToolRunner:
@@ -33,57 +35,88 @@ class ToolRunner:
         """Run the call, or attach to the run of an earlier attempt; return the journal's final state."""
         structlog.contextvars.bind_contextvars(session_id=call.session_id, tool_use_id=call.tool_use_id)
         async with heartbeats():
-            row = await self._journal.start(call, worker_id=self._worker_id, task_token=activity.info().task_token)
-            if row.state != "dispatched":
-                return row.state
             try:
-                state = await self._run(call, row)
-            except SandboxError as error:
-                await self._journal.finish(call, "confirmed", failure(call.tool_use_id, f"No sandbox: {error}"))
-                state = "confirmed"
+                row = await self._journal.start(
+                    call, worker_id=self._worker_id, task_token=activity.info().task_token
+                )
+                if row.state != "dispatched":
+                    return row.state
+                state = await self._attempt(call, row)
+            except SessionGoneError:
+                return "gone"
             _log.info("tool_call_ended", tool=row.name, state=state)
             return state
 
-    async def _run(self, call: ToolCallInput, row: JournaledCall) -> str:
-        if row.sandbox_id is not None:
-            return await self._reattach(call, row)
-        held = await self._keeper.ensure(call.workspace_id, call.session_id)
-        await self._journal.bind(call, held.row.id)
-        if row.name == toolset.PROVISION:
-            return await self._finish(call, _provisioned(call, held), held.row.details)
-        return await self._execute(call, row, held)
-
-    async def _reattach(self, call: ToolCallInput, row: JournaledCall) -> str:
-        """An earlier attempt had the call in hand: only the sandbox can say what became of it."""
-        held = await self._keeper.holding(call.workspace_id, call.session_id, row.sandbox_id)
-        if held is None:
-            await self._journal.finish(call, "unknown", unknown(call.tool_use_id))
-            return "unknown"
-        if row.name == toolset.PROVISION:
-            return await self._finish(call, _provisioned(call, held), held.row.details)
-        return await self._execute(call, row, held)
-
-    async def _execute(self, call: ToolCallInput, row: JournaledCall, held: Held) -> str:
-        provider = self._keeper.provider(held.row)
-        request = _request(call.tool_use_id, row)
+    async def _attempt(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
+        if activity.info().attempt > MAX_TOOL_ATTEMPTS:
+            return await self._give_up(call, row)
         try:
-            result = await provider.execute(held.row.id, request)
-        except SandboxLostError:
-            await self._keeper.lost(held.row)
-            await self._journal.finish(call, "unknown", unknown(call.tool_use_id))
-            return "unknown"
+            return await self._run(call, row)
+        except SandboxError as error:
+            if error.code in _PASSING:
+                raise
+            return await self._finish(call, "confirmed", failure(call.tool_use_id, f"No sandbox: {error}"))
         except asyncio.CancelledError:
             if not interrupted():
                 raise
-            await provider.kill(held.row.id, request.exec_id)
             async with asyncio.timeout(KILL_WAIT_SECONDS):
-                result = await provider.execute(held.row.id, request)
-        outcome = _described(call.tool_use_id, result, fresh=held.fresh and held.row.generation > 1)
-        return await self._finish(call, outcome, result.model_dump(exclude={"stdout", "stderr"}))
+                return await self._interrupt(call)
 
-    async def _finish(self, call: ToolCallInput, outcome: ToolOutcome, details: dict[str, Any]) -> str:
-        await self._journal.finish(call, "confirmed", outcome, details=details)
-        return "confirmed"
+    async def _run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
+        if row.sandbox_id is None:
+            held = await self._keeper.ensure(call.workspace_id, call.session_id)
+            await self._journal.bind(call, held.row.id)
+        else:
+            # An earlier attempt had the call in hand: only that sandbox can say what became of it.
+            found = await self._keeper.holding(call.workspace_id, call.session_id, row.sandbox_id)
+            if found is None:
+                return await self._lose(call)
+            held = found
+        if row.name == toolset.PROVISION:
+            outcome = provisioned(call.tool_use_id, held)
+            return await self._finish(call, "confirmed", outcome, details=held.row.details)
+        return await self._execute(call, held, _request(call.tool_use_id, row))
+
+    async def _execute(self, call: ToolCallInput, held: Held, request: ExecRequest) -> FinalState:
+        try:
+            result = await self._keeper.provider(held.row).execute(held.row.id, request)
+        except SandboxLostError:
+            await self._keeper.lost(held.row)
+            return await self._lose(call)
+        outcome = described(call.tool_use_id, result, replaced=held.fresh and held.row.generation > 1)
+        return await self._finish(call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"}))
+
+    async def _interrupt(self, call: ToolCallInput) -> FinalState:
+        """Kill what runs for this call and record what it came to."""
+        row = await self._journal.read(call)
+        held = None
+        if row is not None and row.sandbox_id is not None:
+            held = await self._keeper.holding(call.workspace_id, call.session_id, row.sandbox_id)
+        if row is None or row.sandbox_id is None:
+            refused = not_run(call.tool_use_id, "the turn was interrupted before it was started")
+            return await self._finish(call, "refused", refused)
+        if held is None:
+            return await self._lose(call)
+        provider = self._keeper.provider(held.row)
+        await provider.kill(held.row.id, call.tool_use_id)
+        if (await provider.exec_state(held.row.id, call.tool_use_id)).state == "never_started":
+            return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
+        return await self._execute(call, held, _request(call.tool_use_id, row))
+
+    async def _give_up(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
+        why = f"its worker failed or died {MAX_TOOL_ATTEMPTS} times"
+        if row.sandbox_id is None:
+            return await self._finish(call, "refused", not_run(call.tool_use_id, why))
+        return await self._finish(call, "unknown", unknown(call.tool_use_id, why))
+
+    async def _lose(self, call: ToolCallInput) -> FinalState:
+        return await self._finish(call, "unknown", unknown(call.tool_use_id, "the sandbox was lost"))
+
+    async def _finish(
+        self, call: ToolCallInput, state: FinalState, outcome: ToolOutcome, *, details: dict[str, Any] | None = None
+    ) -> FinalState:
+        await self._journal.finish(call, state, outcome, details=details)
+        return state
 
 
 def _request(exec_id: str, row: JournaledCall) -> ExecRequest:
@@ -94,45 +127,4 @@ def _request(exec_id: str, row: JournaledCall) -> ExecRequest:
         stdin=command.stdin,
         cwd=command.cwd,
         timeout_seconds=command.timeout_seconds,
-    )
-
-
-def _provisioned(call: ToolCallInput, held: Held) -> ToolOutcome:
-    text = json.dumps(
-        {
-            "sandbox_id": held.row.id,
-            "generation": held.row.generation,
-            "source": "cold" if held.fresh else "existing",
-            "expires_at": held.row.expires_at.isoformat(),
-            "isolation_effective": held.row.details.get("isolation"),
-            "timings_ms": held.row.details.get("timings_ms"),
-        }
-    )
-    return ToolOutcome(tool_use_id=call.tool_use_id, content=[TextBlock(text=text)])
-
-
-_ENDINGS = {
-    "timeout": "[timed out; everything the command started was killed]",
-    "killed": "[interrupted; everything the command started was killed]",
-    "oom": "[killed: out of memory]",
-    "lost": "[outcome unknown: the sandbox could not say how the command ended; check its effects]",
-    "output_limit": "[killed: it wrote more output than is allowed]",
-    "running": "[still running]",
-}
-
-
-def _described(tool_use_id: str, result: ExecResult, *, fresh: bool) -> ToolOutcome:
-    parts = [
-        "[this is a new sandbox: the one before it has ended, and its files with it]" if fresh else "",
-        result.stdout,
-        f"[stderr]\n{result.stderr}" if result.stderr else "",
-        f"[{result.dropped_bytes} bytes in the middle of the output were dropped]" if result.dropped_bytes else "",
-        _ENDINGS.get(result.status, ""),
-        f"[exit code {result.exit_code}]" if result.status == "exited" and result.exit_code != 0 else "",
-    ]
-    text = "\n".join(part.rstrip("\n") for part in parts if part)
-    return ToolOutcome(
-        tool_use_id=tool_use_id,
-        content=[TextBlock(text=text or "(no output)")],
-        is_error=result.status != "exited" or result.exit_code != 0,
     )

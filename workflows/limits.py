@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 TURN_TIMEOUT = timedelta(hours=24)
-"""No turn of an agent that makes progress should ever meet it; it bounds one that does not."""
+"""For one attempt; no agent that makes progress should meet it. `MAX_TURN_ATTEMPTS` bounds the attempts."""
 
 TURN_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 """The second way to find a dead brain; the first is its lease in Postgres, which ends with its connection. It is what
@@ -24,7 +24,10 @@ MAX_TURN_ATTEMPTS = 10
 
 TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 TOOL_TIMEOUT = timedelta(hours=4)
-"""Above the longest command (`MAX_COMMAND_SECONDS`) plus provisioning."""
+"""Above the longest command (an hour, `harness_adapters/toolset`) plus provisioning."""
+
+MAX_TOOL_ATTEMPTS = 10
+"""A tool call that has ended its worker this often is given up, and the model is told."""
 
 IDLE_CLOSE = timedelta(hours=1)
 """A resting workflow costs history in Temporal; the next message starts a fresh run, which loses nothing."""
@@ -33,7 +36,9 @@ STICKY_TIMEOUT = timedelta(seconds=2)
 """How long a workflow waits for the worker that has it cached, should that worker be dead."""
 
 SWEEP_SECONDS = 1.0
-"""How often workers look for dead workers; a lease must be free in two looks in a row."""
+SWEEP_LOOKS = 3
+"""How often workers look for dead workers, and in how many looks in a row a lease must be free: a worker that lost
+its connection has it back within a fraction of a second."""
 
 RECONCILE_SECONDS = 2.0
 """How long a recorded input may lie before its session is woken again; doubled at each repeat."""

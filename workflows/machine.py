@@ -20,7 +20,6 @@ class SessionMachine:
     running: bool = False
     interrupted: bool = False
     gone: bool = False
-    turns: int = 0
 
     def wake(self) -> None:
         """An input has been recorded."""
@@ -45,7 +44,6 @@ class SessionMachine:
         self.wanted = False
         self.running = True
         self.interrupted = False
-        self.turns += 1
 
     def turn_ended(self, result: TurnResult) -> None:
         """The turn's end is recorded; go on if it left something in the queue."""

@@ -32,22 +32,24 @@ class SessionGoneError(Exception):
 
 
 class TurnStart(_Frozen):
-    """A turn as it begins; every later write names ``attempt``. ``denied``: tool name → why a call is refused."""
+    """A turn as it begins; every later write names ``attempt``.
+
+    ``input.turn_id`` is another than was asked for if the session had a turn running that its workflow had forgotten.
+    """
 
     input: TurnInput
     attempt: int
-    denied: dict[str, str] = Field(default_factory=dict)
     harness: str
     spec: HarnessSpec
     history: list[HistoryItem]
 
 
-Verdict = Literal["allow", "deny"]
-CallState = Literal["intended", "dispatched", "confirmed", "unknown", "refused"]
+FinalState = Literal["confirmed", "unknown", "refused"]
+CallState = Literal["intended", "dispatched"] | FinalState
 
 
 class JournaledCall(_Frozen):
-    """A row of the side-effect journal. ``started``: a sandbox worker has had it in hand before."""
+    """A row of the side-effect journal. ``sandbox_id``: where it was about to run, once that is known."""
 
     tool_use_id: str
     session_id: str
@@ -56,8 +58,6 @@ class JournaledCall(_Frozen):
     name: str
     input: dict[str, Any] = Field(default_factory=dict)
     state: CallState
-    verdict: Verdict
-    started: bool = False
     sandbox_id: str | None = None
     outcome: ToolOutcome | None = None
 
@@ -86,7 +86,7 @@ class TurnRecords(Protocol):
         ...
 
     async def end(self, turn: TurnStart, reason: TurnEnd, *, message: str | None = None) -> TurnResult:
-        """Record the turn's end and the session's idleness; a repeat changes nothing."""
+        """Record the turn's end and the session's idleness."""
         ...
 
 
@@ -94,7 +94,10 @@ class Journal(Protocol):
     """The side-effect journal, keyed by tool-use id."""
 
     async def dispatch(self, turn: TurnStart, use: ToolUse) -> JournaledCall:
-        """Move *intended* to *dispatched* and return the row as it now is; `SupersededError` as in `TurnRecords`."""
+        """Move *intended* to *dispatched*, or to *refused* if the tool may not be used now; return the row as it is.
+
+        Raises `SupersededError` as in `TurnRecords`.
+        """
         ...
 
     async def refuse(self, turn: TurnStart, use: ToolUse, outcome: ToolOutcome) -> ToolOutcome:
@@ -102,7 +105,7 @@ class Journal(Protocol):
         ...
 
     async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
-        """Record which worker has the call in hand; ``started`` says whether one had it before."""
+        """Record which worker has the call in hand; raises `SessionGoneError`."""
         ...
 
     async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
@@ -112,7 +115,7 @@ class Journal(Protocol):
     async def finish(
         self,
         call: ToolCallInput,
-        state: Literal["confirmed", "unknown"],
+        state: FinalState,
         outcome: ToolOutcome,
         *,
         details: dict[str, Any] | None = None,
@@ -135,7 +138,7 @@ class DeadWork(_Frozen):
 class Leases(Protocol):
     """Which workers live: each holds a lock on a connection of its own for as long as it does."""
 
-    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"]) -> None:
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"], *, host: str) -> None:
         """Take the lease and keep it, across reconnections, until cancelled."""
         ...
 

@@ -31,7 +31,7 @@ class SessionWorkflow:
 
     @workflow.init
     def __init__(self, start: SessionInput) -> None:
-        self._machine = SessionMachine(wanted=start.wanted, turns=start.turns)
+        self._machine = SessionMachine(wanted=start.wanted)
         self._turn: workflow.ActivityHandle[TurnResult] | None = None
 
     @workflow.run
@@ -48,9 +48,7 @@ class SessionWorkflow:
                         return
             if workflow.info().is_continue_as_new_suggested():
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                workflow.continue_as_new(
-                    start.model_copy(update={"wanted": self._machine.wanted, "turns": self._machine.turns})
-                )
+                workflow.continue_as_new(start.model_copy(update={"wanted": self._machine.wanted}))
 
     @workflow.signal(name=WAKE_SIGNAL)
     def wake(self) -> None:
@@ -67,7 +65,8 @@ class SessionWorkflow:
         try:
             await workflow.wait_condition(lambda: self._machine.next() != "rest", timeout=IDLE_CLOSE)
         except TimeoutError:
-            return False
+            # A wake-up may come in the same moment as the time-out.
+            return self._machine.next() != "rest"
         return True
 
     async def _run_turn(self, start: SessionInput) -> None:

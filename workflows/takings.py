@@ -23,14 +23,18 @@ class Taken:
 
 
 def take(waiting: Sequence[Waiting]) -> Taken:
-    """Take the oldest message, with the system messages before it; each later message has a turn of its own."""
+    """Take the oldest message with the system messages around it; each later message has a turn of its own."""
     inputs: list[str] = []
     passed: list[str] = []
+    started = False
     for event in waiting:
         if event.type == "system.message":
             inputs.append(event.id)
         elif event.type in STARTS_A_TURN:
-            return Taken(inputs=[*inputs, event.id], passed=passed)
-        else:
+            if started:
+                break
+            started = True
+            inputs.append(event.id)
+        elif not started:
             passed.append(event.id)
-    return Taken(passed=passed)
+    return Taken(inputs=inputs if started else [], passed=passed)

@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 
 import structlog
-from temporalio import activity
 from temporalio.client import ActivityFailureError, Client
 from temporalio.common import ActivityIDConflictPolicy, ActivityIDReusePolicy, RetryPolicy
 from temporalio.exceptions import ActivityAlreadyStartedError
+from temporalio.service import RPCError
 
 from harness_adapters import toolset
-from harness_adapters.contract import TextBlock, ToolOutcome, ToolUse
+from harness_adapters.contract import ToolOutcome, ToolUse
 from workflows.contracts import RUN_TOOL, SANDBOX_QUEUE, ToolCallInput
+from workflows.heartbeat import interrupted
 from workflows.limits import (
     KILL_WAIT_SECONDS,
     TOOL_HEARTBEAT_TIMEOUT,
@@ -19,6 +20,7 @@ from workflows.limits import (
     TURN_RETRY_FIRST,
     TURN_RETRY_LONGEST,
 )
+from workflows.outcomes import failure, unknown
 from workflows.records import Journal, TurnStart
 
 _log = structlog.get_logger(__name__)
@@ -31,12 +33,12 @@ class ToolDispatcher:
         self._client = client
         self._journal = journal
 
-    def hands(self, turn: TurnStart) -> "TurnHands":
-        """Return the tool port of one turn."""
-        return TurnHands(turn, client=self._client, journal=self._journal)
+    def port(self, turn: TurnStart) -> "TurnTools":
+        """Return the tools of one turn."""
+        return TurnTools(turn, client=self._client, journal=self._journal)
 
 
-class TurnHands:
+class TurnTools:
     """The `ToolPort` of one turn."""
 
     def __init__(self, turn: TurnStart, *, client: Client, journal: Journal):
@@ -56,7 +58,7 @@ class TurnHands:
             await self._run(call)
         except asyncio.CancelledError:
             if interrupted():
-                await asyncio.shield(self._cancel(call))
+                await self._cancel(call)
             raise
         except ActivityFailureError as error:
             _log.warning("tool_activity_failed", tool_use_id=use.event_id, cause=repr(error.cause))
@@ -65,8 +67,6 @@ class TurnHands:
     def _problem(self, use: ToolUse) -> str | None:
         if use.name not in {tool.name for tool in self._turn.spec.tools}:
             return f"There is no tool named {use.name!r}."
-        if (reason := self._turn.denied.get(use.name)) is not None:
-            return f"Not run: {use.name} {reason}."
         return toolset.check(use.name, use.input)
 
     async def _run(self, call: ToolCallInput) -> None:
@@ -91,30 +91,13 @@ class TurnHands:
         row = await self._journal.read(call)
         if row is not None and row.outcome is not None:
             return row.outcome
-        return await self._journal.finish(call, "unknown", unknown(call.tool_use_id))
+        lost = unknown(call.tool_use_id, "the sandbox worker gave up")
+        return await self._journal.finish(call, "unknown", lost)
 
     async def _cancel(self, call: ToolCallInput) -> None:
+        """Have the command killed and its outcome recorded; what comes too late is recorded as unknown."""
         handle = self._client.get_activity_handle(activity_id=call.tool_use_id)
-        await handle.cancel()
-        with contextlib.suppress(ActivityFailureError, TimeoutError):
-            await asyncio.wait_for(handle.result(), KILL_WAIT_SECONDS)
-
-
-def interrupted() -> bool:
-    """Say whether the running activity is cancelled because a person wants it, not because its worker stops."""
-    details = activity.cancellation_details()
-    return details is not None and details.cancel_requested
-
-
-def failure(tool_use_id: str, sentence: str) -> ToolOutcome:
-    """An outcome that tells the model why a call did not do what it asked."""
-    return ToolOutcome(tool_use_id=tool_use_id, content=[TextBlock(text=sentence)], is_error=True)
-
-
-def unknown(tool_use_id: str) -> ToolOutcome:
-    """What the model is told when nobody can say whether a command ran."""
-    return failure(
-        tool_use_id,
-        "Outcome unknown: the sandbox was lost while this call was in hand. It may have run, in part or in full, "
-        "or not at all. Check its effects before you repeat it.",
-    )
+        with contextlib.suppress(RPCError, ActivityFailureError, TimeoutError):
+            async with asyncio.timeout(KILL_WAIT_SECONDS):
+                await handle.cancel()
+                await handle.result()

@@ -1,7 +1,6 @@
 """A turn: the activity that lets a harness work, and records every step before the next one starts."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Mapping
 
 import structlog
@@ -17,10 +16,10 @@ from harness_adapters.contract import (
     TurnFinished,
 )
 from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
+from workflows.heartbeat import heartbeats, interrupted
 from workflows.history import is_unfinished
-from workflows.limits import HEARTBEAT_INTERVAL_SECONDS
 from workflows.records import SessionGoneError, SupersededError, TurnRecords, TurnStart
-from workflows.tools import ToolDispatcher, interrupted
+from workflows.tools import ToolDispatcher
 
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +83,7 @@ class TurnRunner:
             return TurnFinished(reason="end_turn")
         harness = self._harnesses[start.harness]
         given_up = False
-        steps = harness.run_turn(start.spec, start.history, self._dispatcher.hands(start))
+        steps = harness.run_turn(start.spec, start.history, self._dispatcher.port(start))
         try:
             async for step in steps:
                 if isinstance(step, TurnFinished):
@@ -115,21 +114,3 @@ class TurnRunner:
                 pass
             case _:
                 await self._records.preview(start, step)
-
-
-@contextlib.asynccontextmanager
-async def heartbeats() -> AsyncGenerator[None]:
-    """Heartbeat in the background for as long as the body runs; that is also how a cancellation arrives."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(HEARTBEAT_INTERVAL_SECONDS)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating

@@ -5,19 +5,24 @@ from typing import Any
 
 from controlplane.store.pool import Connection
 from harness_adapters.contract import PreviewStarted, TextDelta
+from workflows.records import TurnStart
 
 CHANNEL = "bulkhead_deltas"
 """Notified with JSON ``{"s": session_id, "f": wire frame}``."""
 
 _LARGEST_TEXT = 1200
-"""Characters per frame: Postgres takes 8,000 bytes a notification, and a character may become six when escaped."""
+"""Characters per frame: Postgres takes less than 8,000 bytes a notification, and a character has at most six."""
 
 
-async def publish(connection: Connection, session_id: str, preview: PreviewStarted | TextDelta) -> None:
-    """Notify the frames of one preview."""
+async def publish(connection: Connection, turn: TurnStart, preview: PreviewStarted | TextDelta) -> None:
+    """Notify the frames of one preview, unless a newer attempt of the turn makes its own."""
     for frame in _frames(preview):
-        payload = json.dumps({"s": session_id, "f": frame}, separators=(",", ":"))
-        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+        wire = {"s": turn.input.session_id, "f": frame}
+        payload = json.dumps(wire, separators=(",", ":"), ensure_ascii=False)
+        await connection.execute(
+            "SELECT pg_notify(%s, %s) FROM turns WHERE id = %s AND attempt = %s",
+            (CHANNEL, payload, turn.input.turn_id, turn.attempt),
+        )
 
 
 def _frames(preview: PreviewStarted | TextDelta) -> list[dict[str, Any]]:

@@ -1,16 +1,18 @@
 """The event log: append, read, follow. Gap-free per session, because the session's row lock orders the writers."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import NotFoundError
 from controlplane.ids import new_id
-from controlplane.store.pool import Connection, one, rows
+from controlplane.store.pool import Connection, rows
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 CHANNEL = "bulkhead_events"
 """Notified on commit with ``session_id seq``: the newest seq of that session."""
@@ -52,50 +54,56 @@ class Event(BaseModel):
 async def append(connection: Connection, session_id: str, events: Sequence[NewEvent]) -> list[Event]:
     """Append ``events`` in order within the caller's transaction and return them as recorded.
 
-    An event whose id is recorded already is not appended again. Raises `NotFoundError` for an unknown session.
+    Moving the session's ``last_seq`` locks its row until the transaction ends: that makes the log gap-free, and it
+    wakes the session's followers on commit. Raises `NotFoundError` for an unknown session.
     """
-    session = await one(
+    if not events:
+        return []
+    found = await rows(
         connection,
-        "SELECT last_seq, workspace_id FROM sessions WHERE id = %(id)s FOR UPDATE",
-        {"id": session_id},
+        """
+        WITH moved AS (
+            UPDATE sessions SET last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
+             WHERE id = %(session_id)s
+            RETURNING workspace_id, last_seq - %(count)s AS base, pg_notify(%(channel)s, id || ' ' || last_seq)
+        )
+        INSERT INTO events (session_id, seq, position, id, workspace_id, type, payload, internal, turn_id,
+                            processed_at)
+        SELECT %(session_id)s, base + ordinality, base + ordinality, new.id, workspace_id, new.type, new.payload,
+               new.internal, new.turn_id, CASE WHEN new.queued THEN NULL ELSE clock_timestamp() END
+          FROM moved, unnest(%(ids)s::text[], %(types)s::text[], %(payloads)s::jsonb[], %(internals)s::jsonb[],
+                             %(turns)s::text[], %(queued)s::boolean[])
+               WITH ORDINALITY AS new (id, type, payload, internal, turn_id, queued, ordinality)
+        RETURNING session_id, seq, id, type, payload, internal, turn_id, created_at, processed_at
+        """,
+        {
+            "session_id": session_id,
+            "channel": CHANNEL,
+            "count": len(events),
+            "ids": [event.id for event in events],
+            "types": [event.type for event in events],
+            "payloads": [Jsonb(storable(event.payload)) for event in events],
+            "internals": [Jsonb(storable(event.internal)) for event in events],
+            "turns": [event.turn_id for event in events],
+            "queued": [event.queued for event in events],
+        },
     )
-    if session is None:
+    if not found:
         raise NotFoundError(f"no session {session_id!r}", code="session_not_found", field="session_id")
-    known = await _known(connection, [event.id for event in events])
-    seq = session["last_seq"]
-    recorded: list[Event] = []
-    for event in events:
-        if event.id in known:
-            recorded.append(known[event.id])
-            continue
-        seq += 1
-        row = await one(
-            connection,
-            "INSERT INTO events (session_id, seq, position, id, workspace_id, type, payload, internal, turn_id,"
-            " processed_at) VALUES (%(session_id)s, %(seq)s, %(seq)s, %(id)s, %(workspace_id)s, %(type)s,"
-            " %(payload)s, %(internal)s, %(turn_id)s, CASE WHEN %(queued)s THEN NULL ELSE clock_timestamp() END)"
-            " RETURNING session_id, seq, id, type, payload, internal, turn_id, created_at, processed_at",
-            {
-                "session_id": session_id,
-                "seq": seq,
-                "id": event.id,
-                "workspace_id": session["workspace_id"],
-                "type": event.type,
-                "payload": Jsonb(event.payload),
-                "internal": Jsonb(event.internal),
-                "turn_id": event.turn_id,
-                "queued": event.queued,
-            },
-        )
-        assert row is not None  # noqa: S101 - INSERT … RETURNING returns its row
-        recorded.append(Event.model_validate(row))
-    if seq > session["last_seq"]:
-        await connection.execute(
-            "UPDATE sessions SET last_seq = %(seq)s, updated_at = clock_timestamp() WHERE id = %(id)s",
-            {"seq": seq, "id": session_id},
-        )
-        await announce(connection, session_id, seq)
-    return recorded
+    return sorted((Event.model_validate(row) for row in found), key=lambda event: event.seq)
+
+
+def storable(value: Any) -> Any:
+    """Return a JSON value in which what Postgres cannot keep, NUL and lone surrogates, is U+FFFD."""
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\ufffd", value)
+        case dict():
+            return {storable(key): storable(item) for key, item in cast("dict[str, Any]", value).items()}
+        case list():
+            return [storable(item) for item in cast("list[Any]", value)]
+        case _:
+            return value
 
 
 async def announce(connection: Connection, session_id: str, seq: int) -> None:
@@ -159,13 +167,3 @@ async def listing(connection: Connection, session_id: str, narrowed: EventFilter
         },
     )
     return [Event.model_validate(row) for row in found]
-
-
-async def _known(connection: Connection, ids: list[str]) -> dict[str, Event]:
-    found: list[DictRow] = await rows(
-        connection,
-        "SELECT session_id, seq, id, type, payload, internal, turn_id, created_at, processed_at FROM events"
-        " WHERE id = ANY(%(ids)s)",
-        {"ids": ids},
-    )
-    return {row["id"]: Event.model_validate(row) for row in found}

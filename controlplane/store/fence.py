@@ -1,29 +1,37 @@
 """The fence: which attempt of a turn may write, and the order in which rows are locked."""
 
-from psycopg.rows import DictRow
+from dataclasses import dataclass
 
 from controlplane.store.pool import Connection, one
 from workflows.records import SessionGoneError, SupersededError, TurnStart
 
 
-async def lock_session(connection: Connection, session_id: str) -> DictRow:
+@dataclass(frozen=True)
+class LockedSession:
+    """What a turn needs to know of the session whose row its transaction holds."""
+
+    last_seq: int
+    resume_wanted: bool
+
+
+async def lock_session(connection: Connection, session_id: str) -> LockedSession:
     """Lock a session's row, always before any other row of it; raises `SessionGoneError`."""
-    session = await one(
+    row = await one(
         connection,
-        "SELECT id, agent, status, resume_wanted, last_seq FROM sessions WHERE id = %(id)s FOR UPDATE",
+        "SELECT resume_wanted, last_seq FROM sessions WHERE id = %(id)s AND archived_at IS NULL FOR UPDATE",
         {"id": session_id},
     )
-    if session is None or session["status"] == "terminated":
+    if row is None:
         raise SessionGoneError(f"session {session_id!r} is gone")
-    return session
+    return LockedSession(last_seq=row["last_seq"], resume_wanted=row["resume_wanted"])
 
 
 async def fence(connection: Connection, turn: TurnStart) -> None:
     """Lock the session and the turn; raises `SupersededError` unless this attempt is the turn's newest."""
-    await lock_session(connection, turn.input.session_id)
     row = await one(
         connection,
-        "SELECT attempt FROM turns WHERE id = %(id)s AND status = 'running' FOR UPDATE",
+        "SELECT t.attempt FROM sessions s JOIN turns t ON t.session_id = s.id"
+        " WHERE t.id = %(id)s AND t.status = 'running' FOR UPDATE OF s, t",
         {"id": turn.input.turn_id},
     )
     if row is None or row["attempt"] != turn.attempt:

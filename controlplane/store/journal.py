@@ -1,7 +1,7 @@
-"""The side-effect journal: *intended → dispatched → confirmed | unknown*, keyed by the tool use's id."""
+"""The side-effect journal, keyed by tool-use id: *intended → dispatched → confirmed | unknown*, or *refused*."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
@@ -10,45 +10,46 @@ from controlplane.store import events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import fence
 from controlplane.store.pool import Connection, Database, one, rows
-from harness_adapters.contract import TextBlock, ToolOutcome, ToolUse
-from workflows.contracts import ToolCallInput
-from workflows.records import JournaledCall, SessionGoneError, TurnStart
+from harness_adapters.contract import ToolOutcome, ToolUse
+from workflows.contracts import ToolCallInput, TurnInput
+from workflows.outcomes import failure, not_run, unknown
+from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnStart
+from workflows.verdicts import denials
 
-FinalState = Literal["confirmed", "unknown", "refused"]
 
-
-async def intend(connection: Connection, turn: TurnStart, uses: Sequence[ToolUse]) -> None:
-    """Journal tool uses in the transaction that records them."""
+async def intend(
+    connection: Connection, turn: TurnInput, uses: Sequence[ToolUse], *, denied: Mapping[str, str]
+) -> None:
+    """Journal tool uses in the transaction that records them; ``denied`` names the tools that are refused."""
     for use in uses:
         await connection.execute(
             "INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, verdict)"
-            " VALUES (%s, %s, %s, %s, %s, %s, 'allow')",
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
             (
                 use.event_id,
-                turn.input.workspace_id,
-                turn.input.session_id,
-                turn.input.turn_id,
+                turn.workspace_id,
+                turn.session_id,
+                turn.turn_id,
                 use.name,
-                Jsonb(use.input),
+                Jsonb(events.storable(use.input)),
+                "deny" if use.name in denied else "allow",
             ),
         )
 
 
-async def close_open(connection: Connection, turn: TurnStart) -> None:
+async def close_open(connection: Connection, turn: TurnInput) -> None:
     """Give every call of the session that has no outcome one, so that no tool use is left dangling."""
     left = await rows(
         connection,
-        "SELECT id, state FROM tool_calls WHERE session_id = %(session)s AND state IN ('intended', 'dispatched')"
-        " ORDER BY intended_at FOR UPDATE",
-        {"session": turn.input.session_id},
+        "SELECT id, state, turn_id FROM tool_calls WHERE session_id = %(session)s"
+        " AND state IN ('intended', 'dispatched') ORDER BY intended_at FOR UPDATE",
+        {"session": turn.session_id},
     )
     for row in left:
         if row["state"] == "intended":
-            text, state = "Not run: the turn ended before this call was started.", "refused"
+            await _settle(connection, turn, "refused", not_run(row["id"], "the turn ended before it was started"))
         else:
-            text, state = "Outcome unknown: the turn ended while this call was in hand. Check its effects.", "unknown"
-        outcome = ToolOutcome(tool_use_id=row["id"], content=[TextBlock(text=text)], is_error=True)
-        await _settle(connection, turn.input.session_id, turn.input.turn_id, state, outcome, {})
+            await _settle(connection, turn, "unknown", unknown(row["id"], "the turn ended"))
 
 
 class PostgresJournal:
@@ -61,12 +62,19 @@ class PostgresJournal:
         """See `Journal.dispatch`."""
         async with self._database.transaction(turn.input.workspace_id) as connection:
             await fence(connection, turn)
-            await connection.execute(
-                "UPDATE tool_calls SET state = 'dispatched', dispatched_at = clock_timestamp()"
-                " WHERE id = %s AND state = 'intended'",
-                (use.event_id,),
-            )
-            return _call(await _lock(connection, use.event_id))
+            row = await _lock(connection, use.event_id)
+            if row["state"] == "intended":
+                reason = await _denial(connection, turn.input.session_id, use.name)
+                if reason is not None:
+                    refused = failure(use.event_id, f"Not run: {use.name} {reason}.")
+                    await _settle(connection, turn.input, "refused", refused)
+                else:
+                    await connection.execute(
+                        "UPDATE tool_calls SET state = 'dispatched', dispatched_at = clock_timestamp() WHERE id = %s",
+                        (use.event_id,),
+                    )
+                row = await _lock(connection, use.event_id)
+            return _call(row)
 
     async def refuse(self, turn: TurnStart, use: ToolUse, outcome: ToolOutcome) -> ToolOutcome:
         """See `Journal.refuse`."""
@@ -75,19 +83,21 @@ class PostgresJournal:
             row = _call(await _lock(connection, use.event_id))
             if row.outcome is not None:
                 return row.outcome
-            await _settle(connection, row.session_id, row.turn_id, "refused", outcome, {})
+            await _settle(connection, turn.input, "refused", outcome)
             return outcome
 
     async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
         """See `Journal.start`."""
         async with self._database.transaction(call.workspace_id) as connection:
-            before = _call(await _lock(connection, call.tool_use_id))
-            await connection.execute(
-                "UPDATE tool_calls SET worker_id = %s, task_token = %s,"
-                " started_at = coalesce(started_at, clock_timestamp()) WHERE id = %s",
-                (worker_id, task_token, call.tool_use_id),
+            row = await one(
+                connection,
+                "UPDATE tool_calls SET worker_id = %(worker)s, task_token = %(token)s,"
+                " started_at = coalesce(started_at, clock_timestamp()) WHERE id = %(id)s RETURNING *, NULL AS result",
+                {"worker": worker_id, "token": task_token, "id": call.tool_use_id},
             )
-            return before
+            if row is None:
+                raise _gone(call.tool_use_id)
+            return _call(row)
 
     async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
         """See `Journal.bind`."""
@@ -99,7 +109,7 @@ class PostgresJournal:
     async def finish(
         self,
         call: ToolCallInput,
-        state: Literal["confirmed", "unknown"],
+        state: FinalState,
         outcome: ToolOutcome,
         *,
         details: dict[str, Any] | None = None,
@@ -111,7 +121,8 @@ class PostgresJournal:
             row = _call(await _lock(connection, call.tool_use_id))
             if row.outcome is not None:
                 return row.outcome
-            await _settle(connection, call.session_id, row.turn_id, state, outcome, details or {})
+            turn = TurnInput(session_id=call.session_id, workspace_id=call.workspace_id, turn_id=row.turn_id)
+            await _settle(connection, turn, state, outcome, details=details)
             return outcome
 
     async def read(self, call: ToolCallInput) -> JournaledCall | None:
@@ -126,6 +137,13 @@ class PostgresJournal:
             return _call(row) if row else None
 
 
+async def _denial(connection: Connection, session_id: str, name: str) -> str | None:
+    row = await one(
+        connection, "SELECT agent -> 'tools' AS tools FROM sessions WHERE id = %(id)s", {"id": session_id}
+    )
+    return denials((row or {}).get("tools") or []).get(name)
+
+
 async def _lock(connection: Connection, tool_use_id: str) -> DictRow:
     row = await one(
         connection,
@@ -134,26 +152,30 @@ async def _lock(connection: Connection, tool_use_id: str) -> DictRow:
         {"id": tool_use_id},
     )
     if row is None:
-        raise SessionGoneError(f"tool call {tool_use_id!r} is not journaled: its session has been deleted")
+        raise _gone(tool_use_id)
     return row
+
+
+def _gone(tool_use_id: str) -> SessionGoneError:
+    return SessionGoneError(f"tool call {tool_use_id!r} is not journaled: its session has been deleted")
 
 
 async def _settle(
     connection: Connection,
-    session_id: str,
-    turn_id: str,
+    turn: TurnInput,
     state: FinalState,
     outcome: ToolOutcome,
-    details: dict[str, Any],
+    *,
+    details: dict[str, Any] | None = None,
 ) -> None:
     payload = {
         "tool_use_id": outcome.tool_use_id,
         "content": [block.model_dump(exclude_none=True) for block in outcome.content],
         "is_error": outcome.is_error,
-        "tool_call": {"state": state, **details},
+        "tool_call": {"state": state, **(details or {})},
     }
-    event = NewEvent(type="agent.tool_result", payload=payload, turn_id=turn_id)
-    await events.append(connection, session_id, [event])
+    event = NewEvent(type="agent.tool_result", payload=payload, turn_id=turn.turn_id)
+    await events.append(connection, turn.session_id, [event])
     await connection.execute(
         "UPDATE tool_calls SET state = %s, result_event_id = %s, ended_at = clock_timestamp() WHERE id = %s",
         (state, event.id, outcome.tool_use_id),
@@ -169,8 +191,6 @@ def _call(row: DictRow) -> JournaledCall:
         name=row["name"],
         input=row["input"],
         state=row["state"],
-        verdict=row["verdict"],
-        started=row["started_at"] is not None,
         sandbox_id=row["sandbox_id"],
         outcome=ToolOutcome.model_validate(row["result"]) if row["result"] else None,
     )

@@ -1,7 +1,7 @@
 """Sandboxes: the row that comes before each, and what the environment of a session asks for."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -90,18 +90,26 @@ class PostgresSandboxes:
                 (reason, row.id),
             )
 
-    async def end_idle(self, host: str, *, idle_since: datetime) -> list[SandboxRow]:
+    async def host_lives(self, host: str) -> bool:
+        """See `SandboxRecords.host_lives`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            found = await one(
+                connection, "SELECT FROM workers WHERE kind = 'sandbox' AND host = %(host)s LIMIT 1", {"host": host}
+            )
+            return found is not None
+
+    async def end_idle(self, host: str, *, idle: timedelta) -> list[SandboxRow]:
         """See `SandboxRecords.end_idle`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             found = await rows(
                 connection,
                 "UPDATE sandboxes b SET status = 'ended', end_reason = 'idle', ended_at = clock_timestamp()"
-                " FROM sessions s WHERE s.id = b.session_id AND b.host = %(host)s AND b.status = 'ready'"
-                " AND (b.last_used_at < %(since)s OR s.archived_at IS NOT NULL OR s.status = 'terminated')"
+                " FROM sessions s WHERE s.id = b.session_id AND b.host = %(host)s AND b.status <> 'ended'"
+                " AND (b.last_used_at < clock_timestamp() - %(idle)s::interval OR s.archived_at IS NOT NULL)"
                 " AND NOT EXISTS (SELECT FROM tool_calls c WHERE c.session_id = b.session_id"
                 " AND c.state = 'dispatched') RETURNING b.id, b.session_id, b.workspace_id, b.provider, b.host,"
                 " b.generation, b.status, b.expires_at, b.details",
-                {"host": host, "since": idle_since},
+                {"host": host, "idle": idle},
             )
         return [SandboxRow.model_validate(row) for row in found]
 

@@ -1,5 +1,7 @@
 """How what happens in a turn looks as events."""
 
+from collections.abc import Mapping
+
 from controlplane.store.events import NewEvent
 from harness_adapters.contract import AnswerText, ModelRequestFailed, ThinkingBlock, ToolUse
 
@@ -50,8 +52,10 @@ def request_lost(request_id: str) -> NewEvent:
     )
 
 
-def block_event(block: ThinkingBlock | AnswerText | ToolUse, request_id: str) -> NewEvent:
-    """The event of one block of an answer."""
+def block_event(
+    block: ThinkingBlock | AnswerText | ToolUse, request_id: str, *, denied: Mapping[str, str]
+) -> NewEvent:
+    """The event of one block of an answer; ``denied`` names the tools that are refused."""
     internal = {"request_id": request_id}
     match block:
         case ThinkingBlock():
@@ -61,5 +65,6 @@ def block_event(block: ThinkingBlock | AnswerText | ToolUse, request_id: str) ->
             content = [{"type": "text", "text": block.text}]
             return NewEvent(id=block.event_id, type="agent.message", payload={"content": content}, internal=internal)
         case ToolUse():
-            payload = {"name": block.name, "input": block.input, "evaluated_permission": "allow"}
+            permission = "deny" if block.name in denied else "allow"
+            payload = {"name": block.name, "input": block.input, "evaluated_permission": permission}
             return NewEvent(id=block.event_id, type="agent.tool_use", payload=payload, internal=internal)

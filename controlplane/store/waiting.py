@@ -29,11 +29,12 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> list[Ne
         WITH waiting AS (
             SELECT session_id, bool_or(type = 'user.interrupt') AS interrupt FROM events
              WHERE processed_at IS NULL AND created_at < clock_timestamp() - %(age)s::interval
+               AND type <> 'system.message'
              GROUP BY session_id
         ), running AS (SELECT session_id, workspace_id, worker_id, started_at FROM turns WHERE status = 'running')
         SELECT s.id AS session_id, s.workspace_id, false AS interrupt
           FROM sessions s JOIN waiting w ON w.session_id = s.id
-         WHERE s.status <> 'terminated' AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
+         WHERE s.archived_at IS NULL AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
          UNION ALL
         SELECT r.session_id, r.workspace_id, true FROM running r JOIN waiting w USING (session_id) WHERE w.interrupt
          UNION ALL

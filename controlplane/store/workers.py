@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,7 +17,7 @@ _LOCK_CLASS = 7_100
 """The first half of the advisory locks' keys; the second is the worker's ``lock_key``."""
 
 _CHECK_SECONDS = 5.0
-_RECONNECT_SECONDS = 0.2  # shorter than two sweeps, so that a restart of Postgres is not taken for a death
+_RECONNECT_SECONDS = 0.2  # far less than the looks of a sweep, so that a reconnection is not taken for a death
 
 
 class PostgresLeases:
@@ -27,29 +26,30 @@ class PostgresLeases:
     def __init__(self, database: Database):
         self._database = database
 
-    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"]) -> None:
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"], *, host: str) -> None:
         """See `Leases.hold`."""
         while True:
             try:
-                await self._hold_once(worker_id, kind)
+                await self._hold_once(worker_id, kind, host)
             except psycopg.OperationalError as error:
                 _log.warning("lease_connection_lost", worker_id=worker_id, cause=str(error).strip())
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _hold_once(self, worker_id: str, kind: str) -> None:
+    async def _hold_once(self, worker_id: str, kind: str, host: str) -> None:
         connection = await psycopg.AsyncConnection.connect(self._database.url, autocommit=True)
         async with connection:
             cursor = await connection.execute(
                 "INSERT INTO workers (id, kind, host, pid) VALUES (%s, %s, %s, %s)"
                 " ON CONFLICT (id) DO UPDATE SET pid = excluded.pid RETURNING lock_key",
-                (worker_id, kind, socket.gethostname(), os.getpid()),
+                (worker_id, kind, host, os.getpid()),
             )
             row = await cursor.fetchone()
             await connection.execute("SELECT pg_advisory_lock(%s, %s::int)", (_LOCK_CLASS, row[0] if row else None))
             _log.info("lease_held", worker_id=worker_id)
             while True:
-                # Waits for nothing in particular; returns at once when the server goes away.
-                await asyncio.sleep(_CHECK_SECONDS)
+                # Nothing notifies it; waiting for notifications is what ends at once when the server goes away.
+                async for _ in connection.notifies(timeout=_CHECK_SECONDS):
+                    pass
                 await connection.execute("SELECT 1")
 
     async def dead(self) -> Sequence[str]:

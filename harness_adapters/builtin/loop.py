@@ -120,12 +120,21 @@ def _ending(answered: ModelAnswered, spec: HarnessSpec) -> TurnFinished:
 
 
 async def _call_all(tools: ToolPort, called: Sequence[ToolUse]) -> list[ToolOutcome]:
-    """Call all at once and return the outcomes in the order of the uses; on an exception none is left running."""
+    """Call all at once and return the outcomes in the order of the uses.
+
+    When one raises, or the turn is cancelled, the others are cancelled once and awaited: each has an end to record.
+    """
     tasks = [asyncio.ensure_future(tools.call(use)) for use in called]
     try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        unfinished = [task for task in tasks if not task.done()]
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+    return [task.result() for task in tasks]

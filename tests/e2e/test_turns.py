@@ -1,6 +1,8 @@
 """Turns as a user sees them, on the whole control plane."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -203,3 +205,51 @@ async def test_a_deleted_session_stops_its_turn(client: Client) -> None:
         await watcher.until_idle()
         await client.delete(f"/v1/sessions/{session_id}")
         await watcher.until(lambda w: bool(w.events) and w.events[-1]["type"] == "session.deleted")
+
+
+async def test_output_that_is_not_text_comes_back_as_far_as_it_can_be_kept(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(run(r"printf 'a\0b\377c'"), {"text": "{{result}}"}))
+        await watcher.until_idle()
+        assert text(watcher.of("agent.tool_result")[0]) == "a\ufffdb\ufffdc"
+
+
+async def test_every_parallel_call_of_an_interrupted_turn_says_how_it_ended(client: Client) -> None:
+    session_id = await client.session()
+    sleeping = {"name": "sandbox_execute", "input": {"command": "echo started; sleep 300"}}
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script({"tools": [sleeping, sleeping, sleeping]}))
+        await watcher.until(lambda w: len(w.of("agent.tool_use")) == 3)
+        await asyncio.sleep(1)
+        await client.send(session_id, {"type": "user.interrupt"})
+        await watcher.until_idle(timeout_seconds=30)
+        results = [text(e) for e in watcher.of("agent.tool_result")]
+        assert ["started" in each and "interrupted" in each for each in results] == [True] * 3
+        assert watcher.types[-1] == "session.status_idle"
+
+
+async def test_an_interrupt_holds_when_the_brain_dies_before_it_obeys(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        steps = script({"text": "slow " * 40, "chunk_chars": 5, "chunk_ms": 100, **run("echo never")})
+        await client.say(session_id, steps, script({"text": "the queue goes on"}))
+        await watcher.until(lambda w: any(p["type"] == "event_delta" for p in w.previews))
+        os.kill(client.stack.parts()["brain"], signal.SIGSTOP)
+        await client.send(session_id, {"type": "user.interrupt"})
+        await asyncio.sleep(0.3)
+        os.kill(client.stack.parts()["brain"], signal.SIGKILL)
+        await watcher.until_idle(times=2, timeout_seconds=40)
+        assert "agent.tool_use" not in watcher.types
+        assert [text(e) for e in watcher.of("agent.message")] == ["the queue goes on"]
+
+
+async def test_a_system_message_goes_with_the_message_that_it_accompanies(client: Client) -> None:
+    session_id = await client.session()
+    said = {"type": "user.message", "content": [{"type": "text", "text": script({"text": "heard"})}]}
+    noted = {"type": "system.message", "content": [{"type": "text", "text": "the user is in a hurry"}]}
+    async with watching(client, session_id) as watcher:
+        await client.send(session_id, said, noted)
+        await watcher.until_idle()
+    listed = (await client.get(f"/v1/sessions/{session_id}/events", limit="100"))["data"]
+    assert all(event["processed_at"] for event in listed)

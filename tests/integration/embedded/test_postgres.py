@@ -116,7 +116,7 @@ async def test_root_runs_a_data_directory_that_an_ordinary_user_made(tmp_path: P
     folder = tmp_path / "pg"
     folder.mkdir(mode=0o700)
     for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+        parent.chmod(parent.stat().st_mode | 0o055)
     os.chown(folder, 65534, 65534)
     server = EmbeddedPostgres(folder)
     process = await _started(server)

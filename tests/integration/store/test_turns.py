@@ -5,6 +5,7 @@ import pytest
 
 from controlplane.ids import new_id
 from controlplane.store import events
+from controlplane.store.events import NewEvent
 from controlplane.store.journal import PostgresJournal
 from controlplane.store.pool import Database
 from controlplane.store.turns import PostgresTurns
@@ -15,6 +16,7 @@ from harness_adapters.contract import (
     ModelRequestFailed,
     ModelRequestStarted,
     TextBlock,
+    TextDelta,
     ToolOutcome,
     ToolUse,
     Usage,
@@ -151,9 +153,41 @@ async def test_a_new_turn_takes_over_one_that_its_workflow_has_forgotten(
     await say("one")
     old = await begun(turns, turn_of(session_id, "turn_old"))
     new = await begun(turns, turn_of(session_id, "turn_new"))
-    assert new.history == old.history
+    assert (new.history, new.input, new.attempt) == (old.history, old.input, 2)
     with pytest.raises(SupersededError):
         await turns.end(old, "end_turn")
+
+
+async def test_an_interrupt_that_a_dead_brain_did_not_obey_ends_the_turn(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one", "two")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_request_started(start, ModelRequestStarted(request_id=new_id("sevt")))
+    async with database.transaction(WORKSPACE) as connection:
+        await events.append(connection, session_id, [NewEvent(type="user.interrupt", queued=True)])
+    result = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_2", task_token=b"")
+    assert result == TurnResult(reason="interrupted", more=True)
+    assert (await types(database, session_id))[-2:] == ["span.model_request_end", "session.status_idle"]
+
+
+async def test_what_postgres_cannot_keep_is_replaced(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_answered(start, answer(AnswerText(event_id=new_id("sevt"), text="a\x00b\ud800c")))
+    async with database.transaction(WORKSPACE) as connection:
+        recorded = await events.after(connection, session_id, 0)
+    said = [event.payload["content"][0]["text"] for event in recorded if event.type == "agent.message"]
+    assert said == ["a\ufffdb\ufffdc"]
+
+
+async def test_a_preview_of_any_text_is_no_reason_to_fail(turns: PostgresTurns, session_id: str, say: Say) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    for text in ("😀" * 5000, "\x1b" * 5000, "\x00"):
+        await turns.preview(start, TextDelta(event_id=new_id("sevt"), text=text))
 
 
 async def test_a_tool_call_is_dispatched_once_and_has_one_outcome(
@@ -165,8 +199,9 @@ async def test_a_tool_call_is_dispatched_once_and_has_one_outcome(
     await turns.model_answered(start, answer(called))
     call = ToolCallInput(tool_use_id=called.event_id, session_id=session_id, workspace_id=WORKSPACE)
     assert (await journal.dispatch(start, called)).state == "dispatched"
-    assert not (await journal.start(call, worker_id="wrk_s", task_token=b"")).started
-    assert (await journal.start(call, worker_id="wrk_s", task_token=b"")).started
+    assert (await journal.start(call, worker_id="wrk_s", task_token=b"")).sandbox_id is None
+    await journal.bind(call, "sbx_1")
+    assert (await journal.start(call, worker_id="wrk_s", task_token=b"")).sandbox_id == "sbx_1"
     both = await asyncio.gather(
         journal.finish(call, "confirmed", outcome(called, "first")),
         journal.finish(call, "unknown", outcome(called, "second")),

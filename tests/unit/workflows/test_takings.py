@@ -13,8 +13,13 @@ def test_takes_one_message_a_turn_in_order() -> None:
     assert take(waiting("user.message", "user.message")) == Taken(inputs=["0"])
 
 
-def test_takes_system_messages_with_the_message_after_them() -> None:
-    assert take(waiting("system.message", "user.message")) == Taken(inputs=["0", "1"])
+def test_takes_the_system_message_that_accompanies_a_message() -> None:
+    queue = waiting("user.message", "system.message", "user.message", "system.message")
+    assert take(queue) == Taken(inputs=["0", "1"])
+
+
+def test_an_interrupt_behind_a_message_waits_until_that_message_is_taken() -> None:
+    assert take(waiting("user.message", "user.interrupt")) == Taken(inputs=["0"])
 
 
 def test_a_system_message_alone_waits_for_a_message() -> None:
