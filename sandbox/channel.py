@@ -66,8 +66,12 @@ class Channel:
         try:
             await self._stream.write(pack({**header, "id": number}, payload))
             return await future
+        except OSError as error:
+            raise ConnectionResetError("the sandbox's connection has ended") from error
         finally:
             self._waiting.pop(number, None)
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # so that nobody misses it: the stream may have ended while it was written to
 
     async def _listen(self) -> None:
         buffer = bytearray()

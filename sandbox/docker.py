@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sandbox import runtime
+from sandbox import runtime, storage
 from sandbox.channel import Channel
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
 from sandbox.supervised import Supervised, checked_id, isolation_faults
@@ -25,8 +25,6 @@ FILL_TIMEOUT_SECONDS = 60.0
 CREATE_TIMEOUT_SECONDS = 10.0
 REMOVAL_TIMEOUT_SECONDS = 15.0
 POLL_SECONDS = 0.05
-TMP_MB = 256
-"""Size of /tmp, /dev/shm and the home folder each."""
 SUPERVISOR_MB = 64
 """What process 1 may use beside the commands' memory."""
 SPOOL_BYTES = 32 << 20
@@ -254,14 +252,13 @@ class DockerProvider(Supervised):
             "lifetime_seconds": spec.lifetime_seconds,
             "spool_bytes": SPOOL_BYTES,
         }
-        memory = f"{spec.memory_mb + spec.workspace_mb + 3 * TMP_MB + SUPERVISOR_MB}m"
+        memory = f"{spec.memory_mb + storage.megabytes(spec) + SUPERVISOR_MB}m"
         host = self._client().create_host_config(
             binds={f"bulkhead-{self._runtime.path.name}": {"bind": runtime.MOUNT, "mode": "ro"}},
             auto_remove=True, network_mode="none", dns=["127.0.0.1"], ipc_mode="private", cgroupns="private",
             cap_drop=["ALL"], security_opt=["no-new-privileges"], read_only=True,
-            tmpfs={path: _tmpfs(megabytes) for path, megabytes in
-                   (("/workspace", spec.workspace_mb), ("/tmp", TMP_MB), ("/home/agent", TMP_MB))},  # noqa: S108
-            shm_size=f"{TMP_MB}m", mem_limit=memory, memswap_limit=memory, nano_cpus=int(spec.cpus * 1e9),
+            tmpfs={path: _tmpfs(megabytes) for path, megabytes in storage.folders(spec).items()},
+            shm_size=f"{storage.SCRATCH_MB}m", mem_limit=memory, memswap_limit=memory, nano_cpus=int(spec.cpus * 1e9),
             pids_limit=spec.pids + SPARE_PIDS, log_config=LogConfig(type="none"),
             ulimits=[Ulimit(name="core", soft=0, hard=0), Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES)],
         )  # fmt: skip

@@ -18,7 +18,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sandbox import host, runtime
+from sandbox import host, runtime, storage
 from sandbox.cgroups import Cgroup, Cgroups, Limits
 from sandbox.channel import Channel, SocketStream
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
@@ -28,7 +28,6 @@ from sandbox.supervisor.frames import Header
 LAUNCH_TIMEOUT_SECONDS = 15.0
 END_TIMEOUT_SECONDS = 5.0
 HELLO_TIMEOUT_SECONDS = 10.0
-TMP_MB = 256
 """Size of /tmp, /dev/shm and the home folder each."""
 SUPERVISOR_MB = 64
 """What process 1 and the kernel may use beside the commands' memory."""
@@ -215,9 +214,9 @@ def _arguments(spec: SandboxSpec, runtime_path: str) -> list[str]:
     arguments += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/home"]
     for name in host.SHOWN_OF_ETC:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    for mount, megabytes in (("/tmp", TMP_MB), ("/home/agent", TMP_MB), ("/workspace", spec.workspace_mb)):  # noqa: S108
+    for mount, megabytes in storage.folders(spec).items():
         arguments += ["--size", str(megabytes << 20), "--perms", "0700", "--tmpfs", mount]
-    arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_MB << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
+    arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(storage.SCRATCH_MB << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
     arguments += ["--ro-bind", runtime_path, runtime.MOUNT]
     for name in runtime.ACCOUNTS:
         arguments += ["--ro-bind", f"{runtime_path}/etc/{name}", f"/etc/{name}"]
@@ -228,7 +227,7 @@ def _arguments(spec: SandboxSpec, runtime_path: str) -> list[str]:
 
 def _limits(spec: SandboxSpec) -> Limits:
     # Files in a memory file system count as memory; what a sandbox may store must not come out of what it may use.
-    megabytes = spec.memory_mb + spec.workspace_mb + 3 * TMP_MB + SUPERVISOR_MB
+    megabytes = spec.memory_mb + storage.megabytes(spec) + SUPERVISOR_MB
     return Limits(memory_bytes=megabytes << 20, pids=spec.pids + SPARE_PIDS, cpus=spec.cpus)
 
 

@@ -13,6 +13,9 @@ from sandbox.supervisor.frames import CHUNK_BYTES, Header
 from sandbox.supervisor.processes import PR_SET_DUMPABLE, prctl
 from sandbox.supervisor.server import GREETING_SECONDS, Supervisor
 
+OUTPUTS = "/mnt/session/outputs"
+"""Where an agent leaves files for whoever asked; the wire format's path."""
+
 BACKLOG = 128
 ABSTRACT_SOCKET = "\0bulkhead"
 
@@ -49,6 +52,7 @@ def serve(options: Header) -> None:
         listener.set_inheritable(False)
     else:
         listener.bind(ABSTRACT_SOCKET)
+    os.makedirs(OUTPUTS, exist_ok=True)
     supervisor = Supervisor(listener, options, filtered=filtered)
     listener.listen(BACKLOG)
     for name in ("oom_fd", "anchor_fd"):

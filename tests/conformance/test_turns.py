@@ -114,14 +114,7 @@ async def test_the_toolset_works_on_the_same_sandbox(sdk: AsyncAnthropic):
     assert "lines-2" in of(seen, "agent.tool_result")[1].content[0].text
 
 
-NO_MOUNT_FOLDER = pytest.mark.xfail(
-    strict=True, reason="no sandbox provider has a writable /mnt/session; take this mark away when one has"
-)
-
-
-@pytest.mark.parametrize(
-    "mount_path", ["/workspace/in/log.txt", pytest.param(None, marks=NO_MOUNT_FOLDER, id="default")]
-)
+@pytest.mark.parametrize("mount_path", ["/workspace/in/log.txt", pytest.param(None, id="default")])
 async def test_a_mounted_file_is_there(sdk: AsyncAnthropic, mount_path: str | None):
     file = await sdk.beta.files.upload(file=("log.txt", b"needle in a haystack\n", "text/plain"))
     mount: Any = {"type": "file", "file_id": file.id, "mount_path": mount_path}
