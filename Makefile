@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow lint bench image clean
+.PHONY: setup demo test test-slow lint bench clean
 
 # Everything that a command needs is installed by the command itself, into .venv.
 setup:
@@ -21,9 +21,6 @@ lint: setup
 
 bench: setup
 	.venv/bin/python -m tests.bench
-
-image: setup
-	.venv/bin/bulkhead sandbox image
 
 clean:
 	rm -rf .venv .bulkhead .ruff_cache .import_linter_cache .hypothesis
