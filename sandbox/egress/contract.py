@@ -25,7 +25,10 @@ class Binding(_Frozen):
 
 
 class GrantedCredential(_Frozen):
-    """A credential that the sandbox holds a stub of; its secret is asked for when a request is to be swapped."""
+    """A credential that the sandbox holds a stub of.
+
+    Its secret is asked for when a request is to be swapped, and when a bound host's answer is to be searched for it.
+    """
 
     credential_id: str
     name: str
@@ -53,8 +56,15 @@ Verdict = Literal["allowed", "denied", "failed", "cut"]
 
 
 class AuditEntry(_Frozen):
-    """One decision. Names and never values; ``path`` without its query, at most 512 characters."""
+    """One decision, or what became of it. Names and never values; ``path`` without its query, at most 512 characters.
 
+    What is allowed is recorded before it happens (``ended`` False) and again under the same ``exchange_id`` when it
+    has ended, with its figures and the verdict that it came to; where the second entry is missing, the outcome is
+    unknown. What is denied is recorded once, as ended.
+    """
+
+    exchange_id: str = ""
+    ended: bool = True
     sandbox_id: str
     session_id: str
     workspace_id: str
@@ -96,5 +106,5 @@ class AuditSink(Protocol):
     """Keeps decisions."""
 
     async def record(self, entry: AuditEntry) -> None:
-        """Record a decision; raises if it cannot be, and then what it decided must not happen."""
+        """Record an entry; raises if it cannot be, and then what it decided must not happen."""
         ...

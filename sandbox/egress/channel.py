@@ -1,0 +1,189 @@
+"""Bytes to and from one peer: a socket as it is, or TLS over it. Nothing is read that nobody waits for."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import Protocol
+
+from sandbox.egress.limits import CHUNK_BYTES
+
+_READS_IN_A_ROW = 16
+"""One megabyte; then the others have their turn."""
+
+
+class Channel(Protocol):
+    """One peer. ``receive`` returns an empty chunk at the end; both raise `OSError`."""
+
+    async def receive(self) -> bytes:
+        """Return what has come, at most one chunk."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Return when the kernel has taken everything."""
+        ...
+
+    async def end(self) -> None:
+        """Say that nothing more will be sent."""
+        ...
+
+
+class SocketChannel:
+    """A connected stream socket. ``touched`` is set by every byte that moves; a watchdog clears it."""
+
+    def __init__(self, connection: socket.socket):
+        connection.setblocking(False)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self.touched = True
+        self._loop = asyncio.get_running_loop()
+        self._sending = asyncio.Lock()
+        self._in_a_row = 0
+
+    async def receive(self) -> bytes:
+        """Return what has come, at most one chunk."""
+        while True:
+            try:
+                data = self.socket.recv(CHUNK_BYTES)
+            except BlockingIOError:
+                self._in_a_row = 0
+                await self.readable()
+                continue
+            self.touched = True
+            self._in_a_row += 1
+            if self._in_a_row >= _READS_IN_A_ROW:
+                self._in_a_row = 0
+                await asyncio.sleep(0)
+            return data
+
+    async def send(self, data: bytes) -> None:
+        """Return when the kernel has taken everything; of two callers one waits."""
+        async with self._sending:
+            await self._send(data)
+
+    async def end(self) -> None:
+        """Say that nothing more will be sent."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Give the socket back; whoever waits for it must have been cancelled."""
+        self.socket.close()
+
+    def is_quiet(self) -> bool:
+        """Tell whether an idle connection is still usable: neither ended nor, against the protocol, spoken on."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    async def readable(self) -> None:
+        """Wait until something can be read."""
+        ready = self._loop.create_future()
+        self._loop.add_reader(self.socket, _wake, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(self.socket)
+
+    async def writable(self) -> None:
+        """Wait until something can be written."""
+        ready = self._loop.create_future()
+        self._loop.add_writer(self.socket, _wake, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self.socket)
+
+    async def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                sent = self.socket.send(view)
+            except BlockingIOError:
+                await self.writable()
+                continue
+            self.touched = True
+            view = view[sent:]
+
+
+class TlsChannel:
+    """TLS over a socket, on either side; ``received`` is what was read from the socket before."""
+
+    def __init__(
+        self, below: SocketChannel, context: ssl.SSLContext, *, server_name: str | None = None, received: bytes = b""
+    ):
+        self._below = below
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._incoming.write(received)
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
+        )
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol that was agreed on (ALPN)."""
+        return self._tls.selected_alpn_protocol()
+
+    async def handshake(self) -> None:
+        """Agree on keys; raises `ssl.SSLError` or `OSError`."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+                if self._incoming.eof:
+                    raise ConnectionResetError("the peer ended the handshake") from None
+            except ssl.SSLError:
+                await self._flush()
+                raise
+            else:
+                return await self._flush()
+
+    async def receive(self) -> bytes:
+        """Return what has come, at most one chunk; an end without a goodbye is an end."""
+        while True:
+            try:
+                return self._tls.read(CHUNK_BYTES)
+            except ssl.SSLWantReadError:
+                if self._outgoing.pending:
+                    await self._flush()
+                await self._fill()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+
+    async def send(self, data: bytes) -> None:
+        """Return when the kernel has taken everything."""
+        for start in range(0, len(data), CHUNK_BYTES):
+            self._tls.write(data[start : start + CHUNK_BYTES])
+            await self._flush()
+
+    async def end(self) -> None:
+        """Say goodbye, and that nothing more will be sent."""
+        with contextlib.suppress(ssl.SSLError, OSError):
+            self._tls.unwrap()
+        with contextlib.suppress(OSError):
+            await self._flush()
+        await self._below.end()
+
+    async def _fill(self) -> None:
+        data = await self._below.receive()
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    async def _flush(self) -> None:
+        # Taken and sent under one lock: records must leave in the order in which they were made.
+        if data := self._outgoing.read():
+            await self._below.send(data)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,83 @@
+"""Takes secrets out of what a bound host answers, in the forms in which servers usually give them back."""
+
+import base64
+import html
+import json
+from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
+
+_SHORTEST_FORM = 4
+"""Fewer bytes would be found by accident everywhere."""
+
+
+class Scrubber:
+    """Masks secrets in a stream with as many asterisks, so that lengths stay true; holds back what might become one.
+
+    An arbitrary transformation (reversed, compressed, one byte per response) is not recognised: which methods and
+    paths a credential may be used for is what really limits it.
+    """
+
+    def __init__(self, secrets: Iterable[bytes]):
+        self._forms = sorted({form for secret in secrets for form in forms(secret)}, key=len, reverse=True)
+        self._window = max((len(form) for form in self._forms), default=1) - 1
+        self._held = b""
+        self.found = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what may pass, masked."""
+        data = self.mask(self._held + chunk) if self._held else self.mask(chunk)
+        keep = self._begun(data)
+        self._held = data[len(data) - keep :] if keep else b""
+        return data[: len(data) - keep] if keep else data
+
+    def finish(self) -> bytes:
+        """Return what was held back to the end."""
+        held, self._held = self._held, b""
+        return held
+
+    def mask(self, data: bytes) -> bytes:
+        """Mask what is whole in ``data``."""
+        for form in self._forms:
+            if form in data:
+                self.found += data.count(form)
+                data = data.replace(form, b"*" * len(form))
+        return data
+
+    def _begun(self, data: bytes) -> int:
+        tail = data[-self._window :] if self._window else b""
+        longest = 0
+        for form in self._forms:
+            at = tail.find(form[:1])
+            while at != -1 and len(tail) - at > longest:
+                if form.startswith(tail[at:]):
+                    longest = len(tail) - at
+                    break
+                at = tail.find(form[:1], at + 1)
+        return longest
+
+
+def forms(secret: bytes) -> set[bytes]:
+    """Return a secret raw, in base64 at every offset, in hex, and escaped for URLs, JSON and HTML."""
+    text = secret.decode("latin-1")
+    escaped = json.dumps(secret.decode(errors="replace"))[1:-1]
+    urls = {quote(secret, safe=""), quote(secret, safe="/"), quote_plus(secret)}
+    found = {secret, secret.hex().encode(), secret.hex().upper().encode()}
+    found |= {url.encode() for url in urls} | {_lower_escapes(url).encode() for url in urls}
+    found |= {escaped.encode(), escaped.replace("/", "\\/").encode()}
+    found |= {json.dumps(secret.decode(errors="replace"), ensure_ascii=False)[1:-1].encode()}
+    found |= {html.escape(text).encode("latin-1"), html.escape(text, quote=False).encode("latin-1")}
+    found |= {core for offset in range(3) for core in _base64_cores(secret, offset)}
+    return {form for form in found if len(form) >= _SHORTEST_FORM}
+
+
+def _lower_escapes(url: str) -> str:
+    parts = url.split("%")
+    return "%".join([parts[0], *(part[:2].lower() + part[2:] for part in parts[1:])])
+
+
+def _base64_cores(secret: bytes, offset: int) -> set[bytes]:
+    # The characters that depend on the secret alone, whatever stands before and after it.
+    first = (0, 2, 3)[offset]
+    last = (offset + len(secret)) * 8 // 6
+    encoded = base64.b64encode(b"\0" * offset + secret)[first:last]
+    return {encoded, encoded.replace(b"+", b"-").replace(b"/", b"_")}
