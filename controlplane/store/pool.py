@@ -1,6 +1,7 @@
 """The connection pool; every transaction says whose rows it may see."""
 
 import asyncio
+import select
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
@@ -59,6 +60,8 @@ class Database:
             yield connection
 
     async def _check_alive(self, connection: Connection) -> None:
+        if not _has_news(connection):
+            return
         try:
             await connection.execute("SELECT 1")
             await connection.rollback()
@@ -68,6 +71,13 @@ class Database:
             if self._purge is None or self._purge.done():
                 self._purge = asyncio.create_task(self._pool.check())
             raise
+
+
+def _has_news(connection: Connection) -> bool:
+    """Say whether the server has sent something that nobody asked for: that it closes the connection, mostly."""
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _become_app(connection: Connection) -> None:
