@@ -1,0 +1,201 @@
+"""How this host's sandbox worker hands listening sockets to the proxy: over a Unix socket, for the same user only."""
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sandbox.egress.server import Proxy
+
+_log = structlog.get_logger(__name__)
+_MAX_PACKET = 128 * 1024
+"""Below the kernel's default for one packet, and some thousand sandbox ids."""
+_MAX_DESCRIPTORS = 4
+_WAIT_SECONDS = 5
+"""A proxy on the same host answers within milliseconds; one that does not is stuck or gone."""
+_BACKLOG = 64
+
+
+class _Order(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    do: Literal["attach", "detach", "list"]
+    sandbox_id: str = Field(default="", max_length=200)
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    attached: list[str] = Field(default_factory=list)
+    error: str | None = None
+
+
+class EarsError(Exception):
+    """The proxy of this host did not take the socket, or does not answer; the message says why."""
+
+
+class Ears:
+    """The proxy's side: takes orders for it. An async context manager."""
+
+    def __init__(self, path: Path, proxy: Proxy):
+        self._path = path
+        self._proxy = proxy
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Ears":
+        self._listener = _listen(self._path)
+        self._spawn(self._accept())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        while True:
+            accepted, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            self._spawn(self._converse(accepted))
+
+    async def _converse(self, peer: socket.socket) -> None:
+        with peer:
+            peer.setblocking(False)
+            if _user_of(peer) != os.getuid():
+                _log.warning("egress_ears_stranger", uid=_user_of(peer))
+                return
+            with contextlib.suppress(OSError):
+                while await self._one_order(peer):
+                    pass
+
+    async def _one_order(self, peer: socket.socket) -> bool:
+        await _readable(peer)
+        data, sockets = _receive(peer)
+        if not data:
+            return False
+        try:
+            reply = await self._obey(_Order.model_validate_json(data), sockets)
+        except ValidationError as error:
+            reply = _Reply(error=f"the order is not valid: {error.error_count()} errors")
+        finally:
+            for each in sockets:
+                each.close()
+        peer.send(reply.model_dump_json().encode())
+        return True
+
+    async def _obey(self, order: _Order, sockets: list[socket.socket]) -> _Reply:
+        if order.do == "list":
+            return _Reply(attached=self._proxy.attached())
+        if not order.sandbox_id:
+            return _Reply(error="the order names no sandbox")
+        if order.do == "detach":
+            await self._proxy.detach(order.sandbox_id)
+            return _Reply()
+        if len(sockets) != 1 or not _listens(sockets[0]):
+            return _Reply(error="exactly one listening stream socket has to come with the order")
+        await self._proxy.attach(order.sandbox_id, sockets.pop())
+        return _Reply()
+
+
+class EarsClient:
+    """The sandbox worker's side; one short connection per order, so that a restarted proxy is simply found again."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    async def attach(self, sandbox_id: str, listener: socket.socket) -> None:
+        """Hand over a listening socket; the caller may close its own copy afterwards. Raises `EarsError`."""
+        await self._order(_Order(do="attach", sandbox_id=sandbox_id), [listener.fileno()])
+
+    async def detach(self, sandbox_id: str) -> None:
+        """Have a sandbox's socket and connections closed. Raises `EarsError`."""
+        await self._order(_Order(do="detach", sandbox_id=sandbox_id), [])
+
+    async def attached(self) -> list[str]:
+        """Return the sandboxes that are listened for. Raises `EarsError`."""
+        return (await self._order(_Order(do="list"), [])).attached
+
+    async def _order(self, order: _Order, descriptors: list[int]) -> _Reply:
+        try:
+            reply = await asyncio.to_thread(self._exchange, order, descriptors)
+        except (OSError, ValidationError) as error:
+            raise EarsError(f"the egress proxy at {self._path} does not answer: {error}") from error
+        if reply.error:
+            raise EarsError(f"the egress proxy refused: {reply.error}")
+        return reply
+
+    def _exchange(self, order: _Order, descriptors: list[int]) -> _Reply:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.settimeout(_WAIT_SECONDS)
+            peer.connect(str(self._path))
+            socket.send_fds(peer, [order.model_dump_json().encode()], descriptors)
+            return _Reply.model_validate_json(peer.recv(_MAX_PACKET))
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _receive(peer: socket.socket) -> tuple[bytes, list[socket.socket]]:
+    size = array.array("i").itemsize
+    data, ancillary, _, _ = peer.recvmsg(
+        _MAX_PACKET, socket.CMSG_SPACE(_MAX_DESCRIPTORS * size), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % size])
+    return data, [found for each in descriptors if (found := _as_socket(each))]
+
+
+def _as_socket(descriptor: int) -> socket.socket | None:
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        return None
+
+
+def _listens(candidate: socket.socket) -> bool:
+    return candidate.type == socket.SOCK_STREAM and bool(
+        candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
+
+
+def _user_of(peer: socket.socket) -> int:
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return uid
+
+
+async def _readable(peer: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(peer, ready.set_result, None)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(peer)

@@ -1,0 +1,80 @@
+"""Handing listening sockets to a proxy."""
+
+import asyncio
+import os
+import pwd
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from sandbox.egress import Ears, EarsClient, EarsError
+from tests.support.egress import Client, Stage
+
+
+@pytest.fixture
+async def ears(stage: Stage) -> AsyncGenerator[Path]:
+    """The path at which a proxy takes orders."""
+    path = stage.folder / "ears.sock"
+    async with Ears(path, stage.proxy):
+        yield path
+
+
+async def test_a_socket_that_is_handed_over_is_served_under_its_sandbox(stage: Stage, ears: Path) -> None:
+    worker = EarsClient(ears)
+    await stage.sandbox("sbx_before")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stage.ports["sbx_b"] = listener.getsockname()[1]
+        await worker.attach("sbx_b", listener)
+    stage.policies.policies["sbx_b"] = stage.policies.policies["sbx_before"].model_copy(
+        update={"sandbox_id": "sbx_b", "session_id": "sesn_b"}
+    )
+    assert await worker.attached() == ["sbx_b", "sbx_before"]
+    client: Client = await stage.client("sbx_b")
+    got = await client.ask("CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n", "CONNECT")
+    assert got.status == 403
+    assert (await stage.audit.wait()).session_id == "sesn_b"
+
+    await worker.detach("sbx_b")
+    assert await worker.attached() == ["sbx_before"]
+    with pytest.raises(OSError, match="Connect"):
+        await stage.client("sbx_b")
+
+
+async def test_what_is_not_one_listening_socket_is_refused(ears: Path) -> None:
+    worker = EarsClient(ears)
+    with socket.socket() as idle, pytest.raises(EarsError, match="exactly one listening stream socket"):
+        await worker.attach("sbx_b", idle)
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(EarsError, match="names no sandbox"):
+        await worker.attach("", listener)
+    assert await worker.attached() == []
+
+
+async def test_a_proxy_that_is_away_is_an_error_that_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(EarsError, match=r"gone\.sock does not answer"):
+        await EarsClient(tmp_path / "gone.sock").attached()
+
+
+async def test_another_user_is_not_heard(stage: Stage, ears: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    # As though the file's mode had been loosened: what is left is the check of who is asking.
+    for path in (ears, stage.folder):
+        path.chmod(0o777)
+    assert "attached" in await _asked_as(os.getuid(), ears)
+    stranger = await _asked_as(pwd.getpwnam("nobody").pw_uid, ears)
+    assert stranger.strip() in {"b''", "turned away"}
+
+
+async def _asked_as(uid: int, path: Path) -> str:
+    script = (
+        "import os,socket,sys; os.setuid(int(sys.argv[1]))\n"
+        "asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); asking.connect(sys.argv[2])\n"
+        'asking.send(b\'{"do":"list"}\'); print(asking.recv(1000))'
+    )
+    command = [sys.executable, "-c", script, str(uid), str(path)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout
