@@ -69,12 +69,20 @@ async def test_another_user_is_not_heard(stage: Stage, ears: Path) -> None:
     assert stranger.strip() in {"b''", "turned away"}
 
 
+_ASK = """
+import os, socket, sys
+os.setuid(int(sys.argv[1]))
+asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+asking.connect(sys.argv[2])
+try:
+    asking.send(b'{"do": "list"}')
+    print(asking.recv(1000))
+except (BrokenPipeError, ConnectionResetError):
+    print("turned away")
+"""
+
+
 async def _asked_as(uid: int, path: Path) -> str:
-    script = (
-        "import os,socket,sys; os.setuid(int(sys.argv[1]))\n"
-        "asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); asking.connect(sys.argv[2])\n"
-        'asking.send(b\'{"do":"list"}\'); print(asking.recv(1000))'
-    )
-    command = [sys.executable, "-c", script, str(uid), str(path)]
+    command = [sys.executable, "-c", _ASK, str(uid), str(path)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, timeout=20)
     return done.stdout
