@@ -8,6 +8,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 Prefix = Literal[
     "agent", "env", "sesn", "sevt", "sesrsc", "file", "turn", "sbx", "key", "req", "wrk",
+    "vlt", "vcrd", "egr",
 ]  # fmt: skip
 
 

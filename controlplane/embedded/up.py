@@ -19,6 +19,7 @@ import psycopg
 import structlog
 
 from controlplane import logs
+from controlplane.embedded import master_key
 from controlplane.embedded.api_key import provision
 from controlplane.embedded.part import PART_NAMES, PartName
 from controlplane.embedded.postgres import EmbeddedPostgres
@@ -29,6 +30,7 @@ from controlplane.errors import ConflictError, UnavailableError
 from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
+from controlplane.vault.keyring import MasterKeySettings
 from sandbox.contract import SandboxError
 
 _ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
@@ -101,6 +103,7 @@ class Up:
         await self._start_servers()
         await asyncio.to_thread(_migrate, self._settings.database_url)
         await self._provision_key()
+        master_key.provision(MasterKeySettings(), self._data)
         for name in PART_NAMES:
             stopper = self._stop_sandboxes if name == "sandboxes" else _stop_part
             await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=stopper))
@@ -242,9 +245,9 @@ def _config_file(settings: Settings, data: Path) -> Path | None:
 
 
 def _environment(settings: Settings, part: PartName) -> dict[str, str]:
-    """Return what a part sees: every setting, no API key, and provider keys in the gateway alone."""
-    kept = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
-    kept.pop("BULKHEAD_API_KEY", None)
+    """Return what a part sees: every setting, no API key, and other keys only where they are used."""
+    secret = {*SECRET_VARIABLES, *master_key.VARIABLES, "BULKHEAD_API_KEY"}
+    kept = {name: value for name, value in os.environ.items() if name not in secret} | master_key.environment(part)
     for name, value in settings.model_dump(exclude={"api_key"}).items():
         if value is not None:
             kept[f"BULKHEAD_{name.upper()}"] = str(value)

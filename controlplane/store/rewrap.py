@@ -1,0 +1,72 @@
+"""Putting every key that a master key wraps under the newest one, while readers go on with either."""
+
+import structlog
+from psycopg.rows import DictRow
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.errors import UnavailableError
+from controlplane.store.authorities import seed_place
+from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
+from controlplane.store.vaults import data_key_place
+from controlplane.vault.cipher import SealBrokenError
+from controlplane.vault.keyring import Keyring, Wrapped
+
+_log = structlog.get_logger(__name__)
+
+
+class Rewrapped(BaseModel):
+    """What became of the keys that were under an older master key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    master_key_id: str
+    rewrapped: int
+    unreadable: int
+
+
+async def rewrap(database: Database, keyring: Keyring) -> Rewrapped:
+    """Wrap every key again that is not under the newest master key.
+
+    Each is written only if it is still what was read, so that it may run anywhere, also twice at once; killed, it is
+    run again. ``unreadable`` are those whose master key is not present: they stay as they are.
+    """
+    keyring.reload()
+    async with database.transaction(ALL_WORKSPACES) as connection:
+        found = await rows(
+            connection,
+            "SELECT 'vault' AS kind, id, workspace_id, master_key_id, wrapped_key AS wrapped FROM vaults"
+            " WHERE master_key_id <> %(newest)s UNION ALL"
+            " SELECT 'authority', session_id, workspace_id, master_key_id, wrapped_seed FROM session_authorities"
+            " WHERE master_key_id <> %(newest)s",
+            {"newest": keyring.newest_id},
+        )
+    done = 0
+    for row in found:
+        async with database.transaction(ALL_WORKSPACES) as connection:
+            done += await _rewrap_one(connection, row, keyring)
+    return Rewrapped(master_key_id=keyring.newest_id, rewrapped=done, unreadable=len(found) - done)
+
+
+async def _rewrap_one(connection: Connection, row: DictRow, keyring: Keyring) -> bool:
+    place = (data_key_place if row["kind"] == "vault" else seed_place)(row["workspace_id"], row["id"])
+    try:
+        key = keyring.unwrap(Wrapped(master_key_id=row["master_key_id"], wrapped=row["wrapped"]), place)
+    except (UnavailableError, SealBrokenError) as error:
+        _log.warning("key_not_rewrapped", kind=row["kind"], id=row["id"], cause=error.code)
+        return False
+    values = {"id": row["id"], "before": row["wrapped"], **keyring.wrap(key, place).model_dump()}
+    if row["kind"] == "vault":
+        written = await one(
+            connection,
+            "UPDATE vaults SET master_key_id = %(master_key_id)s, wrapped_key = %(wrapped)s"
+            " WHERE id = %(id)s AND wrapped_key = %(before)s RETURNING id",
+            values,
+        )
+    else:
+        written = await one(
+            connection,
+            "UPDATE session_authorities SET master_key_id = %(master_key_id)s, wrapped_seed = %(wrapped)s"
+            " WHERE session_id = %(id)s AND wrapped_seed = %(before)s RETURNING session_id",
+            values,
+        )
+    return written is not None

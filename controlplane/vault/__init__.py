@@ -1,0 +1,1 @@
+"""The vault: what a credential may look like, how its secret is sealed, and the keys that it is sealed with."""

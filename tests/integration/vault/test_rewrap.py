@@ -1,0 +1,93 @@
+import pytest
+from pydantic import SecretStr
+
+from controlplane.errors import UnavailableError
+from controlplane.store import authorities, credentials
+from controlplane.store.pool import Connection, Database
+from controlplane.store.rewrap import rewrap
+from controlplane.vault.cipher import SealBrokenError
+from controlplane.vault.keyring import Keyring, new_master_key
+from tests.integration.vault.conftest import WORKSPACE, Add, World
+
+
+async def both(connection: Connection, world: World, credential_id: str, keyring: Keyring) -> tuple[str, bytes]:
+    secret = await credentials.reveal(connection, credential_id, keyring=keyring)
+    assert secret is not None
+    return secret.get_secret_value(), await authorities.seed(connection, world.session, keyring=keyring)
+
+
+@pytest.fixture
+def old() -> str:
+    return new_master_key()
+
+
+@pytest.fixture
+def keyring(old: str) -> Keyring:
+    return Keyring(text=SecretStr(old))
+
+
+async def test_every_key_moves_under_the_newest_master_key_and_nothing_else_changes(
+    database: Database, keyring: Keyring, old: str, world: World, add: Add
+):
+    credential = await add(world.first_vault)
+    new = new_master_key()
+    widened, alone = Keyring(text=SecretStr(f"{old} {new}")), Keyring(text=SecretStr(new))
+    async with database.transaction(WORKSPACE) as connection:
+        before = await both(connection, world, credential.id, keyring)
+    done = await rewrap(database, widened)
+    assert (done.master_key_id, done.rewrapped, done.unreadable) == (alone.newest_id, 3, 0)
+    async with database.transaction(WORKSPACE) as connection:
+        assert await both(connection, world, credential.id, widened) == before
+        assert await both(connection, world, credential.id, alone) == before
+        with pytest.raises(UnavailableError):
+            await both(connection, world, credential.id, keyring)
+    assert (await rewrap(database, widened)).rewrapped == 0
+
+
+async def test_keys_of_a_missing_master_key_stay_as_they_are_and_are_counted(
+    database: Database, keyring: Keyring, world: World, add: Add
+):
+    credential = await add(world.first_vault)
+    done = await rewrap(database, Keyring(text=SecretStr(new_master_key())))
+    assert (done.rewrapped, done.unreadable) == (0, 2)
+    async with database.transaction(WORKSPACE) as connection:
+        assert (await both(connection, world, credential.id, keyring))[0] == "the-secret"
+
+
+async def test_a_secret_that_was_moved_to_another_row_does_not_open(
+    database: Database, keyring: Keyring, world: World, add: Add
+):
+    one, other = await add(world.first_vault, "ONE", "secret-one"), await add(world.first_vault, "TWO", "secret-two")
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute(
+            "UPDATE credentials SET sealed = (SELECT sealed FROM credentials WHERE id = %s) WHERE id = %s",
+            (other.id, one.id),
+        )
+        with pytest.raises(SealBrokenError):
+            await credentials.reveal(connection, one.id, keyring=keyring)
+
+
+async def test_an_old_secret_that_is_put_back_does_not_open(
+    database: Database, keyring: Keyring, world: World, add: Add
+):
+    credential = await add(world.first_vault)
+    async with database.transaction(WORKSPACE) as connection:
+        row = await (await connection.execute("SELECT sealed FROM credentials")).fetchone()
+        assert row is not None
+        await credentials.rotate(connection, credential, SecretStr("new-secret"), keyring=keyring)
+        await connection.execute("UPDATE credentials SET sealed = %s", (row["sealed"],))
+        with pytest.raises(SealBrokenError):
+            await credentials.reveal(connection, credential.id, keyring=keyring)
+
+
+async def test_a_vaults_key_under_another_vault_does_not_open(
+    database: Database, keyring: Keyring, world: World, add: Add
+):
+    credential = await add(world.first_vault)
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute(
+            "UPDATE vaults SET wrapped_key = (SELECT wrapped_key FROM vaults WHERE id = %s) WHERE id = %s",
+            (world.second_vault, world.first_vault),
+        )
+        with pytest.raises(SealBrokenError):
+            await credentials.reveal(connection, credential.id, keyring=keyring)
