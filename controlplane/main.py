@@ -28,6 +28,7 @@ async def run_api(settings: Settings) -> None:
     from controlplane.api.app import create_app
     from controlplane.api.server import ApiServer
     from controlplane.readiness import Readiness
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
     from controlplane.wakeups import Reconciler, Wakeups
 
     database = Database(settings.database_url, max_connections=_API_CONNECTIONS, wait_seconds=_API_PATIENCE_SECONDS)
@@ -39,6 +40,7 @@ async def run_api(settings: Settings) -> None:
         submitter=wakeups,
         readiness=Readiness(database=database, client=client, gateway_url=settings.gateway_url),
         version=version("bulkhead"),
+        keyring=open_keyring(MasterKeySettings(), settings.data_dir),
     )
     reconciler = asyncio.create_task(Reconciler(database=database, wakeups=wakeups).run())
     try:

@@ -12,7 +12,9 @@ from starlette.responses import Response
 
 from controlplane.api import (
     agents,
+    credentials,
     docs,
+    egress,
     environments,
     events,
     files,
@@ -22,6 +24,7 @@ from controlplane.api import (
     resume,
     sessions,
     threads,
+    vaults,
 )
 from controlplane.api.auth import Authenticator
 from controlplane.api.errors import error_response
@@ -31,12 +34,37 @@ from controlplane.api.middleware import RequestMiddleware
 from controlplane.api.parts import Parts, Readiness, Submitter
 from controlplane.errors import BulkheadError
 from controlplane.store.pool import Database
+from controlplane.vault.keyring import Keyring
 
-_RESOURCES = (agents, environments, sessions, resume, threads, resources, events, files, keys, health)
+_RESOURCES = (
+    agents,
+    environments,
+    sessions,
+    resume,
+    threads,
+    resources,
+    events,
+    egress,
+    files,
+    vaults,
+    credentials,
+    keys,
+    health,
+)
 
 
-def create_app(*, database: Database, submitter: Submitter, readiness: Readiness, version: str) -> FastAPI:
-    """Return the app, which listens for events while it is up; the caller opens and closes ``database``."""
+def create_app(
+    *,
+    database: Database,
+    submitter: Submitter,
+    readiness: Readiness,
+    version: str,
+    keyring: Keyring | None = None,
+) -> FastAPI:
+    """Return the app, which listens for events while it is up; the caller opens and closes ``database``.
+
+    Without ``keyring`` no vault can be made or opened.
+    """
     metrics = Metrics()
     parts = Parts(
         database=database,
@@ -45,6 +73,7 @@ def create_app(*, database: Database, submitter: Submitter, readiness: Readiness
         authenticator=Authenticator(database),
         hub=Hub(database),
         metrics=metrics,
+        keyring=keyring or Keyring(),
         version=version,
     )
     app = FastAPI(

@@ -1,6 +1,7 @@
 """One authenticated request: its workspace, its body, and its effect, which happens once per idempotency key."""
 
 import hashlib
+import hmac
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Generic, TypeVar
@@ -51,14 +52,18 @@ class Exchange:
         async with self.transaction() as connection:
             if key is None:
                 return json_response(await effect(connection))
-            first = await idempotency.claim(
-                connection, self.workspace_id, key=key, request_hash=self._digest.digest()
-            )
+            first = await idempotency.claim(connection, self.workspace_id, key=key, request_hashes=self._hashes())
             if first is not None:
                 return JSONResponse(first.response, first.status_code, {"idempotent-replayed": "true"})
             answer = (await effect(connection)).model_dump(mode="json")
             await idempotency.record(connection, self.workspace_id, key=key, status_code=200, response=answer)
         return JSONResponse(answer)
+
+    def _hashes(self) -> list[bytes]:
+        """Return the request's hash under each master key: without one, a short secret could be guessed from it."""
+        digest = self._digest.digest()
+        keys = self.parts.keyring.derived("idempotency")
+        return [hmac.digest(key, digest, "sha256") for key in keys] or [digest]
 
 
 async def open_exchange(request: Request) -> Exchange:

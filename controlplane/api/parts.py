@@ -11,6 +11,7 @@ from controlplane.api.follow import Hub
 from controlplane.api.metrics import Metrics
 from controlplane.store.events import Event
 from controlplane.store.pool import Database
+from controlplane.vault.keyring import Keyring
 
 
 class Submitter(Protocol):
@@ -35,6 +36,7 @@ class Parts:
     authenticator: Authenticator
     hub: Hub
     metrics: Metrics
+    keyring: Keyring
     version: str
 
 

@@ -44,7 +44,7 @@ from controlplane.api.wire.sessions import (
 from controlplane.api.wire.tools import resolved_servers, resolved_tools
 from controlplane.definitions import SessionAgent, stored
 from controlplane.errors import ConflictError
-from controlplane.store import agents, environments, events, resources, sessions
+from controlplane.store import agents, environments, events, resources, sessions, vaults
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
@@ -62,14 +62,16 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 @router.post("", response_model=Session)
 async def create_session(exchange: CurrentExchange, wanted: SessionCreate = reads(SessionCreate)) -> Response:
     """Open a session, mount its files, and queue its initial events: all of it or nothing."""
-    if wanted.vault_ids:
-        raise not_supported("vault_ids", "vaults are", next_step="omit the field")
+    vault_ids = wanted.vault_ids or []
+    if len(set(vault_ids)) < len(vault_ids):
+        raise refused("vault_ids", "a vault appears more than once")
     check_inputs(wanted.initial_events or [], "initial_events")
     inputs: list[Event] = []
 
     async def effect(connection: Connection) -> Session:
         environment = await environments.get(connection, wanted.environment_id)
         require_unarchived("environment", environment.id, environment.archived_at)
+        await vaults.check_usable(connection, vault_ids)
         content = SessionContent(
             agent=await _chosen_agent(connection, wanted.agent),
             title=wanted.title,
@@ -77,7 +79,11 @@ async def create_session(exchange: CurrentExchange, wanted: SessionCreate = read
             budget=_budget(wanted.budget),
         )
         session_id = await sessions.create(
-            connection, exchange.workspace_id, environment_id=environment.id, content=content
+            connection,
+            exchange.workspace_id,
+            environment_id=environment.id,
+            vault_ids=vault_ids,
+            content=content,
         )
         for mount in await mounts_of(connection, wanted.resources or [], taken=[]):
             await resources.add(connection, exchange.workspace_id, session_id=session_id, mount=mount)

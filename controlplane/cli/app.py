@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from controlplane.cli import agents, chat, demo, doctor, environments, files, keys, sandbox, serve, sessions
+from controlplane.cli import agents, chat, demo, doctor, environments, files, keys, sandbox, serve, sessions, vaults
 from controlplane.cli.failure import Failure, explain
 from controlplane.errors import BulkheadError
 
@@ -23,6 +23,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(environments.app, name="environments")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(files.app, name="files")
+app.add_typer(vaults.app, name="vaults")
 app.add_typer(keys.app, name="keys")
 app.add_typer(sandbox.app, name="sandbox")
 chat.register(app)

@@ -1,5 +1,6 @@
 """Idempotency keys: claimed and answered in the same transaction as the effect that they guard."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from psycopg.types.json import Json
@@ -18,17 +19,20 @@ class FirstAnswer(BaseModel):
     response: Any
 
 
-async def claim(connection: Connection, workspace_id: str, *, key: str, request_hash: bytes) -> FirstAnswer | None:
+async def claim(
+    connection: Connection, workspace_id: str, *, key: str, request_hashes: Sequence[bytes]
+) -> FirstAnswer | None:
     """Take ``key`` for the caller's transaction, or return what its first use was answered.
 
-    A second request waits here until the first one's transaction ends. Raises `ConflictError` where the first
-    request was another one.
+    The first of ``request_hashes`` is kept; a repeat may match any of them, so that it is still known when the
+    key that they are made with has changed. A second request waits here until the first one's transaction ends.
+    Raises `ConflictError` where the first request was another one.
     """
     claimed = await one(
         connection,
         "INSERT INTO idempotency_keys (workspace_id, key, request_hash)"
         " VALUES (%(workspace_id)s, %(key)s, %(hash)s) ON CONFLICT DO NOTHING RETURNING key",
-        {"workspace_id": workspace_id, "key": key, "hash": request_hash},
+        {"workspace_id": workspace_id, "key": key, "hash": request_hashes[0]},
     )
     if claimed is not None:
         return None
@@ -38,7 +42,7 @@ async def claim(connection: Connection, workspace_id: str, *, key: str, request_
         " WHERE workspace_id = %(workspace_id)s AND key = %(key)s",
         {"workspace_id": workspace_id, "key": key},
     )
-    if first is None or bytes(first["request_hash"]) != request_hash:
+    if first is None or bytes(first["request_hash"]) not in request_hashes:
         raise ConflictError(
             f"the idempotency key {key!r} was used for a different request",
             code="idempotency_key_reused",

@@ -86,19 +86,23 @@ class SessionFilter(_Frozen):
     backward: bool = False
 
 
-async def create(connection: Connection, workspace_id: str, *, environment_id: str, content: SessionContent) -> str:
+async def create(
+    connection: Connection, workspace_id: str, *, environment_id: str, vault_ids: list[str], content: SessionContent
+) -> str:
     """Make an idle session and return its id."""
     session_id = new_id("sesn")
     await connection.execute(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, title, metadata,"
-        " budget) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s, %(agent_version)s, %(agent)s,"
-        " %(environment_id)s, %(title)s, %(metadata)s, %(budget)s)",
+        " vault_ids, budget) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s, %(agent_version)s, %(agent)s,"
+        " %(environment_id)s, %(title)s, %(metadata)s, %(vault_ids)s,"
+        " %(budget)s)",
         {
             "id": session_id,
             "workspace_id": workspace_id,
             "agent_id": content.agent.id,
             "agent_version": content.agent.version,
             "environment_id": environment_id,
+            "vault_ids": Jsonb(vault_ids),
             **_columns(content),
         },
     )

@@ -12,12 +12,14 @@ import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types.beta import BetaEnvironment, BetaManagedAgentsAgent, BetaManagedAgentsSession
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from controlplane.api import ApiServer, create_app
 from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.store import keys
 from controlplane.store.events import Event
 from controlplane.store.pool import Database
+from controlplane.vault.keyring import Keyring, new_master_key
 
 API_KEY = "bhk_a-key-that-only-the-tests-know"
 WORKSPACE = "wrkspc_default"
@@ -77,7 +79,13 @@ async def api(postgres: EmbeddedPostgres, migrated_template: str) -> AsyncGenera
     async with database.transaction(WORKSPACE) as connection:
         await keys.ensure_key(connection, WORKSPACE, "tests", API_KEY)
     submitter = NoWorkflow()
-    app = create_app(database=database, submitter=submitter, readiness=everything_is_ready, version="0.0.test")
+    app = create_app(
+        database=database,
+        submitter=submitter,
+        readiness=everything_is_ready,
+        version="0.0.test",
+        keyring=Keyring(text=SecretStr(new_master_key())),
+    )
     async with serving(app) as url:
         yield Api(url, API_KEY, database, postgres.url(name), submitter)
     await database.close()

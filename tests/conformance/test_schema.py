@@ -53,6 +53,13 @@ async def ids(http: httpx.AsyncClient) -> dict[str, str]:
     environment = await made("/v1/environments", json={"name": "n"})
     session = await made("/v1/sessions", json={"agent": agent, "environment_id": environment})
     file = await made("/v1/files", files={"file": ("a.txt", b"x")})
+    vault = await made("/v1/vaults", json={"display_name": "v"})
+    secret = {
+        "type": "environment_variable",
+        "secret_name": "A_TOKEN",
+        "secret_value": "0123456789",
+        "networking": {"type": "limited", "allowed_hosts": ["api.example.com"]},
+    }
     mount = {"type": "file", "file_id": file}
     return {
         "agent_id": agent,
@@ -60,6 +67,8 @@ async def ids(http: httpx.AsyncClient) -> dict[str, str]:
         "session_id": session,
         "file_id": file,
         "resource_id": await made(f"/v1/sessions/{session}/resources", json=mount),
+        "vault_id": vault,
+        "credential_id": await made(f"/v1/vaults/{vault}/credentials", json={"auth": secret}),
         "thread_id": "sthr_" + session.removeprefix("sesn_"),
     }
 

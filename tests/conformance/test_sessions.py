@@ -136,7 +136,7 @@ async def test_a_session_that_cannot_have_its_events_is_not_made(
         ({"agent": 7}, "agent"),
         ({"agent": {"type": "agent"}}, "agent.id"),
         ({"agent": {"type": "agent", "id": "x", "version": 0}}, "agent.version"),
-        ({"vault_ids": ["vlt_1"]}, "vault_ids"),
+        ({"vault_ids": ["vlt_1", "vlt_1"]}, "vault_ids"),
         ({"resources": [{"type": "github_repository", "url": "https://github.com/a/b"}]}, "resources.0.type"),
         ({"resources": [{"type": "memory_store", "memory_store_id": "memstore_1"}]}, "resources.0.type"),
         ({"resources": [{"type": "abacus"}]}, "resources.0"),

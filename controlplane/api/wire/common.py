@@ -10,7 +10,7 @@ T = TypeVar("T")
 class Request(BaseModel):
     """A part of a request: no field that we do not know, no value of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class Answer(BaseModel):

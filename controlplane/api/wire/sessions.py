@@ -15,6 +15,7 @@ from controlplane.store.sessions import Budget, SessionStatus
 
 MOUNT_ROOTS = ("/workspace/", "/mnt/session/")
 MAX_RESOURCES = 500
+MAX_VAULTS = 20
 
 Title = Annotated[str, Field(max_length=512)]
 
@@ -97,7 +98,9 @@ class SessionCreate(Request):
     title: Title | None = None
     metadata: Metadata | None = None
     resources: Annotated[list[MountRequest], Field(max_length=MAX_RESOURCES)] | None = None
-    vault_ids: list[str] | None = None
+    vault_ids: Annotated[list[Reference], Field(max_length=MAX_VAULTS)] | None = Field(
+        default=None, description="Of two credentials of one name, that of the first vault counts."
+    )
     budget: BudgetRequest | None = None
     initial_events: Annotated[list[InitialEvent], Field(max_length=MAX_EVENTS)] | None = None
 
