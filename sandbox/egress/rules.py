@@ -72,7 +72,7 @@ def judge_destination(policy: SandboxPolicy, destination: Destination) -> Ruling
 
 def check_method(method: str) -> None:
     """Refuse methods that echo a request back or leave HTTP; raises `RefusedError`."""
-    if method in {"TRACE", "TRACK", "CONNECT"}:
+    if method.upper() in {"TRACE", "TRACK", "CONNECT"}:
         raise RefusedError("method_not_allowed", f"The method {method} is not passed on.", status=405)
 
 

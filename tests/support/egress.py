@@ -27,6 +27,7 @@ from sandbox.egress.destination import Address
 from sandbox.egress.server import EgressSettings, Proxy
 
 CANARY = 'canary-S3cr3t/+&"é-value-9f2c'
+_KEPT = 1_000_000
 _FAR = 5.0
 """Seconds that a client waits for what must come; only a failing test waits that long."""
 
@@ -258,7 +259,7 @@ class TestHost:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 data = await reader.read(65536)
-                self.raw += data[:1_000_000]
+                self.raw += data[:_KEPT]
                 connection.receive_data(data)
             elif isinstance(event, h11.Request):
                 headers = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
@@ -300,6 +301,7 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.reader = reader
         self.writer = writer
+        self.seen = bytearray()
         self._left = b""
 
     async def send(self, data: bytes | str) -> None:
@@ -366,9 +368,11 @@ class Client:
 
     async def _read(self) -> bytes:
         try:
-            return await self.reader.read(65536)
+            data = await self.reader.read(65536)
         except OSError:
             return b""
+        self.seen += data[:_KEPT]
+        return data
 
 
 @dataclass
@@ -383,6 +387,7 @@ class Stage:
     pins: dict[str, tuple[str, int]]
     proxy: Proxy
     ports: dict[str, int] = field(default_factory=dict[str, int])
+    clients: list[Client] = field(default_factory=list[Client])
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def host(
@@ -419,6 +424,7 @@ class Stage:
         """Connect to a sandbox's ear."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[sandbox_id])
         client = Client(reader, writer)
+        self.clients.append(client)
         self.stack.callback(client.close)
         return client
 
