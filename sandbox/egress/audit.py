@@ -9,6 +9,7 @@ import structlog
 from sandbox.egress.contract import AuditEntry, AuditSink, SandboxPolicy, Verdict
 from sandbox.egress.limits import DECISION_SECONDS, MAX_AUDIT_PATH
 from sandbox.egress.rules import RefusedError
+from sandbox.egress.stubs import masked
 
 _log = structlog.get_logger(__name__)
 
@@ -25,8 +26,8 @@ class Record:
     ):
         self._sink = sink
         self._policy = policy
-        self._method, self._host, self._port = method[:32], host[:253], port
-        self._path = None if target is None else target.partition("?")[0][:MAX_AUDIT_PATH]
+        self._method, self._host, self._port = masked(method)[:32], host, port
+        self._path = None if target is None else masked(target.partition("?")[0])[:MAX_AUDIT_PATH]
         self._id = uuid.uuid4().hex
         self._began = time.perf_counter()
         self.credential: str | None = None

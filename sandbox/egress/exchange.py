@@ -129,14 +129,18 @@ class Exchange:
         check_path(asked.target.decode(), bound)
         headers = end_to_end(asked.request)
         body = await self._whole_body() if self._may_swap_body() else None
-        stubs = mentioned(headers, asked.target) | (mentioned_in(body) if body else set())
+        stubs = (
+            mentioned(headers, asked.target)
+            | mentioned_in(asked.request.method)
+            | (mentioned_in(body) if body else set())
+        )
         used = {stub: self._use(stub) for stub in stubs}
         secrets = await self._secrets(used)
         known = tuple(each.value for each in await self._known(secrets)) if bound else ()
         target = asked.target
         if bound:
             headers, target = swap_headers(headers, secrets), swap_target(target, secrets)
-        refuse_left(headers, target)
+        refuse_left(headers, asked.request.method + b" " + target)
         if body:
             body = swap_body(body, _content_type(asked.request), secrets)
             if mentioned_in(body):
@@ -211,7 +215,7 @@ class Exchange:
             raise RefusedError(
                 "secret_unavailable", "The credential cannot be read at the moment; try again.", status=503
             ) from error
-        return Secret(credential, secret.get_secret_value().encode()) if secret else None
+        return Secret(credential, secret.get_secret_value().encode()) if secret is not None else None
 
     def _final_headers(self, headers: Headers, *, swapped: bool, body: bytes | None, websocket: bool) -> Headers:
         dropped = {b"host"}

@@ -104,10 +104,10 @@ class ClientSide:
             checked = len(data) if end == -1 else end + len(_END)
             if _UNCLEAN.search(data, max(0, seen - 3), checked):
                 raise _malformed(400)
+            if checked > MAX_HEAD_BYTES:
+                raise RefusedError("head_too_large", "The request's headers are larger than 64 KiB.", status=431)
             if end != -1:
                 return bytes(data)
-            if len(data) > MAX_HEAD_BYTES:
-                raise RefusedError("head_too_large", "The request's headers are larger than 64 KiB.", status=431)
             seen = len(data)
             more = await self.channel.receive()
             if not more:
@@ -166,6 +166,8 @@ def asks_for_websocket(message: Message) -> bool:
 
 
 def _check_framing(request: h11.Request) -> None:
+    if request.http_version not in {b"1.0", b"1.1"}:
+        raise RefusedError("malformed_request", "Only HTTP/1.1 is spoken here.", status=505)
     names = [name for name, _ in request.headers]
     if len(names) > MAX_HEADERS:
         raise RefusedError("too_many_headers", f"The request has more than {MAX_HEADERS} headers.", status=431)

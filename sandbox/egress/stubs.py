@@ -14,6 +14,7 @@ from sandbox.egress.rules import RefusedError
 Headers = list[tuple[bytes, bytes]]
 
 _STUB = re.compile(rb"bhstub_[0-9A-Za-z]{22,}")
+_STUB_TEXT = re.compile(r"bhstub_[0-9A-Za-z]+")
 _BEGUN = re.compile(rb"b(?:h(?:s(?:t(?:u(?:b(?:_[0-9A-Za-z]{0,21})?)?)?)?)?)?\Z")
 _LONGEST_BEGUN = len("bhstub_") + 21
 _CREDENTIAL_HEADER = re.compile(
@@ -92,6 +93,11 @@ def misplaced() -> RefusedError:
         "A credential's placeholder stands where it is not replaced. Send it in the header that the host expects, "
         "such as Authorization, and nowhere else.",
     )
+
+
+def masked(text: str) -> str:
+    """Return a text for the audit, with stubs made unrecognisable."""
+    return _STUB_TEXT.sub("bhstub_*", text)
 
 
 class StubScanner:

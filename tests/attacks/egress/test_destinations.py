@@ -262,6 +262,6 @@ async def test_only_http_1_1_is_spoken(stage: Stage, stub: str) -> None:
     await client.writer.start_tls(context, server_hostname="api.test")
     assert client.writer.get_extra_info("ssl_object").selected_alpn_protocol() is None
     got = await client.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-    assert got.status == 400
-    assert (await stage.audit.wait()).reason == "bad_target"
+    assert got.status == 505
+    assert (await stage.audit.wait()).reason == "malformed_request"
     assert behind.connections == 0
