@@ -1,5 +1,6 @@
 """What every sandbox provider does; the same suite in `tests/integration/sandbox` runs on each."""
 
+import socket
 from collections.abc import AsyncIterator
 from typing import Literal, Protocol
 
@@ -12,7 +13,7 @@ class SandboxError(Exception):
     """A provider could not do what was asked.
 
     ``code`` is stable: ``provision_failed``, ``sandbox_lost``, ``file_not_found``, ``file_refused``, ``bad_request``,
-    ``engine_away``.
+    ``engine_away``, ``egress_away``.
     """
 
     def __init__(self, message: str, *, code: str):
@@ -112,6 +113,14 @@ class SandboxProvider(Protocol):
         """Start the sandbox, prove that it cannot reach the network, and return it; a repeat returns the same one.
 
         Raises `SandboxError` (``provision_failed``) and leaves nothing behind if it cannot be had as asked.
+        """
+        ...
+
+    async def ear(self, sandbox_id: str) -> socket.socket:
+        """Return the sandbox's ear: a listening socket on its own loopback, at `supervisor.ear.ADDRESS`.
+
+        Every call returns the same socket, also to another process; it stays open inside the sandbox when the caller
+        closes it. Raises `SandboxError` (``provision_failed``) with the reason where this host cannot get at it.
         """
         ...
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sandbox import runtime, storage
+from sandbox import ear, runtime, storage
 from sandbox.channel import Channel
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
 from sandbox.supervised import Supervised, checked_id, isolation_faults
@@ -123,6 +123,21 @@ class DockerProvider(Supervised):
                 "total": round((done - began) * 1000, 2),
             },
         )
+
+    async def ear(self, sandbox_id: str) -> socket.socket:
+        """Return the listening socket that process 1 keeps on the container's own loopback."""
+        if (obstacle := ear.entry_obstacle()) is not None:
+            raise SandboxError(f"the container cannot get its way out: {obstacle}", code="provision_failed")
+        facts, _ = await self._ask(sandbox_id, {"op": "hello"})
+        return await asyncio.to_thread(self._ear, sandbox_id, facts["network_namespace"])
+
+    def _ear(self, sandbox_id: str, namespace: int) -> socket.socket:
+        try:
+            state = self._client().inspect_container(self._container(sandbox_id))["State"]
+            with ear.visit(state["Pid"], namespace) as control:
+                return ear.ask(control)
+        except engine_errors() as error:
+            raise SandboxError(f"the container cannot get its way out: {error}", code="provision_failed") from error
 
     async def list_ids(self) -> list[str]:
         """Return the ids of all sandboxes of this installation that the engine knows."""

@@ -18,7 +18,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sandbox import host, runtime, storage
+from sandbox import ear, host, runtime, storage
 from sandbox.cgroups import Cgroup, Cgroups, Limits
 from sandbox.channel import Channel, SocketStream
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
@@ -102,6 +102,18 @@ class NamespaceProvider(Supervised):
         )
         _write_whole(record, info.model_dump_json())
         return info
+
+    async def ear(self, sandbox_id: str) -> socket.socket:
+        """Return the listening socket that process 1 keeps on the sandbox's own loopback."""
+        return await asyncio.to_thread(self._ear, sandbox_id)
+
+    def _ear(self, sandbox_id: str) -> socket.socket:
+        try:
+            with _short_path(self._folder(sandbox_id)) as path, socket.socket(socket.AF_UNIX) as control:
+                control.connect(path)
+                return ear.ask(control)
+        except OSError as error:
+            raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error.strerror or error}") from error
 
     async def list_ids(self) -> list[str]:
         """Return the ids of all sandboxes of this installation, those included that have ended by themselves."""

@@ -120,4 +120,5 @@ def controls(*, filtered: bool) -> Header:
         "bounding_set": int(fields["CapBnd"], 16),
         "no_new_privileges": fields["NoNewPrivs"].strip() == "1",
         "seccomp": filtered,
+        "network_namespace": os.stat("/proc/self/ns/net").st_ino,
     }

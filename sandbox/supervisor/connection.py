@@ -58,6 +58,13 @@ class Connection:
         if len(self.outgoing) > MAX_FRAME_BYTES:
             self.close()
 
+    def send_descriptor(self, header: Header, descriptor: int) -> None:
+        """Answer with a descriptor; the connection is one that only asks for it, so nothing is queued before."""
+        try:
+            socket.send_fds(self.sock, [pack(header)], [descriptor])
+        except OSError:
+            self.close()
+
     def _flush(self) -> None:
         while self.outgoing:
             try:

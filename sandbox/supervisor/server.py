@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from sandbox.supervisor.confinement import controls, network_canary
 from sandbox.supervisor.connection import Connection
+from sandbox.supervisor.ear import Ear
 from sandbox.supervisor.files import RefusedError
 from sandbox.supervisor.frames import Header
 from sandbox.supervisor.output import Spool
@@ -34,6 +35,7 @@ class Supervisor:
         self.runs: dict[int, Run] = {}
         self._live: dict[str, Run] = {}
         self._spool = Spool(options["spool_bytes"])
+        self._ear = Ear()
         self._listener, self._peer_uid = listener, options.get("peer_uid")
         self._oom_file = open_oom_file(options.get("oom_fd"))
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -145,6 +147,8 @@ class Supervisor:
                     self._state(order["exec_id"], answer)
                 case "kill":
                     self._end_tree(order["exec_id"], answer)
+                case "ear":
+                    connection.send_descriptor({"id": order["id"]}, self._ear.descriptor())
                 case _:
                     answer(*connection.files.obey(order, payload))
         except RefusedError as error:
