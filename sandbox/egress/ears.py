@@ -27,7 +27,7 @@ _BACKLOG = 64
 class _Order(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    do: Literal["attach", "detach", "list"]
+    do: Literal["attach", "detach", "list", "authority"]
     sandbox_id: str = Field(default="", max_length=200)
 
 
@@ -35,6 +35,7 @@ class _Reply(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     attached: list[str] = Field(default_factory=list)
+    certificate: str = ""
     error: str | None = None
 
 
@@ -106,10 +107,20 @@ class Ears:
         if order.do == "detach":
             await self._proxy.detach(order.sandbox_id)
             return _Reply()
+        if order.do == "authority":
+            return await self._authority(order.sandbox_id)
         if len(sockets) != 1 or not _listens(sockets[0]):
             return _Reply(error="exactly one listening stream socket has to come with the order")
         await self._proxy.attach(order.sandbox_id, sockets.pop())
         return _Reply()
+
+    async def _authority(self, sandbox_id: str) -> _Reply:
+        try:
+            return _Reply(certificate=(await self._proxy.authority(sandbox_id)).decode())
+        # Whatever keeps the store or the vault from answering is the worker's to hear and to report.
+        except Exception as error:  # noqa: BLE001
+            _log.error("egress_authority_failed", sandbox_id=sandbox_id, error=type(error).__name__)
+            return _Reply(error=str(error) or type(error).__name__)
 
 
 class EarsClient:
@@ -129,6 +140,10 @@ class EarsClient:
     async def attached(self) -> list[str]:
         """Return the sandboxes that are listened for. Raises `EarsError`."""
         return (await self._order(_Order(do="list"), [])).attached
+
+    async def authority(self, sandbox_id: str) -> str:
+        """Return the certificate (PEM) that the sandbox has to trust, its session's own. Raises `EarsError`."""
+        return (await self._order(_Order(do="authority", sandbox_id=sandbox_id), [])).certificate
 
     async def _order(self, order: _Order, descriptors: list[int]) -> _Reply:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from sandbox.egress.addresses import AddressRules, Resolver
-from sandbox.egress.certificates import Certificates
+from sandbox.egress.certificates import Authority, Certificates
 from sandbox.egress.connection import Connection, Services
 from sandbox.egress.contract import AuditSink, PolicySource
 from sandbox.egress.limits import MAX_CONNECTIONS_PER_SANDBOX
@@ -80,6 +80,14 @@ class Proxy:
         await _cancelled([ear.accepting] if ear.accepting else [])
         ear.listener.close()
         await _cancelled(list(ear.connections))
+
+    async def authority(self, sandbox_id: str) -> bytes:
+        """Return the certificate (PEM) of the authority of a sandbox's session; raises `LookupError` if unknown."""
+        policies = self._services.policies
+        policy = await policies.policy(sandbox_id)
+        if policy is None:
+            raise LookupError(f"no sandbox {sandbox_id!r}")
+        return Authority(policy.session_id, await policies.authority_seed(policy.session_id)).certificate_pem
 
     async def _accept(self, sandbox_id: str, ear: _Ear) -> None:
         loop = asyncio.get_running_loop()

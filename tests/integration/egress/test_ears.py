@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from sandbox.egress import Ears, EarsClient, EarsError
 from tests.support.egress import Client, Stage
@@ -42,6 +43,18 @@ async def test_a_socket_that_is_handed_over_is_served_under_its_sandbox(stage: S
     assert await worker.attached() == ["sbx_before"]
     with pytest.raises(OSError, match="Connect"):
         await stage.client("sbx_b")
+
+
+async def test_a_worker_is_told_which_certificate_its_sandbox_has_to_trust(stage: Stage, ears: Path) -> None:
+    worker = EarsClient(ears)
+    await stage.sandbox("sbx_a")
+    mine = x509.load_pem_x509_certificate((await worker.authority("sbx_a")).encode())
+    assert "sesn_sbx_a" in mine.subject.rfc4514_string()
+    with pytest.raises(EarsError, match="no sandbox 'sbx_b'"):
+        await worker.authority("sbx_b")
+    stage.policies.broken = True
+    with pytest.raises(EarsError, match="the store is away"):
+        await worker.authority("sbx_a")
 
 
 async def test_what_is_not_one_listening_socket_is_refused(ears: Path) -> None:
