@@ -8,7 +8,20 @@ from pathlib import Path
 
 import typer
 
-from controlplane.cli import agents, chat, demo, doctor, environments, files, keys, sandbox, serve, sessions, vaults
+from controlplane.cli import (
+    agents,
+    chat,
+    demo,
+    doctor,
+    egress,
+    environments,
+    files,
+    keys,
+    sandbox,
+    serve,
+    sessions,
+    vaults,
+)
 from controlplane.cli.failure import Failure, explain
 from controlplane.errors import BulkheadError
 
@@ -21,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(agents.app, name="agents")
 app.add_typer(environments.app, name="environments")
+sessions.app.add_typer(egress.app, name="egress")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")

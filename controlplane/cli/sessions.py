@@ -43,6 +43,7 @@ def create(
     title: Annotated[str | None, typer.Option("--title")] = None,
     message: Message = None,
     file: Annotated[list[str] | None, typer.Option("--file", help="PATH[:MOUNT_PATH] to put in the sandbox.")] = None,
+    vault: Annotated[list[str] | None, typer.Option("--vault", help="Whose secrets it may use; repeatable.")] = None,
     source: FromOption = None,
 ) -> None:
     """Open a session."""
@@ -52,6 +53,7 @@ def create(
         environment_id=resolve(server, "environments", environment) if environment else None,
         title=title,
         resources=[mount(server, each) for each in file] if file else None,
+        vault_ids=vault or None,
         initial_events=[said(message)] if message else None,
     )
     server.output.object(server.post("/v1/sessions", fields), _FIELDS)

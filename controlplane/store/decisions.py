@@ -22,6 +22,7 @@ class Decision(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     session_id: str
+    workspace_id: str
     seq: int
     id: str
     exchange_id: str
@@ -83,9 +84,9 @@ async def listing(
         raise unknown(session_id)
     found = await rows(
         connection,
-        "SELECT session_id, seq, id, exchange_id, ended, sandbox_id, turn_id, tool_use_id, credential, method, host,"
-        " port, path, verdict, reason, message, status, bytes_up, bytes_down, duration_us, created_at, previous_hash,"
-        " hash FROM egress_decisions WHERE session_id = %(session_id)s AND seq > %(beyond)s"
+        "SELECT session_id, workspace_id, seq, id, exchange_id, ended, sandbox_id, turn_id, tool_use_id, credential,"
+        " method, host, port, path, verdict, reason, message, status, bytes_up, bytes_down, duration_us, created_at,"
+        " previous_hash, hash FROM egress_decisions WHERE session_id = %(session_id)s AND seq > %(beyond)s"
         " AND (%(verdicts)s::text[] IS NULL OR verdict = ANY(%(verdicts)s)) ORDER BY seq LIMIT %(limit)s",
         {"session_id": session_id, "beyond": beyond_seq or 0, "verdicts": verdicts, "limit": limit},
     )

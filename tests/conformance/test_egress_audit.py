@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from controlplane.cli.egress import verified
+from controlplane.cli.failure import Failure
 from controlplane.store.decisions import PostgresAudit
 from controlplane.store.line import Line
 from sandbox.egress.contract import AuditEntry
@@ -95,3 +97,13 @@ async def test_an_unknown_session_is_not_found(http: httpx.AsyncClient, method: 
 async def test_a_cursor_of_another_listing_is_refused(http: httpx.AsyncClient, session: Any):
     answer = await http.get(f"/v1/sessions/{session.id}/egress", params={"page": "page_e30"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_cursor")
+
+
+async def test_the_chain_can_be_checked_from_outside(http: httpx.AsyncClient, audited: str):
+    seen = (await http.get(f"/v1/sessions/{audited}/egress")).json()["data"]
+    assert verified(seen) == (5, seen[-1]["hash"])
+    assert verified([]) == (0, "00" * 32)
+    for broken in ([*seen[:2], {**seen[2], "path": "/other"}, *seen[3:]], [*seen[:2], *seen[3:]], seen[1:]):
+        with pytest.raises(Failure) as caught:
+            verified(broken)
+        assert caught.value.code == "egress_record_broken"

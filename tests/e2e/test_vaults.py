@@ -57,6 +57,19 @@ def test_a_secret_goes_in_by_stdin_and_never_comes_out(own_stack: Stack):
     assert SECRET not in own_stack.output.read_text()
 
 
+def test_a_session_with_a_vault_can_be_cut_off_and_its_record_checked(own_stack: Stack):
+    vault = bulkhead(own_stack, "vaults", "create", "Alice")["id"]
+    bulkhead(own_stack, "agents", "create", "--name", "a", "--model", "scripted/x")
+    bulkhead(own_stack, "environments", "create", "--name", "e")
+    session = bulkhead(own_stack, "sessions", "create", "--agent", "a", "--environment", "e", "--vault", vault)
+    assert session["vault_ids"] == [vault]
+    egress = ("sessions", "egress")
+    assert bulkhead(own_stack, *egress, "revoke", session["id"])["revoked_at"]
+    assert bulkhead(own_stack, *egress, "restore", session["id"])["revoked_at"] is None
+    assert bulkhead(own_stack, *egress, "list", session["id"], "--verdict", "denied", "--verdict", "cut") == []
+    assert bulkhead(own_stack, *egress, "verify", session["id"])["decisions"] == 0
+
+
 def test_an_empty_stdin_is_no_secret(own_stack: Stack):
     done = subprocess.run(
         [

@@ -16,6 +16,7 @@ class EgressDecision(Answer):
     id: str
     seq: int = Field(description="From 1, rising by one in each session.")
     session_id: str
+    workspace_id: str
     exchange_id: str = Field(description="The same for the decision to allow something and for its outcome.")
     ended: bool = Field(
         description="False: allowed, and recorded before it happened. True: its outcome, or a refusal."
