@@ -1,0 +1,208 @@
+"""Going on after permission was taken back, and going on while nobody can say whether there is any."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.egress import Client, Received, Stage, TestHost, get, raw_answer
+
+Change = Callable[[Stage], None]
+
+
+def _no_credential(stage: Stage) -> None:
+    stage.policies.change("sbx_a", credentials=[])
+
+
+def _no_network(stage: Stage) -> None:
+    stage.policies.change("sbx_a", networking="none")
+
+
+def _another_host(stage: Stage) -> None:
+    stage.policies.change("sbx_a", allowed_hosts=["other.test"])
+
+
+def _ended(stage: Stage) -> None:
+    del stage.policies.policies["sbx_a"]
+
+
+def _store_away(stage: Stage) -> None:
+    stage.policies.broken = True
+
+
+def _read_only(stage: Stage) -> None:
+    granted = stage.policies.policies["sbx_a"].credentials[0]
+    binding = granted.binding.model_copy(update={"methods": ["HEAD"]})
+    stage.policies.change("sbx_a", credentials=[granted.model_copy(update={"binding": binding})])
+
+
+def _bound_now(stage: Stage) -> None:
+    token = stage.credential("LATE", ["files.test"])
+    stage.policies.change("sbx_a", credentials=[token])
+
+
+async def _endless(_: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n")
+    await reader.read()
+
+
+async def _websocket(_: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\ndata: one\n\n"
+    )
+    await reader.read()
+
+
+async def _open(stage: Stage, kind: str) -> tuple[Client, TestHost]:
+    """Open a stream that would go on for ever, and read its beginning."""
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test", "files.test"], credentials=[token])
+    name = "files.test" if kind == "tunnel" else "api.test"
+    host = await stage.host(name, behaviour=_websocket if kind == "websocket" else _endless)
+    client = await stage.tunnel(name)
+    more = ["Connection: Upgrade", "Upgrade: websocket"] if kind == "websocket" else []
+    more += [] if kind == "tunnel" else [f"Authorization: Bearer {token.stub}"]
+    if kind == "upload":
+        await client.send(get("/", name, *more, "Content-Length: 1000000", method="POST") + b"abc")
+        await host.wait_for(b"abc")
+    else:
+        await client.send(get("/", name, *more))
+        assert b"data: one" in await _until(client, b"data: one")
+    return client, host
+
+
+async def _until(client: Client, wanted: bytes) -> bytes:
+    seen = b""
+    while wanted not in seen:
+        seen += await asyncio.wait_for(client.reader.read(1000), 5)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("stream", _no_credential), ("stream", _no_network), ("stream", _another_host), ("stream", _ended),
+        ("stream", _store_away), ("stream", _read_only), ("websocket", _no_credential), ("websocket", _no_network),
+        ("upload", _no_credential), ("upload", _no_network), ("tunnel", _no_network), ("tunnel", _another_host),
+        ("tunnel", _bound_now), ("tunnel", _ended), ("tunnel", _store_away),
+    ],
+)  # fmt: skip
+async def test_an_open_stream_is_cut(stage: Stage, kind: str, change: Change) -> None:
+    client, host = await _open(stage, kind)
+    before = len(host.raw)
+    change(stage)
+    async with asyncio.timeout(5):
+        assert b"data: two" not in await client.rest()
+    assert len(host.raw) == before
+    entry = await stage.audit.wait()
+    assert (entry.verdict, entry.reason) == ("cut", "revoked")
+    assert entry.credential == (None if kind == "tunnel" else "API_TOKEN")
+
+
+async def test_a_change_that_takes_nothing_back_cuts_nothing(stage: Stage) -> None:
+    client, _ = await _open(stage, "stream")
+    stage.policies.change("sbx_a", allowed_hosts=["api.test", "new.test"])
+    await asyncio.sleep(0.6)
+    assert stage.audit.ended == []
+    assert not client.reader.at_eof()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_no_credential, "stub_not_valid"),
+        (_no_network, "networking_off"),
+        (_another_host, "host_not_allowed"),
+        (_ended, "sandbox_unknown"),
+        (_store_away, "policy_unavailable"),
+        (_read_only, "method_not_bound"),
+    ],
+)
+async def test_the_next_request_on_an_open_connection_is_refused(stage: Stage, change: Change, reason: str) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    request = get("/", "api.test", f"Authorization: Bearer {token.stub}")
+    assert (await client.ask(request)).status == 200
+    change(stage)
+    got = await client.ask(request)
+    assert (got.status in {403, 503}, got.headers["x-bulkhead-reason"]) == (True, reason)
+    assert (await stage.audit.wait(2)).reason == reason
+    assert len(host.received) == 1
+
+
+async def test_a_secret_that_is_gone_while_it_is_asked_for_is_refused(stage: Stage) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    del stage.policies.secrets["vcrd_API_TOKEN"]
+    got = await client.ask(get("/", "api.test", f"Authorization: Bearer {token.stub}"))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "credential_revoked")
+    assert (await stage.audit.wait()).credential == "API_TOKEN"
+    assert host.connections == 0
+
+
+@pytest.mark.parametrize("connect", [True, False])
+async def test_without_a_policy_nothing_passes(stage: Stage, connect: bool) -> None:
+    host = await stage.host("open.test", tls=False)
+    await stage.sandbox(allowed_hosts=["open.test"])
+    stage.policies.broken = True
+    client = await stage.client()
+    request = "CONNECT open.test:443 HTTP/1.0\r\n\r\n" if connect else get("http://open.test/", "open.test")
+    got = await client.ask(request, "CONNECT" if connect else "GET")
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (503, "policy_unavailable")
+    assert (stage.resolver.asked, host.connections) == ([], 0)
+    assert stage.audit.entries == [], "whose decision is it, when nobody knows the sandbox?"
+
+
+async def test_without_the_secret_neither_it_nor_the_stub_is_sent(stage: Stage) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    stage.policies.secrets_broken = True
+    got = await client.ask(get("/", "api.test", f"Authorization: Bearer {token.stub}"))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (503, "secret_unavailable")
+    assert (await stage.audit.wait()).verdict == "denied"
+    assert host.connections == 0
+
+
+@pytest.mark.parametrize("kind", ["tunnel", "swap", "plain"])
+async def test_without_the_audit_nothing_passes(stage: Stage, kind: str) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test", "open.test"], credentials=[token])
+    secure, plain = await stage.host("api.test"), await stage.host("open.test", tls=False)
+    client = await stage.tunnel("api.test") if kind == "swap" else await stage.client()
+    stage.audit.broken = True
+    request = {
+        "tunnel": "CONNECT open.test:443 HTTP/1.0\r\n\r\n",
+        "swap": get("/", "api.test", f"Authorization: Bearer {token.stub}"),
+        "plain": get("http://open.test/", "open.test"),
+    }[kind]
+    got = await client.ask(request, "CONNECT" if kind == "tunnel" else "GET")
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (503, "audit_unavailable")
+    assert (secure.connections, plain.connections, stage.audit.entries) == (0, 0, [])
+
+
+async def test_a_refusal_that_cannot_be_recorded_is_still_a_refusal(stage: Stage) -> None:
+    await stage.sandbox()
+    stage.audit.broken = True
+    client = await stage.client()
+    got = await client.ask("CONNECT evil.test:443 HTTP/1.0\r\n\r\n", "CONNECT")
+    assert got.status == 403
+
+
+async def test_an_upstream_that_is_away_is_a_502_with_a_sentence(stage: Stage) -> None:
+    await stage.sandbox(allowed_hosts=["gone.test", "unknown.test"])
+    host = await stage.host("gone.test", behaviour=raw_answer())
+    await host.__aexit__()
+    client = await stage.client()
+    got = await client.ask("CONNECT gone.test:443 HTTP/1.0\r\n\r\n", "CONNECT")
+    assert (got.status, got.text) == (502, "Host gone.test does not accept a connection on its port.\n")
+    assert (await stage.audit.wait()).reason == "upstream_unreachable"
+    client = await stage.client()
+    got = await client.ask("CONNECT unknown.test:443 HTTP/1.0\r\n\r\n", "CONNECT")
+    assert (got.status, got.text) == (502, "Host unknown.test has no address.\n")
+    assert (await stage.audit.wait(2)).reason == "name_not_found"
