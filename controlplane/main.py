@@ -5,11 +5,10 @@ import contextlib
 import signal
 import socket
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
 from typing import Any
-
-from temporalio.worker import Worker
 
 from controlplane.ids import new_id
 from controlplane.settings import Settings
@@ -20,6 +19,8 @@ _API_CONNECTIONS = 20
 _API_PATIENCE_SECONDS = 5.0  # then a client is told to repeat its request
 _BRAIN_CONNECTIONS = 20
 _SANDBOX_CONNECTIONS = 10
+_EGRESS_CONNECTIONS = 10
+_LINE_LOOK_SECONDS = 0.05
 _REAP_SECONDS = 10.0
 
 
@@ -82,10 +83,10 @@ async def run_brain(settings: Settings) -> None:
     )
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
-        await _run_worker(
-            worker,
+        await _until_stopped(
             leases.hold(worker_id, "brain", host=_host(settings)),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
+            within=worker,
         )
     finally:
         await harness.close()
@@ -94,11 +95,15 @@ async def run_brain(settings: Settings) -> None:
 
 async def run_sandboxes(settings: Settings) -> None:
     """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
+    from controlplane.egress import ears_path
     from controlplane.sandboxes import provider_choice, providers
     from controlplane.store.journal import PostgresJournal
+    from controlplane.store.refusals import PostgresRefusals
     from controlplane.store.sandboxes import PostgresSandboxes
     from controlplane.store.workers import PostgresLeases
+    from sandbox.egress import EarsClient
     from sandbox.keeper import Keeper
+    from sandbox.outlet import Outlets
     from workflows.hands import ToolRunner
     from workflows.sweep import Sweeper
     from workflows.worker import connect_patiently, sandbox_worker
@@ -108,36 +113,83 @@ async def run_sandboxes(settings: Settings) -> None:
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
     available = providers(settings)
+    outlets = Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
     keeper = Keeper(
         records=PostgresSandboxes(database),
         providers=available,
         choose=provider_choice(settings, available),
+        outlets=outlets,
         host=_host(settings),
         idle_seconds=settings.sandbox_idle_seconds,
     )
-    tools = ToolRunner(worker_id=worker_id, journal=PostgresJournal(database), keeper=keeper)
+    tools = ToolRunner(
+        worker_id=worker_id,
+        journal=PostgresJournal(database),
+        keeper=keeper,
+        refusals=PostgresRefusals(database),
+    )
     worker = sandbox_worker(client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
     try:
-        await _run_worker(
-            worker,
+        await _until_stopped(
             leases.hold(worker_id, "sandbox", host=_host(settings)),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
             keeper.reap_forever(every_seconds=_REAP_SECONDS),
+            outlets.keep(keeper.holders),
+            within=worker,
         )
     finally:
         await keeper.close()
         await database.close()
 
 
-async def _run_worker(worker: Worker, *background: Coroutine[Any, Any, None]) -> None:
-    """Run a worker and its background tasks until SIGTERM or SIGINT."""
+async def run_egress(settings: Settings) -> None:
+    """The proxy that is the only way out of this host's sandboxes; only the API and it can open a secret."""
+    from controlplane.egress import ears_path, egress_settings
+    from controlplane.store.decisions import PostgresAudit
+    from controlplane.store.egress import PostgresPolicySource
+    from controlplane.store.line import Line
+    from controlplane.store.workers import PostgresLeases
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
+    from sandbox.egress import Ears, Proxy, SystemResolver
+
+    database = Database(settings.database_url, max_connections=_EGRESS_CONNECTIONS)
+    await database.open()
+    line = Line(settings.database_url)
+    keyring = open_keyring(MasterKeySettings(), settings.data_dir)
+    resolver = SystemResolver()
+    proxy = Proxy(
+        policies=PostgresPolicySource(database=database, line=line, keyring=keyring),
+        audit=PostgresAudit(line),
+        resolver=resolver,
+        settings=egress_settings(settings),
+    )
+
+    async def listen() -> None:
+        # Before the line is up nothing could be decided or recorded; who asks already waits at its ear.
+        while not line.is_up:  # noqa: ASYNC110 - a line is up or not, from moment to moment
+            await asyncio.sleep(_LINE_LOOK_SECONDS)
+        async with Ears(ears_path(settings), proxy):
+            await PostgresLeases(database).hold(new_id("wrk"), "egress", host=_host(settings))
+
+    try:
+        async with proxy:
+            await _until_stopped(line.run(), listen())
+    finally:
+        resolver.close()
+        await database.close()
+
+
+async def _until_stopped(
+    *background: Coroutine[Any, Any, None], within: AbstractAsyncContextManager[Any] | None = None
+) -> None:
+    """Run tasks until SIGTERM or SIGINT, or until one of them fails; a worker drains while they still run."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     tasks = [asyncio.create_task(each) for each in background]
     try:
-        async with worker:
+        async with within or contextlib.nullcontext():
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await _stop(waiting)

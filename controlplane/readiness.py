@@ -13,6 +13,12 @@ from controlplane.store.pool import ALL_WORKSPACES, Database, rows
 from controlplane.store.workers import PostgresLeases
 
 _TIMEOUT_SECONDS = 2.0
+_WORKERS = {
+    "brain": ("brain", "brain worker"),
+    "sandboxes": ("sandbox", "sandbox worker"),
+    "egress": ("egress", "egress proxy"),
+}
+"""Part → the kind of its lease, and what it is called."""
 
 
 class Readiness:
@@ -37,13 +43,10 @@ class Readiness:
                     found = await rows(connection, "SELECT id, kind FROM workers", {})
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             reason = f"does not answer: {str(error).strip() or 'timed out'}"
-            return {"postgres": reason, "brain": "unknown while postgres is away", "sandboxes": "unknown"}
+            return {"postgres": reason, **dict.fromkeys(_WORKERS, "unknown while postgres is away")}
         alive = {row["kind"] for row in found if row["id"] not in dead}
-        return {
-            "postgres": None,
-            "brain": None if "brain" in alive else "no brain worker holds a lease",
-            "sandboxes": None if "sandbox" in alive else "no sandbox worker holds a lease",
-        }
+        parts = {part: None if kind in alive else f"no {name} lives" for part, (kind, name) in _WORKERS.items()}
+        return {"postgres": None, **parts}
 
     async def _temporal(self) -> str | None:
         try:

@@ -48,7 +48,21 @@ class Settings(BaseSettings):
     sandbox_idle_seconds: float = 900
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64
+    egress_ca_file: Path | None = None
+    """Further roots (PEM), such as a company's own, for the hosts that sandboxes reach."""
+
+    egress_hosts: str = ""
+    """Where names are dialled, whatever their address: ``git.corp=10.1.2.3:443,api.test=127.0.0.1:8443``."""
+
+    egress_allow_cidrs: str = ""
+    """Private ranges that sandboxes may reach all the same, if their environment allows the host: ``10.1.0.0/16``."""
+
     log_format: Literal["auto", "json", "text"] = "auto"
+
+    @property
+    def egress_socket(self) -> Path:
+        """Where the sandbox worker hands ears to the egress proxy of this host."""
+        return self.data_dir / "run" / "egress"
 
     @property
     def gateway_url(self) -> str:

@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakValueDictionary
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
+from sandbox import outfit
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxProvider, SandboxSpec
+
+if TYPE_CHECKING:  # the brain imports this module, and need not carry the proxy's libraries
+    from sandbox.outlet import Outlets
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +35,8 @@ class Wish(_Frozen):
     provider: ProviderName | Literal["auto"] = "auto"
     spec: SandboxSpec = Field(default_factory=SandboxSpec)
     mounts: list[Mount] = Field(default_factory=list)
+    way_out: bool = False
+    """Whether there is a host that the session may reach, now or with a credential that it gets later."""
 
 
 class SandboxRow(_Frozen):
@@ -45,6 +51,11 @@ class SandboxRow(_Frozen):
     status: Literal["creating", "ready", "ended"]
     expires_at: datetime
     details: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def has_way_out(self) -> bool:
+        """Whether the sandbox has been given the proxy's ear."""
+        return bool(self.details.get("way_out"))
 
 
 class SandboxRecords(Protocol):
@@ -84,6 +95,10 @@ class SandboxRecords(Protocol):
         """Return the live rows of this host."""
         ...
 
+    async def stubs(self, row: SandboxRow) -> dict[str, str]:
+        """Return name → stub of every credential that the session may use now."""
+        ...
+
     def file_content(self, workspace_id: str, file_id: str) -> AsyncIterator[bytes]:
         """Yield a file's content."""
         ...
@@ -108,12 +123,14 @@ class Keeper:
         records: SandboxRecords,
         providers: dict[ProviderName, SandboxProvider],
         choose: ProviderChoice,
+        outlets: "Outlets",
         host: str,
         idle_seconds: float,
     ):
         self._records = records
         self._providers = providers
         self._choose = choose
+        self._outlets = outlets
         self._host = host
         self._idle = timedelta(seconds=idle_seconds)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -143,6 +160,16 @@ class Keeper:
     async def lost(self, row: SandboxRow) -> None:
         """Record that the sandbox has gone by itself; the next call gets another."""
         await self._records.end(row, "lost")
+        await self._outlets.close(row.id)
+
+    async def environment(self, row: SandboxRow) -> dict[str, str]:
+        """Return the variables that every command finds: none without a way out."""
+        return outfit.variables(await self._records.stubs(row)) if row.has_way_out else {}
+
+    async def holders(self) -> dict[str, SandboxProvider | None]:
+        """See `outlet.Holders`."""
+        live = await self._records.live(self._host)
+        return {row.id: self._providers.get(row.provider) if row.has_way_out else None for row in live}
 
     async def is_up(self, row: SandboxRow) -> bool:
         """Say whether the sandbox answers."""
@@ -165,19 +192,30 @@ class Keeper:
         if row.host != self._host and not await self._serves(row):
             return await self._provision(workspace_id, session_id)
         try:
-            info = await self._providers[row.provider].provision(row.id, wish.spec)
-            for mount in wish.mounts:
-                await self._providers[row.provider].write_file(
-                    row.id, mount.path, self._records.file_content(workspace_id, mount.file_id)
-                )
+            info = await self._furnished(row, wish)
         except SandboxError:
             await self._records.end(row, "provision_failed")
-            await self._providers[row.provider].destroy(row.id)
+            await self._destroy(row.provider, row.id)
             raise
-        details = _details(info)
+        details = _details(info, wish)
         await self._records.ready(row, details)
         _log.info("sandbox_ready", sandbox_id=row.id, provider=row.provider, generation=row.generation)
         return Held(row=row.model_copy(update={"status": "ready", "details": details}), fresh=True)
+
+    async def _furnished(self, row: SandboxRow, wish: Wish) -> SandboxInfo:
+        """Start the sandbox, and give it everything that its first command may count on."""
+        provider = self._providers[row.provider]
+        info = await provider.provision(row.id, wish.spec)
+        if wish.way_out:
+            for path, content in (await self._outlets.open(row.id, provider)).items():
+                await provider.write_file(row.id, path, _whole(content))
+        for mount in wish.mounts:
+            await provider.write_file(row.id, mount.path, self._records.file_content(row.workspace_id, mount.file_id))
+        return info
+
+    async def _destroy(self, provider: ProviderName, sandbox_id: str) -> None:
+        await self._providers[provider].destroy(sandbox_id)
+        await self._outlets.close(sandbox_id)
 
     async def _serves(self, row: SandboxRow) -> bool:
         """Say whether a sandbox is up and ours to use; one that is lost is recorded as such."""
@@ -188,14 +226,14 @@ class Keeper:
             raise SandboxError(
                 f"sandbox {row.id!r} is on host {row.host!r}, and this worker is {self._host!r}", code="wrong_host"
             )
-        await self._records.end(row, "lost")
+        await self.lost(row)
         return False
 
     async def reap(self) -> int:
         """End what is idle, what has no row and what has lost its sandbox; return how many were ended."""
         ended = 0
         for row in await self._records.end_idle(self._host, idle=self._idle):
-            await self.provider(row).destroy(row.id)
+            await self._destroy(row.provider, row.id)
             ended += 1
         # The listing of what exists comes before that of the rows: a sandbox made in between has its row already.
         existing = await self._existing()
@@ -203,11 +241,11 @@ class Keeper:
         for name, ids in existing.items():
             for orphan in ids - live.keys():
                 _log.info("sandbox_orphan_reaped", sandbox_id=orphan, provider=name)
-                await self._providers[name].destroy(orphan)
+                await self._destroy(name, orphan)
                 ended += 1
         for row in live.values():
             if row.status == "ready" and row.provider in existing and row.id not in existing[row.provider]:
-                await self._records.end(row, "lost")
+                await self.lost(row)
                 ended += 1
         return ended
 
@@ -236,5 +274,10 @@ class Keeper:
             await provider.close()
 
 
-def _details(info: SandboxInfo) -> dict[str, Any]:
-    return {"isolation": info.isolation, "timings_ms": info.timings_ms}
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def _details(info: SandboxInfo, wish: Wish) -> dict[str, Any]:
+    isolation = info.isolation | ({"network": "the egress proxy alone"} if wish.way_out else {})
+    return {"isolation": isolation, "timings_ms": info.timings_ms, "way_out": wish.way_out}

@@ -5,6 +5,10 @@ from sandbox.contract import SandboxSpec
 SCRATCH_MB = 256
 """Size of /tmp, /dev/shm and the home folder each."""
 
+OUTFIT = "/run/bulkhead"
+"""Where the files lie that let programs use the way out (`outfit.py`)."""
+_OUTFIT_MB = 4
+
 
 def folders(spec: SandboxSpec) -> dict[str, int]:
     """Return mount point → size in MB of the writable folders but /dev/shm, which providers make in their own way."""
@@ -13,6 +17,7 @@ def folders(spec: SandboxSpec) -> dict[str, int]:
         "/mnt/session": spec.workspace_mb,
         "/tmp": SCRATCH_MB,  # noqa: S108
         "/home/agent": SCRATCH_MB,
+        OUTFIT: _OUTFIT_MB,
     }
 
 

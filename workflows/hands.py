@@ -14,21 +14,22 @@ from workflows.contracts import RUN_TOOL, ToolCallInput
 from workflows.heartbeat import heartbeats, interrupted
 from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_ATTEMPTS
 from workflows.outcomes import described, failure, not_run, provisioned, unknown
-from workflows.records import FinalState, Journal, JournaledCall, SessionGoneError
+from workflows.records import FinalState, Journal, JournaledCall, Refusals, SessionGoneError
 
 _log = structlog.get_logger(__name__)
 
-_PASSING = {"engine_away", "wrong_host"}
+_PASSING = {"engine_away", "egress_away", "wrong_host"}
 """Codes of `SandboxError` that say nothing of the sandbox itself: the same may succeed in a moment."""
 
 
 class ToolRunner:
     """Runs journaled tool calls in the sandboxes of this host."""
 
-    def __init__(self, *, worker_id: str, journal: Journal, keeper: Keeper):
+    def __init__(self, *, worker_id: str, journal: Journal, keeper: Keeper, refusals: Refusals):
         self._worker_id = worker_id
         self._journal = journal
         self._keeper = keeper
+        self._refusals = refusals
 
     @activity.defn(name=RUN_TOOL)
     async def run_tool(self, call: ToolCallInput) -> str:
@@ -75,15 +76,18 @@ class ToolRunner:
         if row.name == toolset.PROVISION:
             outcome = provisioned(call.tool_use_id, held)
             return await self._finish(call, "confirmed", outcome, details=held.row.details)
-        return await self._execute(call, held, _request(call.tool_use_id, row))
+        return await self._execute(call, held, row)
 
-    async def _execute(self, call: ToolCallInput, held: Held, request: ExecRequest) -> FinalState:
+    async def _execute(self, call: ToolCallInput, held: Held, row: JournaledCall) -> FinalState:
+        request = _request(call.tool_use_id, row, env=await self._keeper.environment(held.row))
         try:
             result = await self._keeper.provider(held.row).execute(held.row.id, request)
         except SandboxLostError:
             await self._keeper.lost(held.row)
             return await self._lose(call)
-        outcome = described(call.tool_use_id, result, replaced=held.fresh and held.row.generation > 1)
+        refused = await self._refusals.during(call, held.row.id) if held.row.has_way_out else []
+        replaced = held.fresh and held.row.generation > 1
+        outcome = described(call.tool_use_id, result, replaced=replaced, refusals=refused)
         return await self._finish(call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"}))
 
     async def _interrupt(self, call: ToolCallInput) -> FinalState:
@@ -101,7 +105,7 @@ class ToolRunner:
         await provider.kill(held.row.id, call.tool_use_id)
         if (await provider.exec_state(held.row.id, call.tool_use_id)).state == "never_started":
             return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
-        return await self._execute(call, held, _request(call.tool_use_id, row))
+        return await self._execute(call, held, row)
 
     async def _give_up(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         why = f"its worker failed or died {MAX_TOOL_ATTEMPTS} times"
@@ -119,12 +123,13 @@ class ToolRunner:
         return state
 
 
-def _request(exec_id: str, row: JournaledCall) -> ExecRequest:
+def _request(exec_id: str, row: JournaledCall, *, env: dict[str, str]) -> ExecRequest:
     command = toolset.command(row.name, row.input)
     return ExecRequest(
         exec_id=exec_id,
         command=command.command,
         stdin=command.stdin,
         cwd=command.cwd,
+        env=env,
         timeout_seconds=command.timeout_seconds,
     )

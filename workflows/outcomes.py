@@ -1,6 +1,7 @@
 """What a tool call came to, in words for the model."""
 
 import json
+from collections.abc import Sequence
 
 from harness_adapters.contract import TextBlock, ToolOutcome
 from sandbox.contract import ExecResult
@@ -51,8 +52,11 @@ _ENDINGS = {
 }
 
 
-def described(tool_use_id: str, result: ExecResult, *, replaced: bool) -> ToolOutcome:
-    """A command's output and how it ended; ``replaced``: it ran in another sandbox than the commands before it."""
+def described(tool_use_id: str, result: ExecResult, *, replaced: bool, refusals: Sequence[str] = ()) -> ToolOutcome:
+    """A command's output and how it ended.
+
+    ``replaced``: it ran in another sandbox than the commands before it. ``refusals``: what it could not reach.
+    """
     parts = [
         "[this is a new sandbox: the one before it has ended, and its files with it]" if replaced else "",
         result.stdout,
@@ -60,6 +64,7 @@ def described(tool_use_id: str, result: ExecResult, *, replaced: bool) -> ToolOu
         f"[{result.dropped_bytes} bytes in the middle of the output were dropped]" if result.dropped_bytes else "",
         _ENDINGS.get(result.status, ""),
         f"[exit code {result.exit_code}]" if result.status == "exited" and result.exit_code != 0 else "",
+        *(f"[network] {sentence}" for sentence in refusals),
     ]
     text = "\n".join(part.rstrip("\n") for part in parts if part)
     return ToolOutcome(

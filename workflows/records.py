@@ -128,6 +128,14 @@ class Journal(Protocol):
         ...
 
 
+class Refusals(Protocol):
+    """What the way out of a sandbox has refused."""
+
+    async def during(self, call: ToolCallInput, sandbox_id: str) -> Sequence[str]:
+        """Return a sentence for each thing that the sandbox was refused, or that failed, since the call began."""
+        ...
+
+
 class DeadWork(_Frozen):
     """An activity that a dead worker had in hand."""
 
@@ -138,7 +146,7 @@ class DeadWork(_Frozen):
 class Leases(Protocol):
     """Which workers live: each holds a lock on a connection of its own for as long as it does."""
 
-    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox"], *, host: str) -> None:
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox", "egress"], *, host: str) -> None:
         """Take the lease and keep it, across reconnections, until cancelled."""
         ...
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from controlplane.cli.failure import Failure
+from controlplane.embedded.part import PartName
 from controlplane.settings import Settings
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 if not given.")]
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("gateway")(gateway)
     app.command("brain")(brain)
     app.command("sandboxes")(sandboxes)
+    app.command("egress")(egress)
 
 
 def up(data_dir: DataDir = None, host: Host = None, port: Port = None, sandbox: Sandbox = None) -> None:
@@ -57,7 +59,12 @@ def sandboxes(sandbox: Sandbox = None) -> None:
     _run("sandboxes", sandbox=sandbox)
 
 
-def _run(name: Literal["api", "gateway", "brain", "sandboxes"], **options: Any) -> None:
+def egress() -> None:
+    """Run the proxy that is the only way out of this host's sandboxes."""
+    _run("egress")
+
+
+def _run(name: PartName, **options: Any) -> None:
     from controlplane.embedded.part import run_part
 
     settings = _settings(**options)

@@ -11,7 +11,7 @@ from controlplane import logs
 from controlplane.errors import BulkheadError
 from controlplane.settings import Settings
 
-PartName = Literal["gateway", "sandboxes", "brain", "api"]
+PartName = Literal["gateway", "egress", "sandboxes", "brain", "api"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +30,13 @@ def run_part(name: PartName, settings: Settings) -> int:
 async def _run(name: PartName, settings: Settings) -> None:
     from controlplane import main
 
-    run = {"gateway": main.run_gateway, "sandboxes": main.run_sandboxes, "brain": main.run_brain, "api": main.run_api}
+    run = {
+        "gateway": main.run_gateway,
+        "egress": main.run_egress,
+        "sandboxes": main.run_sandboxes,
+        "brain": main.run_brain,
+        "api": main.run_api,
+    }
     try:
         await run[name](settings)
     except BulkheadError as error:

@@ -19,6 +19,7 @@ import psycopg
 import structlog
 
 from controlplane import logs
+from controlplane.egress import egress_settings
 from controlplane.embedded import master_key
 from controlplane.embedded.api_key import provision
 from controlplane.embedded.part import PART_NAMES, PartName
@@ -63,6 +64,7 @@ class Up:
     async def run(self) -> None:
         """Run until told to stop; raises `ConflictError` if the data directory or the port is in use."""
         model_providers(self._settings, ProviderSettings())
+        egress_settings(self._settings)
         (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = await _sole_user(self._data)
         self._forget_last_run()

@@ -225,6 +225,12 @@ def _policy(row: DictRow, epoch: int) -> SandboxPolicy:
     )
 
 
+def reaches_something(config: dict[str, Any], mcp_servers: list[dict[str, Any]]) -> bool:
+    """Tell whether an environment's configuration lets its sandboxes reach any host at all."""
+    network = EnvironmentConfig.model_validate(config).networking
+    return network.type == "unrestricted" or bool(_allowed_hosts(network, mcp_servers))
+
+
 def _allowed_hosts(network: Networking, mcp_servers: list[dict[str, Any]]) -> list[str]:
     if not isinstance(network, LimitedNetwork):
         return []

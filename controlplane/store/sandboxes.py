@@ -7,6 +7,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
+from controlplane.store.egress import issue_stubs, reaches_something
 from controlplane.store.fence import lock_session
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
 from sandbox.contract import SandboxError, SandboxSpec
@@ -24,7 +25,8 @@ class PostgresSandboxes:
         async with self._database.transaction(workspace_id) as connection:
             row = await one(
                 connection,
-                "SELECT e.config FROM sessions s JOIN environments e ON e.id = s.environment_id WHERE s.id = %(id)s",
+                "SELECT e.config, s.vault_ids, s.agent -> 'mcp_servers' AS mcp_servers FROM sessions s"
+                " JOIN environments e ON e.id = s.environment_id WHERE s.id = %(id)s",
                 {"id": session_id},
             )
             if row is None:
@@ -41,6 +43,7 @@ class PostgresSandboxes:
             provider=config.get("provider") or "auto",
             spec=SandboxSpec.model_validate(asked),
             mounts=[Mount.model_validate(mount) for mount in mounts],
+            way_out=bool(row["vault_ids"]) or reaches_something(config, row["mcp_servers"] or []),
         )
 
     async def claim(
@@ -123,6 +126,11 @@ class PostgresSandboxes:
                 {"host": host},
             )
         return [SandboxRow.model_validate(row) for row in found]
+
+    async def stubs(self, row: SandboxRow) -> dict[str, str]:
+        """See `SandboxRecords.stubs`."""
+        async with self._database.transaction(row.workspace_id) as connection:
+            return await issue_stubs(connection, row.id)
 
     async def file_content(self, workspace_id: str, file_id: str) -> AsyncIterator[bytes]:
         """See `SandboxRecords.file_content`."""

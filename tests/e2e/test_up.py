@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.stack import Stack
 
-PARTS = ["postgres", "temporal", "gateway", "sandboxes", "brain", "api"]
+PARTS = ["postgres", "temporal", "gateway", "egress", "sandboxes", "brain", "api"]
 GONE_SECONDS = 15
 PATIENCE_SECONDS = 60
 

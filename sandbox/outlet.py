@@ -1,0 +1,92 @@
+"""The way out of each sandbox: its ear in the hands of this host's proxy, and back there when either has died."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from sandbox import outfit
+from sandbox.contract import SandboxError, SandboxProvider
+from sandbox.egress import EarsClient, EarsError
+
+PATIENCE_SECONDS = 15.0
+"""How long a new sandbox waits for a proxy that is just being started again; then its call is tried later."""
+LOOK_SECONDS = 0.5
+"""A look costs the proxy a tenth of a millisecond; what a sandbox asks meanwhile waits at its ear."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+Holders = Callable[[], Awaitable[Mapping[str, SandboxProvider | None]]]
+"""Every live sandbox of this host by id, with its provider if it is to have a way out and can have it by now."""
+
+
+class Outlets:
+    """Hands ears to the proxy of this host."""
+
+    def __init__(self, proxy: EarsClient, *, ca_file: Path | None = None):
+        self._proxy = proxy
+        self._ca_file = ca_file
+        self._attached: frozenset[str] = frozenset()
+
+    async def open(self, sandbox_id: str, provider: SandboxProvider) -> dict[str, bytes]:
+        """Give a sandbox its way out; return path → content of the files that have to be in it then.
+
+        Raises `SandboxError`: ``egress_away`` if the proxy does not answer, else what the provider raises.
+        """
+        with await provider.ear(sandbox_id) as ear:
+            await self._patiently(lambda: self._proxy.attach(sandbox_id, ear))
+        authority = await self._patiently(lambda: self._proxy.authority(sandbox_id))
+        return await asyncio.to_thread(outfit.files, authority, ca_file=self._ca_file)
+
+    async def close(self, sandbox_id: str) -> None:
+        """Take a way out back; a proxy that does not answer is told later."""
+        try:
+            await self._proxy.detach(sandbox_id)
+        except EarsError as error:
+            _log.info("ear_not_taken_back", sandbox_id=sandbox_id, cause=str(error))
+
+    async def keep(self, holders: Holders) -> None:
+        """Put back what the proxy has lost, and take back what is no more, until cancelled."""
+        while True:
+            try:
+                if frozenset(await self._proxy.attached()) != self._attached:
+                    await self.restore(holders)
+            except Exception as error:  # noqa: BLE001 - the store or the proxy is away: looked at again in a moment
+                _log.info("ears_not_looked_after", cause=str(error))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def restore(self, holders: Holders) -> None:
+        """Compare what the proxy has with what it should have, and mend the difference; raises `EarsError`."""
+        # In this order: what was made in between is known to the second look.
+        attached = set(await self._proxy.attached())
+        held = await holders()
+        for sandbox_id in attached - held.keys():
+            await self._proxy.detach(sandbox_id)
+        for sandbox_id, provider in held.items():
+            if provider is not None and sandbox_id not in attached:
+                await self._put_back(sandbox_id, provider)
+        self._attached = frozenset(await self._proxy.attached())
+
+    async def _put_back(self, sandbox_id: str, provider: SandboxProvider) -> None:
+        try:
+            with await provider.ear(sandbox_id) as ear:
+                await self._proxy.attach(sandbox_id, ear)
+        except SandboxError as error:
+            _log.warning("ear_not_put_back", sandbox_id=sandbox_id, cause=str(error))
+        else:
+            _log.info("ear_put_back", sandbox_id=sandbox_id)
+
+    @staticmethod
+    async def _patiently(order: Callable[[], Awaitable[T]]) -> T:
+        until = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await order()
+            except EarsError as error:
+                if asyncio.get_running_loop().time() > until:
+                    raise SandboxError(f"the sandbox has no way out yet: {error}", code="egress_away") from error
+            await asyncio.sleep(LOOK_SECONDS)
