@@ -34,7 +34,7 @@ def provider_choice(settings: Settings, available: dict[ProviderName, SandboxPro
                 f" --sandbox {settings.sandbox}",
                 code="provision_failed",
             )
-        chosen = await choice.choose(wanted, image=wish.spec.image)
+        chosen = await choice.choose(wanted, image=wish.spec.image, way_out=wish.way_out)
         return available[chosen.provider]
 
     return choose

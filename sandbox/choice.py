@@ -5,6 +5,7 @@ from typing import Literal
 
 from sandbox.contract import SandboxError
 from sandbox.docker import docker_available
+from sandbox.ear import NO_ENTRY_STEP, entry_obstacle
 
 Wanted = Literal["auto", "docker", "namespace"]
 
@@ -17,11 +18,16 @@ class Choice:
     reason: str
 
 
-async def choose(wanted: Wanted, *, image: str | None = None) -> Choice:
-    """Return the provider for what is wanted; raises `SandboxError` if this host cannot provide it."""
+async def choose(wanted: Wanted, *, image: str | None = None, way_out: bool = False) -> Choice:
+    """Return the provider for what is wanted; raises `SandboxError` if this host cannot provide it.
+
+    ``way_out``: the sandbox needs one to the egress proxy.
+    """
     if wanted == "namespace":
         return Choice(provider="namespace", reason="it was asked for by name")
     missing = await docker_available(image)
+    if missing is None and way_out and (obstacle := entry_obstacle()) is not None:
+        missing = f"a container here cannot have a way out, because {obstacle}; {NO_ENTRY_STEP}"
     if missing is None:
         why = "it was asked for by name" if wanted == "docker" else "a Docker engine answers and the image is at hand"
         return Choice(provider="docker", reason=why)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sandbox.contract import SandboxError, SandboxProvider, SandboxSpec
 from sandbox.docker import DockerProvider, docker_available
+from sandbox.ear import NO_ENTRY_STEP
 from sandbox.namespace import NamespaceProvider
 
 _TRIAL = "sbx_trial"
@@ -63,6 +64,7 @@ def _default(image: str | None) -> dict[str, str]:
 async def _trial(provider: SandboxProvider, subject: str, next_step: Callable[[], str]) -> list[Finding]:
     try:
         info = await provider.provision(_TRIAL, _TRIAL_SPEC)
+        shut_in = await _shut_in(provider, subject)
     except SandboxError as error:
         return [
             Finding(subject=subject, works=False, detail=str(error), next_step=await asyncio.to_thread(next_step))
@@ -83,7 +85,16 @@ async def _trial(provider: SandboxProvider, subject: str, next_step: Callable[[]
         if effect is False or (name.endswith("_limit") and effect is not True)
     ]
     took = f"up in {info.timings_ms['total']:.0f} ms, no way out to the network"
-    return [Finding(subject=subject, works=True, detail=took), *weaker]
+    return [Finding(subject=subject, works=True, detail=took), *shut_in, *weaker]
+
+
+async def _shut_in(provider: SandboxProvider, subject: str) -> list[Finding]:
+    """See whether the egress proxy can be heard inside."""
+    try:
+        (await provider.ear(_TRIAL)).close()
+    except SandboxError as error:
+        return [Finding(subject=f"{subject}: way out", works=False, detail=str(error), next_step=NO_ENTRY_STEP)]
+    return []
 
 
 def _namespace_next_step() -> str:

@@ -127,7 +127,9 @@ class DockerProvider(Supervised):
     async def ear(self, sandbox_id: str) -> socket.socket:
         """Return the listening socket that process 1 keeps on the container's own loopback."""
         if (obstacle := ear.entry_obstacle()) is not None:
-            raise SandboxError(f"the container cannot get its way out: {obstacle}", code="provision_failed")
+            raise SandboxError(
+                f"the container cannot get its way out: {obstacle}; {ear.NO_ENTRY_STEP}", code="provision_failed"
+            )
         facts, _ = await self._ask(sandbox_id, {"op": "hello"})
         return await asyncio.to_thread(self._ear, sandbox_id, facts["network_namespace"])
 

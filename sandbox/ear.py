@@ -12,6 +12,10 @@ from sandbox.supervisor.main import ABSTRACT_SOCKET
 
 WAIT_SECONDS = 10.0
 """Process 1 answers within a millisecond unless the machine has no time for it."""
+NO_ENTRY_STEP = (
+    "run the sandbox worker as root on the engine's own host, use namespace sandboxes, or let the environment"
+    " reach no host (networking limited, without allowed hosts)"
+)
 _CLONE_NEWNET = 0x40000000
 _CAP_SYS_ADMIN = 21
 
@@ -41,7 +45,7 @@ def entry_obstacle() -> str | None:
     status = Path("/proc/self/status").read_text()
     effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff"))
     if not int(effective, 16) >> _CAP_SYS_ADMIN & 1:
-        return "the worker is not root (it needs CAP_SYS_ADMIN to enter a container's network namespace)"
+        return "the worker may not enter a container's network namespace (CAP_SYS_ADMIN)"
     address = os.environ.get("DOCKER_HOST", "")
     if address and not address.startswith("unix://"):
         return f"the Docker engine at {address} is not on this host"

@@ -129,12 +129,16 @@ def _namespace_sandbox(_: Server) -> Finding:
 
 def _docker_sandbox(_: Server) -> Finding:
     from sandbox.docker import DEFAULT_IMAGE, docker_available
+    from sandbox.ear import NO_ENTRY_STEP, entry_obstacle
 
     missing = asyncio.run(docker_available(None))
     if missing is not None:
         said = "not needed, sandboxes are namespaces then; with an engine, `bulkhead sandbox image` makes the image"
         return Finding("docker", "note", missing, said)
-    return Finding("docker", "ok", f"an engine answers, and {DEFAULT_IMAGE} is there")
+    there = f"an engine answers, and {DEFAULT_IMAGE} is there"
+    if (obstacle := entry_obstacle()) is not None:
+        return Finding("docker", "note", f"{there}, but containers get no way out: {obstacle}", NO_ENTRY_STEP)
+    return Finding("docker", "ok", there)
 
 
 def _disk(server: Server) -> Finding:

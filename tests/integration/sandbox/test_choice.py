@@ -1,6 +1,10 @@
 """Which provider this host gives, and what its diagnosis says."""
 
+import asyncio
+import contextlib
 import os
+import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,53 @@ async def test_an_engine_that_is_away_is_not_a_lost_sandbox(monkeypatch: pytest.
 async def test_with_an_engine_and_the_image_auto_means_docker() -> None:
     busybox_image()
     assert (await choose("auto", image=TEST_IMAGE)).provider == "docker"
+
+
+@contextlib.asynccontextmanager
+async def elsewhere() -> AsyncGenerator[str]:
+    """The engine as one that is reached over the network."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        engine_reader, engine_writer = await asyncio.open_unix_connection("/var/run/docker.sock")
+        await asyncio.gather(pump(reader, engine_writer), pump(engine_reader, writer), return_exceptions=True)
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.docker
+async def test_an_engine_elsewhere_is_not_for_sandboxes_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    busybox_image()
+    async with elsewhere() as address:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        assert (await choose("docker", image=TEST_IMAGE)).provider == "docker"
+        with pytest.raises(SandboxError, match=r"cannot have a way out, because .*not on this host; run the sandbox"):
+            await choose("docker", image=TEST_IMAGE, way_out=True)
+
+
+@pytest.mark.docker
+async def test_who_may_not_enter_containers_is_told_so(tmp_path: Path) -> None:
+    busybox_image()
+    if os.geteuid() != 0:
+        pytest.skip("only root has something to give up here")
+    script = (
+        "import asyncio, sys; from pathlib import Path; from sandbox.diagnosis import diagnose_docker\n"
+        "for each in asyncio.run(diagnose_docker(Path(sys.argv[1]), image=sys.argv[2])): print(each)"
+    )
+    lacking = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    done = await asyncio.create_subprocess_exec(
+        *lacking, sys.executable, "-c", script, str(tmp_path), TEST_IMAGE, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await done.communicate()
+    assert "subject='docker sandboxes', works=True" in said.decode()
+    assert "subject='docker sandboxes: way out', works=False" in said.decode()
+    assert "CAP_SYS_ADMIN" in said.decode()
 
 
 async def test_the_diagnosis_tries_a_namespace_sandbox(tmp_path: Path) -> None:
