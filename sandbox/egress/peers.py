@@ -61,6 +61,8 @@ class ClientSide:
         if not isinstance(event, h11.Request):
             raise _malformed(400)
         _check_framing(event)
+        if not _has_body(event):
+            self.http.next_event()
         return event
 
     async def body(self) -> AsyncGenerator[bytes]:
@@ -92,6 +94,9 @@ class ClientSide:
 
     def finish(self) -> bool:
         """Make ready for the next request; False if there cannot be one on this connection."""
+        if self.http.their_state is h11.SEND_BODY and self.http.our_state is h11.DONE:
+            # The body was whole, but whoever passed it on was not told of its end before the answer came.
+            self.http.next_event()
         if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
             return False
         self._rest = self.http.trailing_data[0]
@@ -175,6 +180,11 @@ def _check_framing(request: h11.Request) -> None:
         raise _malformed(400)
     if names.count(b"host") > 1 or names.count(b"content-length") > 1:
         raise _malformed(400)
+
+
+def _has_body(request: h11.Request) -> bool:
+    lengths = values(request, b"content-length")
+    return bool(values(request, b"transfer-encoding")) or bool(lengths and int(lengths[0]))
 
 
 def _malformed(status: int) -> RefusedError:
