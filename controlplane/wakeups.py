@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from controlplane.store import waiting
+from controlplane.store import idempotency, waiting
 from controlplane.store.events import Event
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from workflows.contracts import (
@@ -70,6 +70,10 @@ class Wakeups:
             _log.warning("wakeup_failed", session_id=session_id, cause=str(error))
 
 
+_KEY_LIFETIME = timedelta(hours=24)
+"""Longer than any client repeats a request."""
+
+
 @dataclass
 class _Repeat:
     due: float
@@ -96,6 +100,7 @@ class Reconciler:
     async def reconcile(self) -> None:
         """Look once."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
+            await idempotency.forget(connection, older_than=_KEY_LIFETIME)
             neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
         names = {each.session_id for each in neglected}
         self._repeats = {key: value for key, value in self._repeats.items() if key in names}

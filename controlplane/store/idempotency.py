@@ -1,6 +1,7 @@
 """Idempotency keys: claimed and answered in the same transaction as the effect that they guard."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from psycopg.types.json import Json
@@ -61,3 +62,8 @@ async def record(
         " WHERE workspace_id = %(workspace_id)s AND key = %(key)s",
         {"workspace_id": workspace_id, "key": key, "status_code": status_code, "response": Json(response)},
     )
+
+
+async def forget(connection: Connection, *, older_than: timedelta) -> None:
+    """Forget the keys of requests that nobody repeats any more."""
+    await connection.execute("DELETE FROM idempotency_keys WHERE created_at < now() - %s::interval", (older_than,))

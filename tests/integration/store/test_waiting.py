@@ -1,7 +1,7 @@
 from datetime import timedelta
 
 from controlplane.ids import new_id
-from controlplane.store import events, waiting
+from controlplane.store import events, idempotency, waiting
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.store.turns import PostgresTurns
@@ -79,3 +79,15 @@ async def test_a_failed_turn_that_is_to_be_resumed_is_found(database: Database, 
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute("UPDATE sessions SET resume_wanted = true")
     assert [each.session_id for each in await neglected(database)] == [session_id]
+
+
+async def test_idempotency_keys_are_forgotten_when_they_are_old(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        await idempotency.claim(connection, WORKSPACE, key="k", request_hashes=[b"h"])
+        await idempotency.record(connection, WORKSPACE, key="k", status_code=200, response={})
+    for age, known in ((timedelta(hours=1), True), (NOW, False)):
+        async with database.transaction(ALL_WORKSPACES) as connection:
+            await idempotency.forget(connection, older_than=age)
+        async with database.transaction(WORKSPACE) as connection:
+            cursor = await connection.execute("SELECT FROM idempotency_keys")
+            assert (await cursor.fetchone() is not None) is known
