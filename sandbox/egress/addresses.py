@@ -104,12 +104,17 @@ async def endpoints(destination: Destination, rules: AddressRules, resolver: Res
     if pinned := rules.hosts.get(destination.host):
         return [pinned]
     literal = destination.address
-    addresses = [literal] if literal else await asyncio.wait_for(resolver.resolve(destination.host), RESOLVE_SECONDS)
+    addresses = [literal] if literal else await _resolve(destination.host, resolver)
     if not addresses:
         raise OSError("the name has no address")
     if any(rules.refuses(address) for address in addresses):
         raise AddressError(f"Host {destination.host} has an address that is private, reserved or this machine's own.")
     return [(str(address), destination.port) for address in addresses[:MAX_ADDRESSES]]
+
+
+async def _resolve(host: str, resolver: Resolver) -> Sequence[Address]:
+    async with asyncio.timeout(RESOLVE_SECONDS):
+        return await resolver.resolve(host)
 
 
 class SystemResolver:

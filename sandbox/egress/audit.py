@@ -1,13 +1,12 @@
 """One decision from its first moment to its last, as the audit is told of it."""
 
-import asyncio
 import time
 import uuid
 
 import structlog
 
 from sandbox.egress.contract import AuditEntry, AuditSink, SandboxPolicy, Verdict
-from sandbox.egress.limits import DECISION_SECONDS, MAX_AUDIT_PATH
+from sandbox.egress.limits import MAX_AUDIT_PATH
 from sandbox.egress.rules import RefusedError
 from sandbox.egress.stubs import masked
 
@@ -74,8 +73,7 @@ class Record:
 
     async def _tell(self, entry: AuditEntry) -> None:
         try:
-            async with asyncio.timeout(DECISION_SECONDS):
-                await self._sink.record(entry)
+            await self._sink.record(entry)
         # Whatever it is that fails in a sink, the answer is the same: what is not recorded does not happen.
         except Exception as error:
             _log.error("egress_audit_failed", sandbox_id=entry.sandbox_id, error=type(error).__name__)

@@ -37,21 +37,28 @@ class SocketChannel:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connection
         self.touched = True
+        self._descriptor = connection.fileno()
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
+        self._waiting: asyncio.Future[None] | None = None
+        self._is_watched = False
+        self._is_dry = True
         self._in_a_row = 0
 
     async def receive(self) -> bytes:
         """Return what has come, at most one chunk."""
+        if self._is_dry:
+            await self.readable()
         while True:
             try:
                 data = self.socket.recv(CHUNK_BYTES)
             except BlockingIOError:
-                self._in_a_row = 0
                 await self.readable()
                 continue
             self.touched = True
-            self._in_a_row += 1
+            # Less than asked for: trying again at once would only cost a call.
+            self._is_dry = len(data) < CHUNK_BYTES
+            self._in_a_row = 0 if self._is_dry else self._in_a_row + 1
             if self._in_a_row >= _READS_IN_A_ROW:
                 self._in_a_row = 0
                 await asyncio.sleep(0)
@@ -60,7 +67,15 @@ class SocketChannel:
     async def send(self, data: bytes) -> None:
         """Return when the kernel has taken everything; of two callers one waits."""
         async with self._sending:
-            await self._send(data)
+            view = memoryview(data)
+            while view:
+                try:
+                    sent = self.socket.send(view)
+                except BlockingIOError:
+                    await self.writable()
+                    continue
+                self.touched = True
+                view = view[sent:]
 
     async def end(self) -> None:
         """Say that nothing more will be sent."""
@@ -69,6 +84,7 @@ class SocketChannel:
 
     def close(self) -> None:
         """Give the socket back; whoever waits for it must have been cancelled."""
+        self._unwatch()
         self.socket.close()
 
     def is_quiet(self) -> bool:
@@ -82,33 +98,36 @@ class SocketChannel:
         return False
 
     async def readable(self) -> None:
-        """Wait until something can be read."""
-        ready = self._loop.create_future()
-        self._loop.add_reader(self.socket, _wake, ready)
+        """Wait until something can be read; one caller at a time."""
+        ready = self._waiting = self._loop.create_future()
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.add_reader(self._descriptor, self._can_be_read)
         try:
             await ready
         finally:
-            self._loop.remove_reader(self.socket)
+            self._waiting = None
 
     async def writable(self) -> None:
         """Wait until something can be written."""
         ready = self._loop.create_future()
-        self._loop.add_writer(self.socket, _wake, ready)
+        self._loop.add_writer(self._descriptor, _wake, ready)
         try:
             await ready
         finally:
-            self._loop.remove_writer(self.socket)
+            self._loop.remove_writer(self._descriptor)
 
-    async def _send(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                sent = self.socket.send(view)
-            except BlockingIOError:
-                await self.writable()
-                continue
-            self.touched = True
-            view = view[sent:]
+    def _can_be_read(self) -> None:
+        # The selector is left as it is between two reads, and told only when something comes that nobody waits for.
+        if self._waiting is None:
+            self._unwatch()
+        else:
+            _wake(self._waiting)
+
+    def _unwatch(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._descriptor)
 
 
 class TlsChannel:

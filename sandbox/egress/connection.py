@@ -15,16 +15,13 @@ from sandbox.egress.contract import AuditSink, PolicySource, SandboxPolicy
 from sandbox.egress.destination import Destination, DestinationError, parse_authority
 from sandbox.egress.exchange import Asked, Exchange
 from sandbox.egress.limits import (
-    DECISION_SECONDS,
-    HEAD_SECONDS,
-    IDLE_SECONDS,
-    KEEP_ALIVE_SECONDS,
     LINGER_SECONDS,
     MAX_LINGER_BYTES,
 )
 from sandbox.egress.peers import ClientSide, values
-from sandbox.egress.revocation import Watch, Watched
+from sandbox.egress.revocation import CutReason, Watch, Watched
 from sandbox.egress.rules import FailedError, RefusedError, Ruling, judge_destination
+from sandbox.egress.scrub import KnownForms
 from sandbox.egress.tunnel import HelloError, Pipes, check_server_name, read_hello, splice
 from sandbox.egress.upstream import Dialler, Upstreams
 
@@ -45,6 +42,14 @@ class Services:
     pipes: Pipes
 
 
+_CUTS: dict[CutReason, RefusedError] = {
+    "revoked": RefusedError("revoked", "The permission was taken back in the meantime, so the connection was cut."),
+    "slow_sender": RefusedError("slow_sender", "The request did not arrive in time, so it was given up.", status=408),
+    "undecided": RefusedError("undecided", _UNDECIDED, status=503),
+    "idle": RefusedError("idle", "Nothing was sent for too long, so the connection was closed.", status=408),
+}
+
+
 class Connection:
     """Serves one accepted socket until it ends, is cut, or the proxy stops."""
 
@@ -58,19 +63,20 @@ class Connection:
         self._watched.channels.append(self._socket)
         self._upstreams = Upstreams(services.dialler, self._watched)
         self._client = ClientSide(self._socket)
+        self._forms = KnownForms()
         self._policy: SandboxPolicy | None = None
         self._record: Record | None = None
 
     async def run(self) -> None:
         """Serve the connection; raises nothing but `asyncio.CancelledError` from outside."""
-        self._watched.expect(HEAD_SECONDS, "slow_sender", renewed=False)
+        self._watched.reading_head()
         self._services.watch.add(self._watched)
         try:
             await self._serve()
         except asyncio.CancelledError:
             if self._watched.cut is None:
                 raise
-            await self._tell_cut(*self._watched.cut)
+            await self._tell_cut(_CUTS[self._watched.cut])
         except (OSError, UnrecordedError, h11.ProtocolError) as error:
             await self._tell_lost(error)
         finally:
@@ -89,10 +95,10 @@ class Connection:
     async def _requests(self, tunnel: Destination | None) -> None:
         """Serve request after request; inside a tunnel all of them go to its destination."""
         while await self._next_begins():
-            self._watched.expect(HEAD_SECONDS, "slow_sender", renewed=False)
+            self._watched.reading_head()
             self._record = None
             request = await self._client.request()
-            self._watched.expect(IDLE_SECONDS, "idle")
+            self._watched.deciding()
             if tunnel is None and request.method == b"CONNECT":
                 return await self._connect(request)
             await self._exchange(request, tunnel)
@@ -101,7 +107,7 @@ class Connection:
         return None
 
     async def _next_begins(self) -> bool:
-        self._watched.expect(KEEP_ALIVE_SECONDS, "idle")
+        self._watched.keeping_alive()
         return await self._client.first_byte()
 
     async def _exchange(self, request: h11.Request, tunnel: Destination | None) -> None:
@@ -124,9 +130,11 @@ class Connection:
             policies=self._services.policies,
             record=record,
             watched=self._watched,
+            forms=self._forms,
         )
         await exchange.run()
         self._watched.closed()
+        self._watched.deciding()
         await record.end()
 
     async def _connect(self, request: h11.Request) -> None:
@@ -155,14 +163,17 @@ class Connection:
         await self._requests(destination)
 
     async def _tunnel(self, policy: SandboxPolicy, ruling: Ruling, destination: Destination, record: Record) -> None:
+        self._watched.carrying()
         where = await self._services.dialler.vet(destination)
+        self._watched.deciding()
         self._watched.opened(policy, lambda now: _same_mode(now, destination, ruling))
         await record.allow()
+        self._watched.carrying()
         upstream = await self._services.dialler.dial(destination, where)
         self._watched.channels.append(upstream)
         try:
             received = await self._hello(destination)
-            self._watched.expect(IDLE_SECONDS, "idle")
+            self._watched.carrying()
             await upstream.send(received)
             record.bytes_up += len(received)
             await splice(self._socket, upstream, record=record, pipes=self._services.pipes)
@@ -170,6 +181,7 @@ class Connection:
             self._watched.channels.remove(upstream)
             upstream.close()
         self._watched.closed()
+        self._watched.deciding()
         await record.end()
 
     async def _hello(self, destination: Destination) -> bytes:
@@ -178,7 +190,7 @@ class Connection:
         # From here on an answer in HTTP would be read as TLS.
         self._client.answered = True
         await self._socket.send(_ESTABLISHED)
-        self._watched.expect(HEAD_SECONDS, "slow_sender", renewed=False)
+        self._watched.reading_head()
         try:
             received, name = await read_hello(self._socket, early)
         except HelloError as error:
@@ -190,8 +202,7 @@ class Connection:
 
     async def _decided_policy(self) -> SandboxPolicy:
         try:
-            async with asyncio.timeout(DECISION_SECONDS):
-                policy = await self._services.policies.policy(self._sandbox_id)
+            policy = await self._services.policies.policy(self._sandbox_id)
         # Whatever fails in a source: nobody knows what is allowed, so nothing is.
         except Exception as error:
             _log.error("egress_policy_unavailable", sandbox_id=self._sandbox_id, error=type(error).__name__)
@@ -203,8 +214,7 @@ class Connection:
 
     async def _authority_seed(self, policy: SandboxPolicy) -> bytes:
         try:
-            async with asyncio.timeout(DECISION_SECONDS):
-                return await self._services.policies.authority_seed(policy.session_id)
+            return await self._services.policies.authority_seed(policy.session_id)
         # As above: without it there is no certificate, and so no request.
         except Exception as error:
             raise RefusedError("policy_unavailable", _UNDECIDED, status=503) from error
@@ -239,9 +249,9 @@ class Connection:
     async def _answer_refused(self, refused: RefusedError) -> None:
         if self._client.answered:
             return
-        with contextlib.suppress(OSError):
-            self._watched.expect(LINGER_SECONDS, "idle")
-            await self._client.channel.send(_refusal(refused))
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._client.channel.send(_refusal(refused))
             await self._linger()
 
     async def _linger(self) -> None:
@@ -253,10 +263,11 @@ class Connection:
                 while left > 0 and (data := await self._socket.receive()):
                     left -= len(data)
 
-    async def _tell_cut(self, reason: str, message: str) -> None:
-        if self._record and not self._record.is_ended:
+    async def _tell_cut(self, cut: RefusedError) -> None:
+        if self._record:
             with contextlib.suppress(UnrecordedError):
-                await self._record.end("cut", reason, message)
+                await self._record.end("cut", cut.reason, cut.message)
+        await self._answer_refused(cut)
 
     async def _tell_lost(self, error: Exception) -> None:
         _log.info("egress_connection_lost", sandbox_id=self._sandbox_id, error=type(error).__name__)

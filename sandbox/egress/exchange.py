@@ -11,7 +11,7 @@ from sandbox.egress.audit import Record
 from sandbox.egress.channel import Channel
 from sandbox.egress.contract import GrantedCredential, PolicySource, SandboxPolicy
 from sandbox.egress.destination import Destination
-from sandbox.egress.limits import BODY_STALL_SECONDS, DECISION_SECONDS, IDLE_SECONDS, MAX_SWAPPED_BODY_BYTES
+from sandbox.egress.limits import MAX_SWAPPED_BODY_BYTES
 from sandbox.egress.peers import ClientSide, Message, UpstreamSide, asks_for_websocket, end_to_end, values
 from sandbox.egress.revocation import Watched
 from sandbox.egress.rules import (
@@ -23,7 +23,7 @@ from sandbox.egress.rules import (
     check_use,
     judge_destination,
 )
-from sandbox.egress.scrub import Scrubber
+from sandbox.egress.scrub import KnownForms, Scrubber
 from sandbox.egress.stubs import (
     Headers,
     Secret,
@@ -87,6 +87,7 @@ class Exchange:
         policies: PolicySource,
         record: Record,
         watched: Watched,
+        forms: KnownForms,
     ):
         self._asked = asked
         self._client = client
@@ -95,6 +96,7 @@ class Exchange:
         self._policies = policies
         self._record = record
         self._watched = watched
+        self._forms = forms
         self._scanner = StubScanner()
         self._refused: RefusedError | None = None
         self._body = client.body()
@@ -103,11 +105,13 @@ class Exchange:
     async def run(self) -> None:
         """Pass the request on and its answer back; raises `RefusedError`, `OSError`."""
         outgoing = await self._prepare()
+        self._watched.carrying()
         where = await self._dialler.vet(self._asked.destination)
+        self._watched.deciding()
         self._watched.opened(self._asked.policy, lambda policy: self._still_allowed(policy, outgoing))
         self._record.credential = ",".join(sorted(each.credential.name for each in outgoing.secrets.values())) or None
         await self._record.allow()
-        self._watched.expect(IDLE_SECONDS, "idle")
+        self._watched.carrying()
         upstream = await self._begin(outgoing, where)
         upload = asyncio.create_task(self._upload(upstream)) if self._streams(outgoing) else None
         try:
@@ -170,13 +174,15 @@ class Exchange:
         if self._client.http.they_are_waiting_for_100_continue:
             self._client.queue(_CONTINUE)
             await self._client.flush()
+        self._watched.uploading()
         held = bytearray()
         async for chunk in self._body:
             held += chunk
             if len(held) > MAX_SWAPPED_BODY_BYTES:
                 self._begun = bytes(held)
-                return None
-        return bytes(held)
+                break
+        self._watched.deciding()
+        return None if self._begun else bytes(held)
 
     async def _secrets(self, used: dict[bytes, GrantedCredential]) -> dict[bytes, Secret]:
         found: dict[bytes, Secret] = {}
@@ -208,8 +214,7 @@ class Exchange:
 
     async def _secret(self, credential: GrantedCredential) -> Secret | None:
         try:
-            async with asyncio.timeout(DECISION_SECONDS):
-                secret = await self._policies.secret(self._asked.policy, credential.credential_id)
+            secret = await self._policies.secret(self._asked.policy, credential.credential_id)
         # Whatever fails there: without the secret nothing is sent, and the stub is not sent either.
         except Exception as error:
             raise RefusedError(
@@ -270,13 +275,13 @@ class Exchange:
         return upstream
 
     async def _upload(self, upstream: UpstreamSide) -> None:
-        self._watched.expect(BODY_STALL_SECONDS, "slow_sender")
+        self._watched.uploading()
         try:
             await self._send_chunk(upstream, self._begun)
             async for chunk in self._body:
                 await self._send_chunk(upstream, chunk)
             await self._send_chunk(upstream, b"", last=True)
-            self._watched.expect(IDLE_SECONDS, "idle")
+            self._watched.carrying()
         except RefusedError as refused:
             self._refused = refused
             self._upstreams.abort()
@@ -293,7 +298,7 @@ class Exchange:
             self._record.bytes_up += await upstream.send(*events)
 
     async def _answer(self, upstream: UpstreamSide, outgoing: _Outgoing) -> None:
-        scrubber = Scrubber(outgoing.known)
+        scrubber = Scrubber(self._forms.of(outgoing.known))
         while True:
             event = upstream.buffered()
             if event is h11.NEED_DATA:

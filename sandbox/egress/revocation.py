@@ -3,14 +3,24 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import structlog
 
 from sandbox.egress.channel import SocketChannel
 from sandbox.egress.contract import PolicySource, SandboxPolicy
-from sandbox.egress.limits import TICK_DECISION_SECONDS, TICK_SECONDS
+from sandbox.egress.limits import (
+    BODY_STALL_SECONDS,
+    DECISION_SECONDS,
+    HEAD_SECONDS,
+    IDLE_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    TICK_DECISION_SECONDS,
+    TICK_SECONDS,
+)
 
 _log = structlog.get_logger(__name__)
+CutReason = Literal["revoked", "slow_sender", "undecided", "idle"]
 StillAllowed = Callable[[SandboxPolicy], bool]
 
 
@@ -20,19 +30,35 @@ class Watched:
     def __init__(self, sandbox_id: str, task: asyncio.Task[None]):
         self.sandbox_id = sandbox_id
         self.channels: list[SocketChannel] = []
-        self.cut: tuple[str, str] | None = None
+        self.cut: CutReason | None = None
         self.is_open = False
         self._task = task
         self._time = asyncio.get_running_loop().time
         self._epoch = 0
         self._still_allowed: StillAllowed = lambda _: True
-        self._expected: tuple[float, str] = (0, "")
+        self._expected: tuple[float, CutReason] = (HEAD_SECONDS, "slow_sender")
         self._since = self._time()
         self._renewed = True
 
-    def expect(self, seconds: float, reason: str, *, renewed: bool = True) -> None:
-        """Cut with ``reason`` after that time; every byte that moves renews it, unless told otherwise."""
-        self._expected, self._since, self._renewed = (seconds, reason), self._time(), renewed
+    def reading_head(self) -> None:
+        """A head or a handshake has begun: it has a time of its own, however it trickles."""
+        self._expect(HEAD_SECONDS, "slow_sender", renewed=False)
+
+    def deciding(self) -> None:
+        """The store or the audit is asked."""
+        self._expect(DECISION_SECONDS, "undecided", renewed=False)
+
+    def uploading(self) -> None:
+        """A request's body is on its way."""
+        self._expect(BODY_STALL_SECONDS, "slow_sender")
+
+    def carrying(self) -> None:
+        """Bytes may move in either direction."""
+        self._expect(IDLE_SECONDS, "idle")
+
+    def keeping_alive(self) -> None:
+        """Nothing is asked at the moment."""
+        self._expect(KEEP_ALIVE_SECONDS, "idle")
 
     def opened(self, policy: SandboxPolicy, still_allowed: StillAllowed) -> None:
         """From now on the decision is made again when the policy has changed."""
@@ -50,21 +76,25 @@ class Watched:
         if moved and self._renewed:
             self._since = now
         elif now - self._since > self._expected[0]:
-            self.end(self._expected[1], "Nothing was sent for too long, so the connection was closed.")
+            self.end(self._expected[1])
+
+    def _expect(self, seconds: float, reason: CutReason, *, renewed: bool = True) -> None:
+        self._expected = (seconds, reason)
+        self._since, self._renewed = self._time(), renewed
 
     def judge(self, policy: SandboxPolicy | None) -> None:
         """Cut what is not allowed any more; ``policy`` None: nothing is."""
         if policy is not None and policy.epoch == self._epoch:
             return
         if policy is None or not self._still_allowed(policy):
-            self.end("revoked", "The permission was taken back while the connection was open, so it was cut.")
+            self.end("revoked")
         else:
             self._epoch = policy.epoch
 
-    def end(self, reason: str, message: str) -> None:
+    def end(self, reason: CutReason) -> None:
         """Cut the connection; the first reason stays."""
         if self.cut is None:
-            self.cut = (reason, message)
+            self.cut = reason
             self._task.cancel()
 
 

@@ -3,7 +3,7 @@
 import base64
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from urllib.parse import quote, quote_plus
 
 _SHORTEST_FORM = 4
@@ -17,9 +17,9 @@ class Scrubber:
     paths a credential may be used for is what really limits it.
     """
 
-    def __init__(self, secrets: Iterable[bytes]):
-        self._forms = sorted({form for secret in secrets for form in forms(secret)}, key=len, reverse=True)
-        self._window = max((len(form) for form in self._forms), default=1) - 1
+    def __init__(self, known: Sequence[bytes]):
+        self._forms = known
+        self._window = len(known[0]) - 1 if known else 0
         self._held = b""
         self.found = 0
 
@@ -54,6 +54,21 @@ class Scrubber:
                     break
                 at = tail.find(form[:1], at + 1)
         return longest
+
+
+class KnownForms:
+    """The forms of the secrets of one connection, made again only when they change."""
+
+    def __init__(self) -> None:
+        self._secrets: tuple[bytes, ...] = ()
+        self._forms: tuple[bytes, ...] = ()
+
+    def of(self, secrets: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return every form of every secret, the longest first, as `Scrubber` wants them."""
+        if secrets != self._secrets:
+            found = {form for secret in secrets for form in forms(secret)}
+            self._secrets, self._forms = secrets, tuple(sorted(found, key=len, reverse=True))
+        return self._forms
 
 
 def forms(secret: bytes) -> set[bytes]:
