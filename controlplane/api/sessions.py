@@ -173,10 +173,17 @@ async def delete_session(exchange: CurrentExchange, session_id: str) -> Response
 
 @router.post("/{session_id}/archive", response_model=Session)
 async def archive_session(exchange: CurrentExchange, session_id: str) -> Response:
-    """Make a session read-only. One that is running must be interrupted first."""
+    """Make a session read-only. One that is running, or has messages to answer, must come to rest first."""
 
     async def effect(connection: Connection) -> Session:
         _require_rest(await sessions.lock(connection, session_id))
+        if await sessions.has_inputs(connection, session_id):
+            raise ConflictError(
+                f"session {session_id!r} has messages that no turn has taken yet",
+                code="session_running",
+                field="session_id",
+                next_step="wait until they are answered, or delete the session",
+            )
         await sessions.archive(connection, session_id)
         return wire_session(await sessions.get(connection, session_id))
 

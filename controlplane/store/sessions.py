@@ -181,6 +181,16 @@ async def want_resumed(connection: Connection, session_id: str) -> None:
     )
 
 
+async def has_inputs(connection: Connection, session_id: str) -> bool:
+    """Say whether inputs wait that no turn has taken."""
+    found = await one(
+        connection,
+        "SELECT FROM events WHERE session_id = %(id)s AND processed_at IS NULL LIMIT 1",
+        {"id": session_id},
+    )
+    return found is not None
+
+
 async def archive(connection: Connection, session_id: str) -> None:
     """Make a session read-only; doing it again changes nothing."""
     await connection.execute(

@@ -253,3 +253,13 @@ async def test_a_system_message_goes_with_the_message_that_it_accompanies(client
         await watcher.until_idle()
     listed = (await client.get(f"/v1/sessions/{session_id}/events", limit="100"))["data"]
     assert all(event["processed_at"] for event in listed)
+
+
+async def test_a_session_with_a_message_to_answer_is_not_archived(client: Client) -> None:
+    session_id = await client.session()
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(run("sleep 1"), {"text": "answered"}))
+        refused = await client.refused(f"/v1/sessions/{session_id}/archive")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_running")
+        await watcher.until_idle()
+        await client.post(f"/v1/sessions/{session_id}/archive")
