@@ -268,6 +268,7 @@ class DockerProvider(Supervised):
             "peer_uid": _BRIDGE_UID,
             "lifetime_seconds": spec.lifetime_seconds,
             "spool_bytes": SPOOL_BYTES,
+            "tasks": spec.pids,
         }
         memory = f"{spec.memory_mb + storage.megabytes(spec) + SUPERVISOR_MB}m"
         host = self._client().create_host_config(

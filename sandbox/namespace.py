@@ -197,6 +197,7 @@ class NamespaceProvider(Supervised):
                 "listen_fd": listen_fd,
                 "lifetime_seconds": spec.lifetime_seconds,
                 "spool_bytes": SPOOL_BYTES,
+                "tasks": spec.pids,
                 "limits": _command_limits(spec, cgroup),
             },
             "cgroups": [str(path) for path in cgroup.folders],

@@ -12,6 +12,8 @@ OOM_SCORE = "500"
 """Commands are the kernel's first choice when memory runs out, process 1 its last."""
 CANNOT_START = 126
 STATUS = struct.Struct("!iB")
+_THREADS = 17
+"""Where /proc/PID/stat has the number of threads, after the name."""
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
@@ -27,18 +29,20 @@ class Processes:
 
     def __init__(self) -> None:
         self.parents: dict[int, int] = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit() and (found := self._parent(name)) is not None:
-                self.parents[int(name)] = found
+        self.tasks = 0
+        """What the kernel counts against a limit of processes: threads, and the dead that nobody has waited for."""
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            self._look_at(name)
 
-    @staticmethod
-    def _parent(pid: str) -> int | None:
+    def _look_at(self, pid: str) -> None:
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
-                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                fields = file.read().rpartition(b")")[2].split()
         except OSError:
-            return None
-        return None if state in {b"Z", b"X"} else int(parent)
+            return
+        self.tasks += max(int(fields[_THREADS]), 1)
+        if fields[0] not in {b"Z", b"X"}:
+            self.parents[int(pid)] = int(fields[1])
 
     def below(self, root: int) -> set[int]:
         """Return every living descendant of a process."""

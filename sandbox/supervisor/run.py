@@ -53,10 +53,11 @@ class Box(Protocol):
 class Run:
     """A command, its keeper, its output and its verdict."""
 
-    def __init__(self, box: Box, order: Header, stdin: bytes):
+    def __init__(self, box: Box, order: Header, stdin: bytes, *, notice: str = ""):
         self.box, self.exec_id = box, order["exec_id"]
         self.started = time.monotonic()
         self.streams = [Capture(order["max_output_bytes"]), Capture(order["max_output_bytes"])]
+        self.streams[1].feed(notice.encode())
         self.pipes: dict[int, Capture] = {}
         self.waiters: list[Answer] = []
         self.enders: list[Answer] = []
@@ -167,6 +168,18 @@ class Run:
             self._answer_enders()
             return
         self.box.later(SWEEP_PAUSE_SECONDS, self.sweep)
+
+    def end_leftovers(self, until: float) -> int:
+        """Kill at once what this finished command has left running; returns how many processes that were."""
+        ended: set[int] = set()
+        # The keeper goes when nothing is left for it to wait for, so then the kernel has stopped counting them.
+        while self.runner in (processes := Processes()).parents and time.monotonic() < until:
+            left = processes.below(self.runner)
+            send_signal(left, signal.SIGSTOP)
+            send_signal(left, signal.SIGKILL)
+            ended |= left
+            time.sleep(SWEEP_PAUSE_SECONDS)
+        return len(ended)
 
     def keeper_gone(self, status: int) -> None:
         """The keeper has no children left, or was killed from inside and what it kept now belongs to process 1."""

@@ -19,8 +19,13 @@ from sandbox.supervisor.processes import Processes, send_signal
 from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Run
 
 MAX_RUNNING = 64
+ROOM_TASKS = 32
+"""How many processes a new command must be able to start; with a shell's profile and a pipeline it starts a dozen."""
+MAKE_ROOM_SECONDS = 2.0
+"""Nothing else is answered meanwhile. Killing a full sandbox takes a tenth of this."""
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
+NOTICE = "[{} background processes of earlier commands were ended: the sandbox had no room for another]\n"
 ANCHOR_SECONDS = 10.0
 """How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
@@ -36,6 +41,7 @@ class Supervisor:
         self._live: dict[str, Run] = {}
         self._spool = Spool(options["spool_bytes"])
         self._ear = Ear()
+        self._tasks_limit: int = options["tasks"] - min(ROOM_TASKS, options["tasks"] // 4)
         self._listener, self._peer_uid = listener, options.get("peer_uid")
         self._oom_file = open_oom_file(options.get("oom_fd"))
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -168,12 +174,27 @@ class Supervisor:
             raise RefusedError(
                 "bad_request", f"{MAX_RUNNING} commands are running here; end one or wait for one to end"
             )
+        ended = self._make_room()
         try:
-            run = Run(self, order, stdin)
+            run = Run(self, order, stdin, notice=NOTICE.format(ended) if ended else "")
         except OSError as error:
             raise RefusedError("bad_request", f"the sandbox cannot start a command: {error.strerror}") from error
         self.runs[run.runner] = self._live[exec_id] = run
         self.later(order["timeout_seconds"], lambda: self._expire(exec_id))
+
+    def _make_room(self) -> int:
+        """End what finished commands have left running, the most numerous first, while a new one would have no room.
+
+        Returns how many processes that were.
+        """
+        ended, until = 0, time.monotonic() + MAKE_ROOM_SECONDS
+        while (processes := Processes()).tasks > self._tasks_limit and time.monotonic() < until:
+            left = {run: len(processes.below(run.runner)) for run in self.runs.values() if run.finished}
+            if not left:
+                break
+            ended += max(left, key=left.__getitem__).end_leftovers(until)
+            self._reap()
+        return ended
 
     def _state(self, exec_id: str, answer: Answer) -> None:
         if result := self._spool.get(exec_id):

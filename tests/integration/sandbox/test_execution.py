@@ -180,6 +180,29 @@ async def test_a_background_process_does_not_hold_up_the_result(box: Box) -> Non
     assert "621" in await commands(box)
 
 
+async def test_a_sandbox_full_of_leftovers_makes_room_and_says_so(box: Box) -> None:
+    await box.run("sleep 622 &")
+    running = asyncio.create_task(box.run("touch up; until test -e go; do sleep 0.05; done; echo went on"))
+    await box.until_exists("/workspace/up")
+    # sh, for bash goes on trying to fork for 15 s.
+    await box.run("exec sh -c 'for i in $(seq 245); do sleep 623 & done'", timeout_seconds=20)
+    result = await box.run("ls / | head -n 1 | cat; touch go")
+    assert (result.status, result.exit_code) == ("exited", 0)
+    assert "background processes of earlier commands were ended" in result.stderr
+    assert (await running).stdout == "went on\n"
+    assert "623" not in (left := await commands(box))
+    assert "622" in left, "the few of another command have room"
+    assert (await box.run("true")).stderr == ""
+
+
+async def test_a_fork_bomb_that_outlives_its_command_makes_room(box: Box) -> None:
+    bomb = "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(0.01)\n"
+    await box.run(f"({python(bomb)}) > /dev/null 2>&1 & sleep 1")
+    result = await box.run("echo here")
+    assert (result.exit_code, result.stdout) == (0, "here\n")
+    assert "were ended" in result.stderr
+
+
 async def test_a_background_process_may_go_on_printing(box: Box) -> None:
     await box.run("(while :; do echo noise; echo alive >> beat; sleep 0.02; done) & true")
     before = len(await box.read("/workspace/beat"))
