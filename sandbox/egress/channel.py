@@ -40,29 +40,24 @@ class SocketChannel:
         self._descriptor = connection.fileno()
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Future[bytes] | None = None
         self._is_watched = False
         self._is_dry = True
         self._in_a_row = 0
 
     async def receive(self) -> bytes:
-        """Return what has come, at most one chunk."""
-        if self._is_dry:
-            await self.readable()
-        while True:
-            try:
-                data = self.socket.recv(CHUNK_BYTES)
-            except BlockingIOError:
-                await self.readable()
-                continue
-            self.touched = True
-            # Less than asked for: trying again at once would only cost a call.
-            self._is_dry = len(data) < CHUNK_BYTES
-            self._in_a_row = 0 if self._is_dry else self._in_a_row + 1
-            if self._in_a_row >= _READS_IN_A_ROW:
-                self._in_a_row = 0
-                await asyncio.sleep(0)
-            return data
+        """Return what has come, at most one chunk; one caller at a time."""
+        data = None if self._is_dry else self._take()
+        if data is None:
+            data = await self._next()
+        self.touched = True
+        # Less than asked for: trying again at once would only cost a call.
+        self._is_dry = len(data) < CHUNK_BYTES
+        self._in_a_row = 0 if self._is_dry else self._in_a_row + 1
+        if self._in_a_row >= _READS_IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
+        return data
 
     async def send(self, data: bytes) -> None:
         """Return when the kernel has taken everything; of two callers one waits."""
@@ -98,15 +93,14 @@ class SocketChannel:
         return False
 
     async def readable(self) -> None:
-        """Wait until something can be read; one caller at a time."""
-        ready = self._waiting = self._loop.create_future()
-        if not self._is_watched:
-            self._is_watched = True
-            self._loop.add_reader(self._descriptor, self._can_be_read)
+        """Wait until something can be read, without reading it."""
+        self._unwatch()
+        ready = self._loop.create_future()
+        self._loop.add_reader(self._descriptor, _wake, ready)
         try:
             await ready
         finally:
-            self._waiting = None
+            self._loop.remove_reader(self._descriptor)
 
     async def writable(self) -> None:
         """Wait until something can be written."""
@@ -117,12 +111,34 @@ class SocketChannel:
         finally:
             self._loop.remove_writer(self._descriptor)
 
+    async def _next(self) -> bytes:
+        waiting = self._waiting = self._loop.create_future()
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.add_reader(self._descriptor, self._can_be_read)
+        try:
+            return await waiting
+        finally:
+            self._waiting = None
+
     def _can_be_read(self) -> None:
-        # The selector is left as it is between two reads, and told only when something comes that nobody waits for.
-        if self._waiting is None:
-            self._unwatch()
+        # Read here, so that the selector need not be told between two reads; only of what nobody waits for.
+        waiting = self._waiting
+        if waiting is None or waiting.done():
+            return self._unwatch()
+        try:
+            data = self._take()
+        except OSError as error:
+            waiting.set_exception(error)
         else:
-            _wake(self._waiting)
+            if data is not None:
+                waiting.set_result(data)
+
+    def _take(self) -> bytes | None:
+        try:
+            return self.socket.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            return None
 
     def _unwatch(self) -> None:
         if self._is_watched:
