@@ -176,7 +176,9 @@ class Run:
         while self.runner in (processes := Processes()).parents and time.monotonic() < until:
             left = processes.below(self.runner)
             send_signal(left, signal.SIGSTOP)
-            send_signal(left, signal.SIGKILL)
+            # Killed only when all are stopped: each one killed makes room for the child of one that is not.
+            if left <= ended:
+                send_signal(left, signal.SIGKILL)
             ended |= left
             time.sleep(SWEEP_PAUSE_SECONDS)
         return len(ended)

@@ -21,8 +21,9 @@ from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Run
 MAX_RUNNING = 64
 ROOM_TASKS = 32
 """How many processes a new command must be able to start; with a shell's profile and a pipeline it starts a dozen."""
-MAKE_ROOM_SECONDS = 2.0
-"""Nothing else is answered meanwhile. Killing a full sandbox takes a tenth of this."""
+MAKE_ROOM_SECONDS = 5.0
+"""Nothing else is answered meanwhile. Sleepers are gone in a twentieth of a second; a fork bomb, which uses the same
+cores as process 1, may take two."""
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
 NOTICE = "[{} background processes of earlier commands were ended: the sandbox had no room for another]\n"
