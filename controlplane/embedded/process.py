@@ -101,10 +101,16 @@ def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
             listener.close()
 
 
+def listen_once(host: str, port: int) -> None:
+    """Listen on an address, IPv4 or IPv6, for a moment; raises `OSError` where that cannot be."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server(address, family=family).close()
+
+
 def port_is_free(port: int, *, host: str = "127.0.0.1") -> bool:
     """Say whether a server could listen on the port."""
     try:
-        socket.create_server((host, port)).close()
+        listen_once(host, port)
     except OSError:
         return False
     return True

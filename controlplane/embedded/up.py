@@ -24,10 +24,18 @@ from controlplane.embedded import master_key
 from controlplane.embedded.api_key import provision
 from controlplane.embedded.part import PART_NAMES, PartName
 from controlplane.embedded.postgres import EmbeddedPostgres
-from controlplane.embedded.process import guarded, port_is_free, remembered_ports, stop, wait_for_lock, write_whole
+from controlplane.embedded.process import (
+    guarded,
+    listen_once,
+    port_is_free,
+    remembered_ports,
+    stop,
+    wait_for_lock,
+    write_whole,
+)
 from controlplane.embedded.supervisor import Part, Supervisor
 from controlplane.embedded.temporal import EmbeddedTemporal
-from controlplane.errors import ConflictError, UnavailableError
+from controlplane.errors import ConflictError, InvalidRequestError, UnavailableError
 from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
@@ -62,13 +70,11 @@ class Up:
         self._lock = -1
 
     async def run(self) -> None:
-        """Run until told to stop; raises `ConflictError` if the data directory or the port is in use."""
+        """Run until told to stop; raises `BulkheadError` if the data directory, the host or the port won't do."""
         model_providers(self._settings, ProviderSettings())
         egress_settings(self._settings)
-        (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = await _sole_user(self._data)
-        self._forget_last_run()
-        write_whole(self._data / "run" / "pid", str(os.getpid()))
+        _check_host(self._settings.host)
+        await self._take_data_directory()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -79,6 +85,20 @@ class Up:
             self._forget_last_run()
             await self._supervisor.stop()
             os.close(self._lock)
+
+    async def _take_data_directory(self) -> None:
+        try:
+            (self._data / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = await _sole_user(self._data)
+            self._forget_last_run()
+            write_whole(self._data / "run" / "pid", str(os.getpid()))
+        except OSError as error:
+            raise InvalidRequestError(
+                f"nothing can be kept in the data directory {self._data}: {error.strerror} ({error.filename})",
+                code="unusable_data_dir",
+                field="--data-dir",
+                next_step="name a directory that you may write to, or change the permissions of this one",
+            ) from error
 
     def _forget_last_run(self) -> None:
         for name in ("url", "pid"):
@@ -159,14 +179,18 @@ class Up:
         from controlplane.sandboxes import providers
 
         await _stop_part(worker)
+        ended = 0
         for name, provider in providers(self._settings).items():
             try:
                 async with asyncio.timeout(_STOP_SECONDS):
                     for sandbox_id in await provider.list_ids():
                         await provider.destroy(sandbox_id)
+                        ended += 1
                     await provider.close()
             except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
                 _log.debug("sandboxes_not_ended", provider=name, error=str(error))
+        if ended:
+            _log.warning(f"sandboxes ended: {ended}, with the files in them")
 
     async def _until_ready(self) -> None:
         looks = 0
@@ -175,7 +199,7 @@ class Up:
             if looks % int(_STILL_WAITING_SECONDS / _LOOK_SECONDS) == 0:
                 _log.warning("still_waiting", reasons=reasons)
             await asyncio.sleep(_LOOK_SECONDS)
-        url = f"http://{_reachable(self._settings.host)}:{self._settings.port}"
+        url = f"http://{_in_url(_reachable(self._settings.host))}:{self._settings.port}"
         write_whole(self._data / "run" / "url", url)
         self._announce(url, self._key_file)
 
@@ -193,6 +217,21 @@ def _migrate(url: str) -> None:
             code="database_unavailable",
             field="BULKHEAD_DATABASE_URL",
             next_step="check the URL, and that its server runs",
+        ) from error
+
+
+def _check_host(host: str) -> None:
+    """Raise `InvalidRequestError` unless this machine can listen on the host."""
+    try:
+        listen_once(host, 0)
+    except (OSError, UnicodeError) as error:
+        unresolved = isinstance(error, (socket.gaierror, UnicodeError))
+        problem = "is no address and does not resolve to one" if unresolved else "is no address of this machine"
+        raise InvalidRequestError(
+            f"{host!r} {problem}: {getattr(error, 'strerror', None) or error}",
+            code="bad_host",
+            field="--host",
+            next_step="give 127.0.0.1 (this machine only), 0.0.0.0 (every network), or an address of this machine",
         ) from error
 
 
@@ -242,7 +281,7 @@ def _with_name(settings: Settings, data: Path) -> Settings:
 
 def _config_file(settings: Settings, data: Path) -> Path | None:
     candidates = [settings.config_file] if settings.config_file else [Path("bulkhead.toml"), data / "bulkhead.toml"]
-    found = [path.resolve() for path in candidates if path == settings.config_file or path.exists()]
+    found = [path.resolve() for path in candidates if path == settings.config_file or os.access(path, os.F_OK)]
     return found[0] if found else None
 
 
@@ -260,7 +299,11 @@ def _environment(settings: Settings, part: PartName) -> dict[str, str]:
 
 
 def _reachable(host: str) -> str:
-    return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared with, not bound to
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _not_ready(host: str, port: int) -> str:

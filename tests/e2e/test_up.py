@@ -98,6 +98,7 @@ def test_a_stop_ends_the_sandboxes_too_and_the_session_goes_on(own: Stack):
     sleeping = running(seconds)
     assert sleeping
     own.stop(signal.SIGTERM)
+    assert "sandboxes ended: 1, with the files in them" in own.tail()
     assert_gone(sleeping)
     own.start()
     own.wait_ready()
@@ -141,6 +142,42 @@ def test_a_port_that_is_taken_is_named(stack: Stack, tmp_path: Path):
     assert refused.returncode == 1
     assert f"port {port}" in refused.stderr
     assert "--port" in refused.stderr
+
+
+def refusal(*options: str) -> str:
+    command = [sys.executable, "-m", "controlplane.cli", "up", "--port", "0", *options]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    return " ".join(refused.stderr.split())
+
+
+def test_a_host_that_is_not_this_machine_is_refused_at_once(tmp_path: Path):
+    data = str(tmp_path / "d")
+    elsewhere = refusal("--data-dir", data, "--host", "192.0.2.1")
+    assert "'192.0.2.1' is no address of this machine" in elsewhere
+    assert "[bad_host, --host]" in elsewhere
+    assert "does not resolve" in refusal("--data-dir", data, "--host", "x" * 64)  # too long to be asked for
+
+
+def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for folder in ("/proc/x", str(tmp_path / "file")):
+        refused = refusal("--data-dir", folder)
+        assert f"nothing can be kept in the data directory {folder}" in refused
+        assert "[unusable_data_dir, --data-dir]" in refused
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_ipv6(tmp_path: Path, host: str):
+    stack = Stack(tmp_path / "data", options=("--host", host))
+    stack.start()
+    stack.wait_ready()
+    try:
+        assert stack.url.startswith("http://[::1]:")
+        assert answers(stack)
+    finally:
+        stack.end()
 
 
 def test_secrets_reach_only_the_part_that_needs_them(tmp_path: Path):
