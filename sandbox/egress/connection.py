@@ -18,7 +18,7 @@ from sandbox.egress.limits import (
     LINGER_SECONDS,
     MAX_LINGER_BYTES,
 )
-from sandbox.egress.peers import ClientSide, values
+from sandbox.egress.peers import ClientSide, RequestHead
 from sandbox.egress.revocation import CutReason, Watch, Watched
 from sandbox.egress.rules import FailedError, RefusedError, Ruling, judge_destination
 from sandbox.egress.scrub import KnownForms
@@ -110,7 +110,7 @@ class Connection:
         self._watched.keeping_alive()
         return await self._client.first_byte()
 
-    async def _exchange(self, request: h11.Request, tunnel: Destination | None) -> None:
+    async def _exchange(self, request: RequestHead, tunnel: Destination | None) -> None:
         policy = await self._decided_policy()
         target = request.target.decode()
         destination, target = (tunnel, target) if tunnel else _absolute(target)
@@ -137,7 +137,7 @@ class Connection:
         self._watched.deciding()
         await record.end()
 
-    async def _connect(self, request: h11.Request) -> None:
+    async def _connect(self, request: RequestHead) -> None:
         policy = await self._decided_policy()
         destination = _authority(request.target.decode())
         record = self._record = self._new_record(policy, request, destination, None)
@@ -220,7 +220,7 @@ class Connection:
             raise RefusedError("policy_unavailable", _UNDECIDED, status=503) from error
 
     def _new_record(
-        self, policy: SandboxPolicy, request: h11.Request, destination: Destination, target: str | None
+        self, policy: SandboxPolicy, request: RequestHead, destination: Destination, target: str | None
     ) -> Record:
         return Record(
             self._services.audit,
@@ -315,8 +315,8 @@ def _absolute(target: str) -> tuple[Destination, str]:
     return destination, f"/{mark}{query}{slash}{path}" if mark else f"/{path}"
 
 
-def _check_host(request: h11.Request, destination: Destination) -> None:
-    for value in values(request, b"host"):
+def _check_host(request: RequestHead, destination: Destination) -> None:
+    for value in request.values(b"host"):
         text = value.decode("latin-1")
         # In a CONNECT some clients leave the port out of the Host header, which is then the tunnel's.
         if request.method == b"CONNECT" and text == destination.host:

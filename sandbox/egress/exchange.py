@@ -12,7 +12,7 @@ from sandbox.egress.channel import Channel
 from sandbox.egress.contract import GrantedCredential, PolicySource, SandboxPolicy
 from sandbox.egress.destination import Destination
 from sandbox.egress.limits import MAX_SWAPPED_BODY_BYTES
-from sandbox.egress.peers import ClientSide, Message, UpstreamSide, asks_for_websocket, end_to_end, values
+from sandbox.egress.peers import ClientSide, Head, RequestHead, UpstreamSide
 from sandbox.egress.revocation import Watched
 from sandbox.egress.rules import (
     FailedError,
@@ -41,7 +41,6 @@ from sandbox.egress.upstream import Dialler, Upstreams
 
 _UNUSABLE = frozenset(b"\r\n\0")
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-_CONTINUE = h11.InformationalResponse(status_code=100, headers=[])
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Asked:
     policy: SandboxPolicy
     ruling: Ruling
     destination: Destination
-    request: h11.Request
+    request: RequestHead
     target: bytes
     """In origin form."""
 
@@ -71,7 +70,6 @@ class _Outgoing:
     known: tuple[bytes, ...]
     """Every secret that the answer is searched for."""
     body: bytes | None
-    websocket: bool
 
 
 class Exchange:
@@ -131,7 +129,7 @@ class Exchange:
         asked, bound = self._asked, self._asked.ruling.bound
         check_method(asked.method)
         check_path(asked.target.decode(), bound)
-        headers = end_to_end(asked.request)
+        headers = asked.request.end_to_end()
         body = await self._whole_body() if self._may_swap_body() else None
         stubs = (
             mentioned(headers, asked.target)
@@ -146,12 +144,11 @@ class Exchange:
             headers, target = swap_headers(headers, secrets), swap_target(target, secrets)
         refuse_left(headers, asked.request.method + b" " + target)
         if body:
-            body = swap_body(body, _content_type(asked.request), secrets)
+            body = swap_body(body, b"".join(asked.request.values(b"content-type")[:1]), secrets)
             if mentioned_in(body):
                 raise misplaced()
-        websocket = asks_for_websocket(asked.request)
-        headers = self._final_headers(headers, swapped=bool(secrets), body=body, websocket=websocket)
-        return _Outgoing(headers, target, secrets, known, body, websocket)
+        headers = self._final_headers(headers, swapped=bool(secrets), body=body)
+        return _Outgoing(headers, target, secrets, known, body)
 
     def _use(self, stub: bytes) -> GrantedCredential:
         text = stub.decode()
@@ -171,9 +168,8 @@ class Exchange:
 
     async def _whole_body(self) -> bytes | None:
         """Return the body if it is small enough to be held; otherwise None, and what was read goes first later."""
-        if self._client.http.they_are_waiting_for_100_continue:
-            self._client.queue(_CONTINUE)
-            await self._client.flush()
+        self._client.let_send()
+        await self._client.flush()
         self._watched.uploading()
         held = bytearray()
         async for chunk in self._body:
@@ -222,7 +218,7 @@ class Exchange:
             ) from error
         return Secret(credential, secret.get_secret_value().encode()) if secret is not None else None
 
-    def _final_headers(self, headers: Headers, *, swapped: bool, body: bytes | None, websocket: bool) -> Headers:
+    def _final_headers(self, headers: Headers, *, swapped: bool, body: bytes | None) -> Headers:
         dropped = {b"host"}
         if self._asked.ruling.mode == "intercept":
             dropped |= {b"accept-encoding", b"sec-websocket-extensions"}
@@ -235,11 +231,11 @@ class Exchange:
         added: Headers = [(b"Host", self._asked.destination.authority.encode())]
         if self._asked.ruling.mode == "intercept":
             added.append((b"Accept-Encoding", b"identity"))
-        if websocket:
+        if self._asked.request.asks_for_websocket:
             added += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         if body is not None:
             added.append((b"Content-Length", str(len(body)).encode()))
-        elif values(self._asked.request, b"transfer-encoding"):
+        elif self._asked.request.is_chunked:
             added.append((b"Transfer-Encoding", b"chunked"))
         return added + kept
 
@@ -263,15 +259,15 @@ class Exchange:
             raise self._lost() from error
 
     async def _send_head(self, channel: Channel, outgoing: _Outgoing) -> UpstreamSide:
-        events: list[h11.Event] = [
-            h11.Request(method=self._asked.request.method, target=outgoing.target, headers=outgoing.headers)
-        ]
-        if outgoing.body:
-            events.append(h11.Data(data=outgoing.body))
-        if not self._streams(outgoing):
-            events.append(h11.EndOfMessage())
-        upstream = UpstreamSide(channel)
-        self._record.bytes_up += await upstream.send(*events)
+        request = self._asked.request
+        upstream = UpstreamSide(channel, request.method, chunked=outgoing.body is None and request.is_chunked)
+        self._record.bytes_up += await upstream.send_head(
+            request.method,
+            outgoing.target,
+            outgoing.headers,
+            body=outgoing.body or b"",
+            whole=not self._streams(outgoing),
+        )
         return upstream
 
     async def _upload(self, upstream: UpstreamSide) -> None:
@@ -291,11 +287,7 @@ class Exchange:
 
     async def _send_chunk(self, upstream: UpstreamSide, chunk: bytes, *, last: bool = False) -> None:
         data = self._scanner.finish() if last else self._scanner.feed(chunk)
-        events: list[h11.Event] = [h11.Data(data=data)] if data else []
-        if last:
-            events.append(h11.EndOfMessage())
-        if events:
-            self._record.bytes_up += await upstream.send(*events)
+        self._record.bytes_up += await upstream.send_body(data, last=last)
 
     async def _answer(self, upstream: UpstreamSide, outgoing: _Outgoing) -> None:
         scrubber = Scrubber(self._forms.of(outgoing.known))
@@ -306,14 +298,14 @@ class Exchange:
                 self._record.bytes_down += await upstream.fill()
             elif isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
-                    return await self._switch(upstream, event, scrubber, outgoing)
-                if event.status_code == 100 and self._client.http.they_are_waiting_for_100_continue:
-                    self._client.queue(_CONTINUE)
+                    return await self._switch(upstream, Head(event), scrubber)
+                if event.status_code == 100:
+                    self._client.let_send()
             elif isinstance(event, h11.Response):
                 self._begin_answer(event, scrubber, outgoing)
             elif isinstance(event, h11.Data):
                 if data := scrubber.feed(bytes(event.data)):
-                    self._client.queue(h11.Data(data=data))
+                    self._client.add(data)
             elif isinstance(event, h11.EndOfMessage):
                 return await self._end_answer(scrubber)
             else:
@@ -321,45 +313,40 @@ class Exchange:
 
     def _begin_answer(self, response: h11.Response, scrubber: Scrubber, outgoing: _Outgoing) -> None:
         self._record.status = response.status_code
-        encodings = {value.strip().lower() for value in values(response, b"content-encoding")}
-        if outgoing.secrets and encodings - {b"identity", b""}:
+        head = Head(response)
+        if outgoing.secrets and head.tokens(b"content-encoding") - {b"identity", b""}:
             raise FailedError(
                 "encoded_answer",
                 f"Host {self._asked.destination.host} answered in an encoding that cannot be searched for the "
                 "credential, though it was asked not to, so the answer was not passed on.",
             )
-        self._client.queue(
-            h11.Response(
-                status_code=response.status_code,
-                reason=scrubber.mask(response.reason),
-                headers=self._returned(response, scrubber),
-            )
-        )
+        reason = scrubber.mask(bytes(response.reason))
+        self._client.begin(response.status_code, reason, self._returned(head, scrubber))
 
-    def _returned(self, message: Message, scrubber: Scrubber) -> Headers:
+    def _returned(self, head: Head, scrubber: Scrubber) -> Headers:
         # A host with a credential of ours gives no other: cookies would be a second way to be somebody there.
         bound = bool(self._asked.ruling.bound)
-        kept = [(name, value) for name, value in end_to_end(message) if not (bound and name.lower() == b"set-cookie")]
+        kept = [(name, value) for name, value in head.end_to_end() if not (bound and name.lower() == b"set-cookie")]
+        if scrubber.is_clean(b"\n".join([part for header in kept for part in header])):
+            return kept
         return [(scrubber.mask(name), scrubber.mask(value)) for name, value in kept]
 
     async def _end_answer(self, scrubber: Scrubber) -> None:
         if self._refused:
             raise self._refused
         if data := scrubber.finish():
-            self._client.queue(h11.Data(data=data))
-        self._client.queue(h11.EndOfMessage())
+            self._client.add(data)
+        self._client.end()
         await self._client.flush()
 
-    async def _switch(
-        self, upstream: UpstreamSide, event: h11.InformationalResponse, scrubber: Scrubber, outgoing: _Outgoing
-    ) -> None:
-        if not outgoing.websocket:
+    async def _switch(self, upstream: UpstreamSide, head: Head, scrubber: Scrubber) -> None:
+        if not self._asked.request.asks_for_websocket:
             raise self._lost()
         self._record.status = 101
-        headers = [*self._returned(event, scrubber), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        self._client.queue(h11.InformationalResponse(status_code=101, headers=headers, reason=event.reason))
+        headers = [*self._returned(head, scrubber), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        self._client.switch(headers)
         await self._client.flush()
-        early, sent = scrubber.feed(upstream.http.trailing_data[0]), self._client.rest
+        early, sent = scrubber.feed(upstream.rest), self._client.rest
         if early:
             await self._client.channel.send(early)
         if sent:
@@ -397,7 +384,3 @@ class Exchange:
         return FailedError(
             "upstream_lost", f"Host {self._asked.destination.host} ended the connection without a valid answer."
         )
-
-
-def _content_type(request: h11.Request) -> bytes:
-    return next(iter(values(request, b"content-type")), b"")

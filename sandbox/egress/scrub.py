@@ -43,6 +43,10 @@ class Scrubber:
                 data = data.replace(form, b"*" * len(form))
         return data
 
+    def is_clean(self, data: bytes) -> bool:
+        """Tell whether nothing in ``data`` would be masked."""
+        return not any(form in data for form in self._forms)
+
     def _begun(self, data: bytes) -> int:
         tail = data[-self._window :] if self._window else b""
         longest = 0

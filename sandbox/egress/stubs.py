@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from sandbox.egress.contract import GrantedCredential
@@ -45,13 +46,12 @@ class Secret:
 
 def mentioned(headers: Headers, target: bytes) -> set[bytes]:
     """Return every stub in a request's head, also inside Basic."""
-    found = set(_STUB.findall(target))
+    parts = [target]
     for name, value in headers:
-        found.update(_STUB.findall(name))
-        found.update(_STUB.findall(value))
+        parts += (name, value)
         if basic := _basic(value):
-            found.update(_STUB.findall(basic))
-    return found
+            parts.append(basic)
+    return set(_STUB.findall(b"\n".join(parts)))
 
 
 def mentioned_in(body: bytes) -> set[bytes]:
@@ -125,7 +125,7 @@ class StubScanner:
 
 
 def _swap_header(name: bytes, value: bytes, secrets: Mapping[bytes, Secret]) -> bytes:
-    if name.lower() in _NO_CREDENTIAL or not _CREDENTIAL_HEADER.match(name):
+    if not _is_for_credentials(name):
         return value
     if name.lower() == b"cookie" and _STUB.search(value):
         raise misplaced()
@@ -136,6 +136,11 @@ def _swap_header(name: bytes, value: bytes, secrets: Mapping[bytes, Secret]) -> 
     if whole is None:
         raise _foreign(f"header {name.decode('ascii', 'replace')}")
     return _replaced(value, whole[1], secrets)
+
+
+@lru_cache(maxsize=1024)
+def _is_for_credentials(name: bytes) -> bool:
+    return name.lower() not in _NO_CREDENTIAL and bool(_CREDENTIAL_HEADER.match(name))
 
 
 def _swap_basic(name: bytes, pair: bytes, secrets: Mapping[bytes, Secret]) -> bytes:
@@ -180,9 +185,9 @@ def _escaped(secret: bytes, content_type: bytes) -> bytes:
 
 
 def _basic(value: bytes) -> bytes | None:
-    scheme, _, encoded = value.partition(b" ")
-    if scheme.lower() != b"basic":
+    if value[:6].lower() != b"basic ":
         return None
+    encoded = value[6:]
     try:
         return base64.b64decode(encoded.strip() + b"=" * (-len(encoded.strip()) % 4), validate=True)
     except (binascii.Error, ValueError):
