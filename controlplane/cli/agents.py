@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.definition import FromOption, body, text_of
+from controlplane.cli.definition import FromOption, Reference, body, resolve, text_of
 from controlplane.cli.server import Server, connected
 
 app = typer.Typer(
@@ -55,15 +55,15 @@ def show_all(
 @connected
 def show(
     server: Server,
-    agent: str,
+    agent: Reference,
     version: Annotated[int | None, typer.Option("--version", help="An earlier version.")] = None,
 ) -> None:
     """Show an agent."""
-    server.output.object(server.get(f"/v1/agents/{agent}", version=version), _FIELDS)
+    server.output.object(server.get(f"/v1/agents/{resolve(server, 'agents', agent)}", version=version), _FIELDS)
 
 
 @app.command("archive")
 @connected
-def archive(server: Server, agent: str) -> None:
+def archive(server: Server, agent: Reference) -> None:
     """Archive an agent: its sessions go on, new ones cannot be made."""
-    server.output.object(server.post(f"/v1/agents/{agent}/archive"), _FIELDS)
+    server.output.object(server.post(f"/v1/agents/{resolve(server, 'agents', agent)}/archive"), _FIELDS)

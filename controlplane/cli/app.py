@@ -22,7 +22,7 @@ from controlplane.cli import (
     sessions,
     vaults,
 )
-from controlplane.cli.failure import Failure, explain
+from controlplane.cli.failure import Failure, as_json, explain
 from controlplane.errors import BulkheadError
 
 app = typer.Typer(
@@ -75,5 +75,7 @@ def _unforeseen(error: Exception) -> Failure:
 
 
 def _give_up(failure: Failure) -> None:
-    sys.stderr.write(explain(failure, colours=sys.stderr.isatty()) + "\n")
+    # The arguments themselves are asked, for the failure may be that they could not be read.
+    wants_json = "--json" in sys.argv[1:]
+    sys.stderr.write((as_json(failure) if wants_json else explain(failure, colours=sys.stderr.isatty())) + "\n")
     sys.exit(1)

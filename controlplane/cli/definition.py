@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from controlplane.cli.failure import Failure
-from controlplane.cli.server import Server
+from controlplane.cli.server import Server, checked_id
 
 FromOption = Annotated[
     Path | None, typer.Option("--from", help="JSON file with the request's fields; options override it.")
 ]
+Reference = Annotated[str, typer.Argument(help="Id or name.")]
 
 _PREFIXES = {"agents": "agent_", "environments": "env_"}
 
@@ -39,7 +40,7 @@ def read_text(path: Path) -> str:
 
 def resolve(server: Server, kind: str, reference: str) -> str:
     """Return the id of the agent or environment that ``reference`` names by id or by name."""
-    if reference.startswith(_PREFIXES[kind]):
+    if checked_id(kind.removesuffix("s"), reference).startswith(_PREFIXES[kind]):
         return reference
     named = [each["id"] for each in server.listing(f"/v1/{kind}", limit=1000) if each["name"] == reference]
     if len(named) == 1:

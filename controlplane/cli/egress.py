@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from controlplane.cli.failure import Failure
-from controlplane.cli.server import Server, connected
+from controlplane.cli.server import Server, SessionId, connected
 
 app = typer.Typer(help="What a session's sandboxes sent out, and the switch that stops it.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ _HASHED = (
 @connected
 def show_all(
     server: Server,
-    session: str,
+    session: SessionId,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")] = 100,
     verdict: Annotated[
         list[str] | None, typer.Option("--verdict", help="allowed, denied, failed or cut; may be repeated.")
@@ -40,7 +40,7 @@ def show_all(
 
 @app.command("verify")
 @connected
-def verify(server: Server, session: str) -> None:
+def verify(server: Server, session: SessionId) -> None:
     """Check that no decision was changed, removed or put in; the last hash, noted elsewhere, proves the end too."""
     count, last = verified(server.listing(f"/v1/sessions/{session}/egress", limit=_EVERYTHING))
     server.output.object(
@@ -50,14 +50,14 @@ def verify(server: Server, session: str) -> None:
 
 @app.command("revoke")
 @connected
-def revoke(server: Server, session: str) -> None:
+def revoke(server: Server, session: SessionId) -> None:
     """Cut a session's sandboxes off from everything, at once."""
     server.output.object(server.post(f"/v1/sessions/{session}/egress/revoke"), ("session_id", "revoked_at"))
 
 
 @app.command("restore")
 @connected
-def restore(server: Server, session: str) -> None:
+def restore(server: Server, session: SessionId) -> None:
     """Give a session's sandboxes back what their environment and vaults allow."""
     server.output.object(server.post(f"/v1/sessions/{session}/egress/restore"), ("session_id", "revoked_at"))
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.definition import FromOption, body
+from controlplane.cli.definition import FromOption, Reference, body, resolve
 from controlplane.cli.server import Server, connected
 
 app = typer.Typer(help="What a session's sandbox is: image, limits, provider.", no_args_is_help=True)
@@ -48,13 +48,15 @@ def show_all(
 
 @app.command("show")
 @connected
-def show(server: Server, environment: str) -> None:
+def show(server: Server, environment: Reference) -> None:
     """Show an environment."""
-    server.output.object(server.get(f"/v1/environments/{environment}"), _FIELDS)
+    server.output.object(server.get(f"/v1/environments/{resolve(server, 'environments', environment)}"), _FIELDS)
 
 
 @app.command("archive")
 @connected
-def archive(server: Server, environment: str) -> None:
+def archive(server: Server, environment: Reference) -> None:
     """Archive an environment: its sessions go on, new ones cannot be made."""
-    server.output.object(server.post(f"/v1/environments/{environment}/archive"), _FIELDS)
+    server.output.object(
+        server.post(f"/v1/environments/{resolve(server, 'environments', environment)}/archive"), _FIELDS
+    )

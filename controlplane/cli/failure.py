@@ -1,5 +1,6 @@
-"""What a command could not do, as one readable paragraph."""
+"""What a command could not do, as one readable paragraph or as JSON."""
 
+import json
 import textwrap
 
 _WIDTH = 100
@@ -14,6 +15,12 @@ class Failure(Exception):
         self.code = code
         self.field = field
         self.next_step = next_step
+
+
+def as_json(failure: Failure) -> str:
+    """Return the failure for programs, in the form of the API's errors."""
+    known = {name: getattr(failure, name) for name in ("code", "message", "field", "next_step")}
+    return json.dumps({"error": known}, ensure_ascii=False)
 
 
 def explain(failure: Failure, *, colours: bool) -> str:

@@ -13,7 +13,9 @@ from controlplane.settings import Settings
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 if not given.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="8400 if not given; 0: any free one.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept; .bulkhead if not given.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", readable=False, help="Where everything is kept; .bulkhead if not given.")
+]
 Sandbox = Annotated[
     Literal["auto", "docker", "namespace"] | None, typer.Option("--sandbox", help="What isolates the sandboxes.")
 ]

@@ -30,7 +30,21 @@ DataDirOption = Annotated[
         "--data-dir", envvar="BULKHEAD_DATA_DIR", help="Data directory of `bulkhead up`: URL and key are there."
     ),
 ]
+
+
+def checked_id(noun: str, reference: str) -> str:
+    """Return an id given on the command line; raises `Failure` for an empty one, as of an unset variable."""
+    if not reference.strip():
+        raise Failure(f"the {noun} id is empty", code="bad_usage", next_step=f"`bulkhead {noun}s list` shows the ids")
+    return reference
+
+
+def _session_id(given: str) -> str:
+    return checked_id("session", given)
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+SessionId = Annotated[str, typer.Argument(callback=_session_id)]
 
 
 class Server:

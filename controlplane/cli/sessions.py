@@ -7,7 +7,7 @@ import typer
 
 from controlplane.cli import chat, files
 from controlplane.cli.definition import FromOption, body, resolve
-from controlplane.cli.server import Server, connected
+from controlplane.cli.server import Server, SessionId, connected
 from controlplane.cli.stream import Screen, follow
 
 app = typer.Typer(help="Durable conversations with an agent.", no_args_is_help=True)
@@ -76,7 +76,7 @@ def show_all(
 
 @app.command("show")
 @connected
-def show(server: Server, session: str) -> None:
+def show(server: Server, session: SessionId) -> None:
     """Show a session."""
     server.output.object(server.get(f"/v1/sessions/{session}"), _FIELDS)
 
@@ -85,7 +85,7 @@ def show(server: Server, session: str) -> None:
 @connected
 def events(
     server: Server,
-    session: str,
+    session: SessionId,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     after: Annotated[int, typer.Option("--after", min=0, help="Only events with a higher seq.")] = 0,
 ) -> None:
@@ -107,7 +107,7 @@ def events(
 @connected
 def send(
     server: Server,
-    session: str,
+    session: SessionId,
     message: str,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Show the stream until the session is idle.")
@@ -126,7 +126,7 @@ def send(
 @connected
 def resume(
     server: Server,
-    session: str,
+    session: SessionId,
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Show the stream until the session is idle.")
     ] = False,
@@ -142,6 +142,6 @@ def resume(
 
 @app.command("archive")
 @connected
-def archive(server: Server, session: str) -> None:
+def archive(server: Server, session: SessionId) -> None:
     """Archive a session: it can be read, and nothing can be sent to it."""
     server.output.object(server.post(f"/v1/sessions/{session}/archive"), _FIELDS)

@@ -152,6 +152,11 @@ def test_agents_and_environments_go_by_name_where_it_is_the_only_one(cli: Cli):
     refused = cli.refused("sessions", "create", "--agent", "unique-agent", "--environment", "twice")
     assert "2 environments are named 'twice' [environment_ambiguous]" in refused
     assert "[agent_not_found]" in cli.refused("chat", "nobody")
+    assert cli.json("agents", "show", "unique-agent")["name"] == "unique-agent"
+    assert cli.json("agents", "archive", "unique-agent")["archived_at"] is not None
+    assert "[environment_ambiguous]" in cli.refused("environments", "show", "twice")
+    cli.json("environments", "create", "--name", "once")
+    assert cli.json("environments", "archive", "once")["archived_at"] is not None
 
 
 def test_a_conversation_on_standard_input(cli: Cli):
@@ -237,6 +242,17 @@ def test_failures_are_one_paragraph_with_the_next_step(cli: Cli):
     broken = {"BULKHEAD_CONFIG_FILE": str(cli.folder / "broken.json"), "BULKHEAD_DATA_DIR": str(cli.folder / "d")}
     assert "[bad_configuration" in cli.refused("up", "--port", "0", environment=broken)
     assert "[bad_configuration]" in cli.refused("up", environment={"BULKHEAD_PORT": "many"})
+
+
+def test_an_empty_session_id_is_named(cli: Cli):
+    for command in (["send", "", "hello"], ["events", ""], ["show", ""]):
+        assert "the session id is empty [bad_usage]" in cli.refused("sessions", *command)
+
+
+def test_failures_are_json_where_json_was_asked_for(cli: Cli):
+    failure = json.loads(cli.refused("sessions", "show", "sesn_unknown", "--json"))["error"]
+    assert failure["code"].startswith("session_not_found")
+    assert failure.keys() == {"code", "message", "field", "next_step"}
 
 
 def test_doctor_says_what_works(cli: Cli):
