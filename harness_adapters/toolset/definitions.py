@@ -50,7 +50,8 @@ SANDBOX_TOOLS = (
     _tool(
         EXECUTE,
         "Run a shell command in the session's sandbox and get its output and exit code. Every command starts in a"
-        " fresh shell: folder changes and variables do not carry over, files do. Long output loses its middle.",
+        " fresh shell: folder changes and variables do not carry over, files do. Long output loses its middle;"
+        " a command that prints more than 64 MiB is killed.",
         required=["command"],
         command=_text(
             "The command, for bash where the sandbox has it, else sh.", minLength=1, maxLength=MAX_COMMAND_CHARS
