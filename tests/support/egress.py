@@ -220,6 +220,7 @@ class TestHost:
         self.connections = 0
         self.keeps_bodies = True
         self._moved = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -236,6 +237,11 @@ class TestHost:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)
 
+    def drop(self) -> None:
+        """End every connection, as a server does that is restarted."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def wait_for(self, ending: bytes) -> None:
         """Wait until what has come ends with these bytes."""
         async with asyncio.timeout(_FAR):
@@ -249,6 +255,7 @@ class TestHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
+        self._writers.add(writer)
         try:
             while request := await self._read(reader):
                 self.received.append(request)
@@ -259,6 +266,7 @@ class TestHost:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self._writers.discard(writer)
             writer.transport.abort() if writer.is_closing() else writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> Received | None:

@@ -1,8 +1,13 @@
 """What an honest program in a sandbox gets."""
 
+import asyncio
 import base64
+import json
+from urllib.parse import parse_qs
 
-from tests.support.egress import CANARY, Stage, answer, get
+import pytest
+
+from tests.support.egress import CANARY, Received, Stage, answer, get, raw_answer
 
 
 async def test_an_allowed_host_is_reached_through_an_opaque_tunnel(stage: Stage) -> None:
@@ -55,3 +60,100 @@ async def test_a_denied_host_is_answered_with_a_sentence(stage: Stage) -> None:
     assert "Host evil.test is not on this environment's list" in got.reason
     assert (await stage.audit.wait()).reason == "host_not_allowed"
     assert stage.resolver.asked == []
+
+
+async def test_one_connection_serves_many_requests_with_and_without_bodies(stage: Stage) -> None:
+    host = await stage.host("api.test")
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    client = await stage.tunnel("api.test")
+    headers = f"Authorization: Bearer {token.stub}"
+    for number in range(40):
+        body = b"x" * (number % 4 * 1000)
+        got = await client.ask(get(f"/{number}", "api.test", headers, method="POST" if body else "GET", body=body))
+        assert (got.status, got.text) == (200, "hello")
+    assert [len(each.body) for each in host.received] == [number % 4 * 1000 for number in range(40)]
+    assert host.connections == 1
+
+
+async def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
+    async def echo(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(request.target)(request, reader, writer)
+
+    await stage.host("open.test", behaviour=echo, tls=False)
+    await stage.sandbox(allowed_hosts=["open.test"])
+    client = await stage.client()
+    await client.send(b"".join(get(f"http://open.test/{number}", "open.test") for number in range(10)))
+    assert [(await client.answer()).text for _ in range(10)] == [f"/{number}" for number in range(10)]
+
+
+@pytest.mark.parametrize("kind", ["form", "json", "large"])
+async def test_a_body_carries_the_secret_where_the_binding_says(stage: Stage, kind: str) -> None:
+    host = await stage.host("api.test")
+    token = stage.credential("API_TOKEN", ["api.test"], body=True, header=False)
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    client = await stage.tunnel("api.test")
+    body, content_type = {
+        "form": (f"grant=x&token={token.stub}".encode(), "application/x-www-form-urlencoded"),
+        "json": (f'{{"token": "{token.stub}"}}'.encode(), "application/json"),
+        "large": (b"y" * 3_000_000, "application/octet-stream"),
+    }[kind]
+    request = get(
+        "/login", "api.test", f"Content-Type: {content_type}", "Expect: 100-continue", method="POST", body=body
+    )
+    got = await client.ask(request)
+    assert got.status == 200
+    sent = host.received[0].body
+    assert sent == body if kind == "large" else token.stub.encode() not in sent
+    if kind == "json":
+        assert json.loads(sent) == {"token": CANARY}
+    if kind == "form":
+        assert parse_qs(sent.decode())["token"] == [CANARY]
+
+
+async def test_a_query_parameter_carries_the_secret_where_the_binding_says(stage: Stage) -> None:
+    host = await stage.host("api.test")
+    token = stage.credential("API_TOKEN", ["api.test"], query_parameter="key", header=False)
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    client = await stage.tunnel("api.test")
+    assert (await client.ask(get(f"/x?a=1&key={token.stub}", "api.test"))).status == 200
+    assert parse_qs(host.received[0].target.partition("?")[2]) == {"a": ["1"], "key": [CANARY]}
+    entry = await stage.audit.wait()
+    assert (entry.path, entry.credential) == ("/x", "API_TOKEN")
+
+
+async def test_answers_of_every_framing_are_passed_on(stage: Stage) -> None:
+    host = await stage.host("api.test")
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[stage.credential("API_TOKEN", ["api.test"])])
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
+    for sent, body in (
+        (chunked, b"abcde"),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", b""),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nold", b"old"),
+    ):
+        host.behaviour = raw_answer(sent)
+        client = await stage.tunnel("api.test")
+        assert (await client.ask(get("/", "api.test"))).body == body
+        host.behaviour = answer("again")
+        assert (await client.ask(get("/", "api.test"))).text == "again"
+    host.behaviour = raw_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+    assert (await client.ask(get("/", "api.test", method="HEAD"), "HEAD")).headers["content-length"] == "99"
+
+
+async def test_an_old_client_is_answered_until_the_end(stage: Stage) -> None:
+    await stage.host("open.test", behaviour=raw_answer(b"HTTP/1.1 200 OK\r\n\r\nwithout a length"), tls=False)
+    await stage.sandbox(allowed_hosts=["open.test"])
+    client = await stage.client()
+    await client.send(b"GET http://open.test/ HTTP/1.0\r\n\r\n")
+    assert (await client.rest()).endswith(b"\r\n\r\nwithout a length")
+
+
+async def test_a_kept_connection_that_has_ended_is_replaced(stage: Stage) -> None:
+    host = await stage.host("api.test", behaviour=answer("one"))
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[stage.credential("API_TOKEN", ["api.test"])])
+    client = await stage.tunnel("api.test")
+    assert (await client.ask(get("/", "api.test"))).text == "one"
+    host.drop()
+    assert (await client.ask(get("/", "api.test"))).text == "one"
+    assert host.connections == 2
