@@ -28,6 +28,7 @@ from tests.support.egress import MemoryPolicies, RootAuthority, StaticResolver
 
 _MB = 1024 * 1024
 _BIG_BYTES = 512 * _MB
+_ROUNDS = 3
 _BODY = b"x" * 100
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 _STUB = "bhstub_0123456789abcdefghijklmn"
@@ -167,54 +168,80 @@ def rate(open_peer: Open, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
-def measure(*, times: int = 2000, seconds: float = 4.0, mitmproxy: Path | None = None) -> list[Measured]:
+def measure(*, times: int = 2000, seconds: float = 2.0, mitmproxy: Path | None = None) -> list[Measured]:
     """Measure everything; ``mitmproxy`` is its ``mitmdump``, in a virtual environment of its own."""
     with tempfile.TemporaryDirectory() as name, _upstream(Path(name)) as (port, root):
         folder = Path(name)
-        found = _beside_direct(folder, port, root, times=times, seconds=seconds)
-        own = next(each.median for each in found if each.unit == "requests/s")
-        if mitmproxy:
-            other = _mitmproxy_rate(mitmproxy, folder, port, root, seconds)
-            found.append(_one("egress: rate beside mitmproxy's, c=16", "×", own / other, "≥ 6", f"{other:.0f}/s"))
+        with _proxy(folder, port, root) as (process, ear):
+            idle = _rss(process)
+            peers = _Peers(port, ear, root, folder / "session.pem")
+            found = [_added(peers, times), _opaque(peers)]
+            with _mitmproxy(mitmproxy, folder, port, root) as beside:
+                found += _rates(peers, beside, seconds)
+            many = [peers.swapped() for _ in range(500)]
+            for each in many:
+                each.send()
+                each.receive()
+            found.append(_one("egress: RSS idle", "MB", [idle]))
+            found.append(_one("egress: RSS with 500 connections", "MB", [_rss(process)]))
         return found
 
 
-def _beside_direct(folder: Path, port: int, root: Path, *, times: int, seconds: float) -> list[Measured]:
-    with _proxy(folder, port, root) as (process, ear):
-        idle = _rss(process)
-        trusted = ssl.create_default_context(cafile=str(folder / "session.pem"))
-        at_upstream = ssl.create_default_context(cafile=str(root))
+class _Peers:
+    def __init__(self, port: int, ear: int, root: Path, session_root: Path):
+        self._port, self._ear = port, ear
+        self._trusted = ssl.create_default_context(cafile=str(session_root))
+        self._at_upstream = ssl.create_default_context(cafile=str(root))
 
-        def direct() -> Peer:
-            return Peer(port, at_upstream, host="files.test")
+    def direct(self) -> Peer:
+        """Connect to the upstream itself."""
+        return Peer(self._port, self._at_upstream, host="files.test")
 
-        def swapped() -> Peer:
-            return Peer(port, trusted, host="api.test", through=ear, connect="api.test:443")
+    def swapped(self) -> Peer:
+        """Connect through the proxy to a host with a credential."""
+        return Peer(self._port, self._trusted, host="api.test", through=self._ear, connect="api.test:443")
 
-        def opaque() -> Peer:
-            return Peer(port, at_upstream, host="files.test", through=ear, connect="files.test:443")
-
-        straight, through = latencies(direct, times), latencies(swapped, times)
-        added = [_at(through, part) - _at(straight, part) for part in (0.5, 0.95, 0.99)]
-        beside = f"direct {_at(straight, 0.5):.2f} / p99 {_at(straight, 0.99):.2f} ms; p99 adds {added[2]:.2f} ms"
-        found = [Measured("egress: swapped request adds", "ms", "≤ 0.4", added[0], added[1], times, beside)]
-        found.append(_one("egress: swapped rate, c=16", "requests/s", rate(swapped, seconds), "",
-                          f"direct {rate(direct, seconds):.0f}/s"))  # fmt: skip
-        pairs = [(direct().big(), opaque().big()) for _ in range(3)]
-        ratios = [tunnelled / plain for plain, tunnelled in pairs]
-        speed = f"direct {statistics.median(plain for plain, _ in pairs):.0f} MB/s"
-        found.append(Measured("egress: opaque throughput of direct", "ratio", "≥ 0.8", statistics.median(ratios),
-                              min(ratios), len(ratios), speed))  # fmt: skip
-        peers = [swapped() for _ in range(500)]
-        for each in peers:
-            each.send()
-            each.receive()
-        found.append(_one("egress: RSS idle", "MB", idle))
-        found.append(_one("egress: RSS with 500 connections", "MB", _rss(process)))
-        return found
+    def opaque(self) -> Peer:
+        """Connect through the proxy to a host without one."""
+        return Peer(self._port, self._at_upstream, host="files.test", through=self._ear, connect="files.test:443")
 
 
-def _mitmproxy_rate(mitmdump: Path, folder: Path, port: int, root: Path, seconds: float) -> float:
+def _added(peers: _Peers, times: int) -> Measured:
+    straight, through = latencies(peers.direct, times), latencies(peers.swapped, times)
+    added = [_at(through, part) - _at(straight, part) for part in (0.5, 0.95, 0.99)]
+    floor = f"direct p50 {_at(straight, 0.5):.2f} p99 {_at(straight, 0.99):.2f} ms; at p99 it adds {added[2]:.2f} ms"
+    return Measured("egress: swapped request adds", "ms", "≤ 0.4", added[0], added[1], times, floor)
+
+
+def _opaque(peers: _Peers) -> Measured:
+    pairs = [(peers.direct().big(), peers.opaque().big()) for _ in range(_ROUNDS)]
+    floor = f"direct {statistics.median(plain for plain, _ in pairs):.0f} MB/s"
+    return _one(
+        "egress: opaque throughput of direct", "ratio", [through / plain for plain, through in pairs], "≥ 0.8", floor
+    )
+
+
+def _rates(peers: _Peers, beside: Open | None, seconds: float) -> list[Measured]:
+    """Take turns, so that whatever else the machine does meets all of them."""
+    own: list[float] = []
+    others: list[float] = []
+    for _ in range(_ROUNDS):
+        own.append(rate(peers.swapped, seconds))
+        others += [rate(beside, seconds)] if beside else []
+    floor = f"direct {rate(peers.direct, seconds):.0f}/s"
+    found = [_one("egress: swapped rate, c=16", "requests/s", own, "", floor)]
+    if others:
+        ratios = [ours / theirs for ours, theirs in zip(own, others, strict=True)]
+        floor = f"mitmproxy {statistics.median(others):.0f}/s"
+        found.append(_one("egress: rate of mitmproxy's, c=16", "×", ratios, "≥ 6", floor))
+    return found
+
+
+@contextlib.contextmanager
+def _mitmproxy(mitmdump: Path | None, folder: Path, port: int, root: Path) -> Generator[Open | None]:
+    if mitmdump is None:
+        yield None
+        return
     addon, ear = folder / "addon.py", _free_port()
     addon.write_text(_MITMPROXY_ADDON)
     options = [f"ssl_verify_upstream_trusted_ca={root}", f"confdir={folder / 'mitmproxy'}", "flow_detail=0"]
@@ -223,7 +250,7 @@ def _mitmproxy_rate(mitmdump: Path, folder: Path, port: int, root: Path, seconds
     try:
         _wait_for(ear)
         context = ssl.create_default_context(cafile=str(folder / "mitmproxy" / "mitmproxy-ca-cert.pem"))
-        return rate(lambda: Peer(port, context, host="localhost", through=ear, connect=f"localhost:{port}"), seconds)
+        yield lambda: Peer(port, context, host="localhost", through=ear, connect=f"localhost:{port}")
     finally:
         process.terminate()
         process.wait()
@@ -283,8 +310,8 @@ async def _run_proxy(told: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
 
-def _one(name: str, unit: str, value: float, goal: str = "", floor: str = "") -> Measured:
-    return Measured(name, unit, goal, value, value, 1, floor)
+def _one(name: str, unit: str, values: list[float], goal: str = "", floor: str = "") -> Measured:
+    return Measured(name, unit, goal, statistics.median(values), _at(values, 0.95), len(values), floor)
 
 
 def _at(values: list[float], part: float) -> float:
