@@ -106,16 +106,17 @@ class _Conversation:
             signal.signal(signal.SIGINT, before)
 
     def _on_ctrl_c(self, _number: int, _frame: FrameType | None) -> None:
-        # Not a KeyboardInterrupt, which is lost where it meets a destructor; in a thread, for a request of this one
-        # may be under way.
-        if self._interrupted:
-            self.screen.note(f"left; the turn goes on: bulkhead chat --session {self._session}")
-            os._exit(1)
+        # Not a KeyboardInterrupt, which is lost where it meets a destructor; in a thread, for this one may be in the
+        # middle of a request, or of writing to the terminal, which must not be entered twice.
+        threading.Thread(target=self._leave if self._interrupted else self._interrupt, daemon=True).start()
         self._interrupted = True
-        self.screen.note("interrupting; Ctrl-C again leaves")
-        threading.Thread(target=self._interrupt, daemon=True).start()
+
+    def _leave(self) -> None:
+        self.screen.note(f"left; the turn goes on: bulkhead chat --session {self._session}")
+        os._exit(1)
 
     def _interrupt(self) -> None:
+        self.screen.note("interrupting; Ctrl-C again leaves")
         try:
             self._server.post(f"/v1/sessions/{self._session}/events", {"events": [{"type": "user.interrupt"}]})
         except Failure as failure:
