@@ -1,7 +1,7 @@
 """One decision from its first moment to its last, as the audit is told of it."""
 
+import os
 import time
-import uuid
 
 import structlog
 
@@ -27,7 +27,7 @@ class Record:
         self._policy = policy
         self._method, self._host, self._port = masked(method)[:32], host, port
         self._path = None if target is None else masked(target.partition("?")[0])[:MAX_AUDIT_PATH]
-        self._id = uuid.uuid4().hex
+        self._id = os.urandom(16).hex()
         self._began = time.perf_counter()
         self.credential: str | None = None
         self.status: int | None = None

@@ -106,6 +106,7 @@ class Certificates:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context.num_tickets = 0
+        context.options |= ssl.OP_NO_RENEGOTIATION
         private = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         pem = private + authority.leaf_pem(host, self._key.public_key())
         _with_file(pem, context.load_cert_chain)

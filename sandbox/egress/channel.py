@@ -12,6 +12,10 @@ _READS_IN_A_ROW = 16
 """One megabyte; then the others have their turn."""
 
 
+_ENDED_STATES = frozenset({7, 8})
+"""``TCP_CLOSE`` and ``TCP_CLOSE_WAIT`` of the kernel's ``tcp_states.h``: the peer has reset, or closed its side."""
+
+
 class Channel(Protocol):
     """One peer. ``receive`` returns an empty chunk at the end; both raise `OSError`."""
 
@@ -91,6 +95,13 @@ class SocketChannel:
         except OSError:
             return False
         return False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the peer has ended the connection, though there may be something left to read."""
+        if self.socket.family == socket.AF_UNIX:
+            return False
+        return self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED_STATES
 
     async def readable(self) -> None:
         """Wait until something can be read, without reading it."""

@@ -20,7 +20,7 @@ from sandbox.egress.limits import (
 )
 from sandbox.egress.peers import ClientSide, RequestHead
 from sandbox.egress.revocation import CutReason, Watch, Watched
-from sandbox.egress.rules import FailedError, RefusedError, Ruling, judge_destination
+from sandbox.egress.rules import CutError, FailedError, RefusedError, Ruling, judge_destination
 from sandbox.egress.scrub import KnownForms
 from sandbox.egress.tunnel import HelloError, Pipes, check_server_name, read_hello, splice
 from sandbox.egress.upstream import Dialler, Upstreams
@@ -43,10 +43,11 @@ class Services:
 
 
 _CUTS: dict[CutReason, RefusedError] = {
-    "revoked": RefusedError("revoked", "The permission was taken back in the meantime, so the connection was cut."),
-    "slow_sender": RefusedError("slow_sender", "The request did not arrive in time, so it was given up.", status=408),
-    "undecided": RefusedError("undecided", _UNDECIDED, status=503),
-    "idle": RefusedError("idle", "Nothing was sent for too long, so the connection was closed.", status=408),
+    "revoked": CutError("revoked", "The permission was taken back in the meantime, so the connection was cut."),
+    "slow_sender": CutError("slow_sender", "The request did not arrive in time, so it was given up.", status=408),
+    "undecided": CutError("undecided", _UNDECIDED, status=503),
+    "idle": CutError("idle", "Nothing was sent for too long, so the connection was closed.", status=408),
+    "client_left": FailedError("client_left", "The client left before the answer had ended."),
 }
 
 
@@ -266,7 +267,7 @@ class Connection:
     async def _tell_cut(self, cut: RefusedError) -> None:
         if self._record:
             with contextlib.suppress(UnrecordedError):
-                await self._record.end("cut", cut.reason, cut.message)
+                await self._record.refuse(cut)
         await self._answer_refused(cut)
 
     async def _tell_lost(self, error: Exception) -> None:

@@ -99,17 +99,20 @@ class Exchange:
         self._refused: RefusedError | None = None
         self._body = client.body()
         self._begun = b""
+        self._used: tuple[bytes, ...] = ()
 
     async def run(self) -> None:
         """Pass the request on and its answer back; raises `RefusedError`, `OSError`."""
+        # From here on, so that what is taken back while the body still arrives is not sent either.
+        self._watched.opened(self._asked.policy, self._still_allowed)
         outgoing = await self._prepare()
         self._watched.carrying()
         where = await self._dialler.vet(self._asked.destination)
         self._watched.deciding()
-        self._watched.opened(self._asked.policy, lambda policy: self._still_allowed(policy, outgoing))
         self._record.credential = ",".join(sorted(each.credential.name for each in outgoing.secrets.values())) or None
         await self._record.allow()
         self._watched.carrying()
+        self._watched.answering = True
         upstream = await self._begin(outgoing, where)
         upload = asyncio.create_task(self._upload(upstream)) if self._streams(outgoing) else None
         try:
@@ -137,6 +140,7 @@ class Exchange:
             | (mentioned_in(body) if body else set())
         )
         used = {stub: self._use(stub) for stub in stubs}
+        self._used = tuple(used)
         secrets = await self._secrets(used)
         known = tuple(each.value for each in await self._known(secrets)) if bound else ()
         target = asked.target
@@ -343,6 +347,7 @@ class Exchange:
         if not self._asked.request.asks_for_websocket:
             raise self._lost()
         self._record.status = 101
+        self._watched.answering = False
         headers = [*self._returned(head, scrubber), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         self._client.switch(headers)
         await self._client.flush()
@@ -365,11 +370,11 @@ class Exchange:
         self._record.bytes_down += len(data)
         return scrubber.feed(data) if data else scrubber.finish()
 
-    def _still_allowed(self, policy: SandboxPolicy, outgoing: _Outgoing) -> bool:
+    def _still_allowed(self, policy: SandboxPolicy) -> bool:
         granted = {each.stub: each for each in policy.credentials}
         try:
             ruling = judge_destination(policy, self._asked.destination)
-            for stub in outgoing.secrets:
+            for stub in self._used:
                 check_use(
                     granted[stub.decode()],
                     self._asked.destination,

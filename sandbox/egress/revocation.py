@@ -20,7 +20,7 @@ from sandbox.egress.limits import (
 )
 
 _log = structlog.get_logger(__name__)
-CutReason = Literal["revoked", "slow_sender", "undecided", "idle"]
+CutReason = Literal["revoked", "slow_sender", "undecided", "idle", "client_left"]
 StillAllowed = Callable[[SandboxPolicy], bool]
 
 
@@ -32,6 +32,8 @@ class Watched:
         self.channels: list[SocketChannel] = []
         self.cut: CutReason | None = None
         self.is_open = False
+        self.answering = False
+        """A client waits for an answer: if it leaves, nobody else does."""
         self._task = task
         self._time = asyncio.get_running_loop().time
         self._epoch = 0
@@ -66,10 +68,12 @@ class Watched:
 
     def closed(self) -> None:
         """Nothing of the last decision is going on any more."""
-        self.is_open = False
+        self.is_open = self.answering = False
 
     def look(self, now: float) -> None:
         """Cut what does not move."""
+        if self.answering and self.channels[0].is_left:
+            return self.end("client_left")
         moved = [channel for channel in self.channels if channel.touched]
         for channel in moved:
             channel.touched = False
@@ -77,6 +81,7 @@ class Watched:
             self._since = now
         elif now - self._since > self._expected[0]:
             self.end(self._expected[1])
+        return None
 
     def _expect(self, seconds: float, reason: CutReason, *, renewed: bool = True) -> None:
         self._expected = (seconds, reason)

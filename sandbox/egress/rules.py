@@ -26,6 +26,12 @@ class RefusedError(Exception):
         self.credential = credential
 
 
+class CutError(RefusedError):
+    """Allowed and begun, and ended by the proxy."""
+
+    verdict = "cut"
+
+
 class FailedError(RefusedError):
     """Allowed, but it did not come about: the upstream is away, or not who it should be."""
 

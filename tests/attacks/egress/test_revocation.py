@@ -1,6 +1,7 @@
 """Going on after permission was taken back, and going on while nobody can say whether there is any."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -97,6 +98,35 @@ async def test_an_open_stream_is_cut(stage: Stage, kind: str, change: Change) ->
     entry = await stage.audit.wait()
     assert (entry.verdict, entry.reason) == ("cut", "revoked")
     assert entry.credential == (None if kind == "tunnel" else "API_TOKEN")
+
+
+@pytest.mark.parametrize("change", [_no_credential, _no_network, _another_host, _ended, _store_away])
+async def test_a_request_whose_body_is_waited_for_is_not_sent_any_more(stage: Stage, change: Change) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"], body=True)
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    body = b"token=" + token.stub.encode()
+    request = get("/", "api.test", method="POST", body=body)
+    await client.send(request[:-5])
+    await asyncio.sleep(0.05)
+    change(stage)
+    got = await client.answer()
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "revoked")
+    await client.send(request[-5:])
+    assert (await stage.audit.wait()).reason == "revoked"
+    assert host.connections == 0
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_an_upstream_stream_ends_when_its_client_leaves(stage: Stage, goodbye: bool) -> None:
+    client, _ = await _open(stage, "stream")
+    if goodbye:
+        client.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+    else:
+        client.close()
+    entry = await stage.audit.wait()
+    assert (entry.verdict, entry.reason, entry.credential) == ("failed", "client_left", "API_TOKEN")
 
 
 async def test_a_change_that_takes_nothing_back_cuts_nothing(stage: Stage) -> None:

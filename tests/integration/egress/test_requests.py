@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import ssl
 from urllib.parse import parse_qs
 
 import pytest
@@ -157,3 +158,34 @@ async def test_a_kept_connection_that_has_ended_is_replaced(stage: Stage) -> Non
     host.drop()
     assert (await client.ask(get("/", "api.test"))).text == "one"
     assert host.connections == 2
+
+
+@pytest.mark.parametrize("name", ["api.test", "open.test"])
+@pytest.mark.parametrize("pieces", [1, 2, 40])
+async def test_a_hello_in_any_pieces_opens_the_tunnel(stage: Stage, name: str, pieces: int) -> None:
+    await stage.host("api.test", "open.test")
+    await stage.sandbox(
+        allowed_hosts=["api.test", "open.test"], credentials=[stage.credential("API_TOKEN", ["api.test"])]
+    )
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context(cafile=str(await stage.session_ca())).wrap_bio(
+        incoming, outgoing, server_hostname=name
+    )
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = f"CONNECT {name}:443 HTTP/1.0\r\n\r\n".encode() + outgoing.read()
+    client = await stage.client()
+    size = len(hello) // pieces + 1
+    for start in range(0, len(hello), size):
+        await client.send(hello[start : start + size])
+        await asyncio.sleep(0.001 if pieces > 1 else 0)
+    data = await client.reader.readuntil(b"\r\n\r\n")
+    assert b" 200 " in data
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            incoming.write(await asyncio.wait_for(client.reader.read(65536), 5))
+        else:
+            break
+    assert tls.getpeercert()
