@@ -30,7 +30,8 @@ class Outlets:
     def __init__(self, proxy: EarsClient, *, ca_file: Path | None = None):
         self._proxy = proxy
         self._ca_file = ca_file
-        self._attached: frozenset[str] = frozenset()
+        self._attached: frozenset[str] | None = None
+        self._changes = 0
 
     async def open(self, sandbox_id: str, provider: SandboxProvider) -> dict[str, bytes]:
         """Give a sandbox its way out; return path → content of the files that have to be in it then.
@@ -38,12 +39,15 @@ class Outlets:
         Raises `SandboxError`: ``egress_away`` if the proxy does not answer, else what the provider raises.
         """
         with await provider.ear(sandbox_id) as ear:
+            self._note_change()
             await self._patiently(lambda: self._proxy.attach(sandbox_id, ear))
+            self._note_change()
         authority = await self._patiently(lambda: self._proxy.authority(sandbox_id))
         return await asyncio.to_thread(outfit.files, authority, ca_file=self._ca_file)
 
     async def close(self, sandbox_id: str) -> None:
         """Take a way out back; a proxy that does not answer is told later."""
+        self._note_change()
         try:
             await self._proxy.detach(sandbox_id)
         except EarsError as error:
@@ -61,6 +65,7 @@ class Outlets:
 
     async def restore(self, holders: Holders) -> None:
         """Compare what the proxy has with what it should have, and mend the difference; raises `EarsError`."""
+        changes = self._changes
         # In this order: what was made in between is known to the second look.
         attached = set(await self._proxy.attached())
         held = await holders()
@@ -69,7 +74,12 @@ class Outlets:
         for sandbox_id, provider in held.items():
             if provider is not None and sandbox_id not in attached:
                 await self._put_back(sandbox_id, provider)
-        self._attached = frozenset(await self._proxy.attached())
+        attached = set(await self._proxy.attached())
+        self._attached = frozenset(attached) if changes == self._changes else None
+
+    def _note_change(self) -> None:
+        """What was known of the proxy is so no more: the next look compares everything."""
+        self._attached, self._changes = None, self._changes + 1
 
     async def _put_back(self, sandbox_id: str, provider: SandboxProvider) -> None:
         try:

@@ -94,11 +94,15 @@ async def listing(
 
 
 async def denials(connection: Connection, sandbox_id: str, *, since: datetime) -> list[str]:
-    """Return what the model is to be told of a sandbox's requests that were refused from ``since`` on, each once."""
+    """Return what the model is to be told of a sandbox's requests that were refused from ``since`` on, each once.
+
+    Not that a connection ended: many programs end theirs without a goodbye, and the others notice by themselves.
+    """
     found = await rows(
         connection,
         "SELECT message FROM egress_decisions WHERE sandbox_id = %(sandbox_id)s AND verdict <> 'allowed'"
-        " AND created_at >= %(since)s GROUP BY message ORDER BY min(seq) LIMIT %(limit)s",
+        " AND reason <> 'connection_lost' AND created_at >= %(since)s"
+        " GROUP BY message ORDER BY min(seq) LIMIT %(limit)s",
         {"sandbox_id": sandbox_id, "since": since, "limit": MAX_DENIALS},
     )
     return [row["message"] for row in found]
