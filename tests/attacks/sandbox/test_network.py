@@ -1,4 +1,4 @@
-"""A sandbox has no way out; every attempt must fail at once, for want of a route, not of an answer."""
+"""A sandbox has no way out but the proxy's ear; all else must fail at once, for want of a route, not of an answer."""
 
 import socket
 
@@ -29,6 +29,7 @@ _ATTEMPTS = {
 @pytest.mark.parametrize("kind", _ATTEMPTS)
 async def test_every_way_out_fails(box: Box, kind: str) -> None:
     code = f"import socket\ntry:\n    {_ATTEMPTS[kind]}\nexcept OSError as error:\n    print('refused', error.errno)"
+    (await box.provider.ear(box.sandbox_id)).close()
     result = await box.python(code)
     assert result.stdout.startswith("refused"), result
     assert result.stdout.split()[1] != "None", "a timeout is not a refusal: something let the packet go"
