@@ -6,7 +6,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
 """Five times what browsers send; the cost of one request stays bounded."""
 
-MAX_SWAPPED_BODY_BYTES = 1024 * 1024
+MAX_SWAPPED_BODY_BYTES = 256 * 1024
 """A body that may carry a stub is held until it is whole: its length changes. Forms and JSON logins are small."""
 
 CHUNK_BYTES = 64 * 1024

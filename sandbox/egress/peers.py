@@ -105,13 +105,13 @@ class ClientSide:
         """Wait for the next request to begin; False if the client has left."""
         if not self._rest:
             self._rest = await self.channel.receive()
+        self.answered = self._is_ended = self._is_chunked = False
         return bool(self._rest)
 
     async def request(self) -> RequestHead:
         """Return the head of the request that has begun; raises `RefusedError` if it is not exactly one."""
         data = await self._read_head()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self.answered = self._is_ended = self._is_chunked = False
         self._rest = b""
         try:
             self._http.receive_data(data)

@@ -108,6 +108,15 @@ async def test_a_broken_chunk_ends_the_request(stage: Stage, stub: str, body: by
     assert host.received == [], "the upstream took the request for complete"
 
 
+async def test_an_unclear_request_after_a_clear_one_is_answered_too(stage: Stage, stub: str) -> None:
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    assert (await client.ask(get("/", "api.test"))).status == 200
+    assert (await client.ask(b"GET / HTTP/1.1\nHost: api.test\n\n")).status == 400
+    assert (await stage.audit.wait(2)).reason == "malformed_request"
+    assert len(host.received) == 1
+
+
 async def test_what_follows_a_request_is_a_request_of_its_own(stage: Stage, stub: str) -> None:
     host = await stage.host("api.test")
     client = await stage.tunnel("api.test")
