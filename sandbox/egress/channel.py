@@ -31,6 +31,10 @@ class Channel(Protocol):
         """Say that nothing more will be sent."""
         ...
 
+    def is_quiet(self) -> bool:
+        """Tell whether an idle connection is still usable: neither ended nor, against the protocol, spoken on."""
+        ...
+
 
 class SocketChannel:
     """A connected stream socket. ``touched`` is set by every byte that moves; a watchdog clears it."""
@@ -88,13 +92,14 @@ class SocketChannel:
 
     def is_quiet(self) -> bool:
         """Tell whether an idle connection is still usable: neither ended nor, against the protocol, spoken on."""
+        return self.waiting() is None
+
+    def waiting(self) -> bytes | None:
+        """Take what has come without waiting: None if nothing has, empty at the end."""
         try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
+            return self._take()
         except OSError:
-            return False
-        return False
+            return b""
 
     @property
     def is_left(self) -> bool:
@@ -208,6 +213,20 @@ class TlsChannel:
         for start in range(0, len(data), CHUNK_BYTES):
             self._tls.write(data[start : start + CHUNK_BYTES])
             await self._flush()
+
+    def is_quiet(self) -> bool:
+        """Tell whether an idle connection is still usable; a server's late tickets are no reason against it."""
+        came = self._below.waiting()
+        if came == b"":
+            return False
+        self._incoming.write(came or b"")
+        try:
+            self._tls.read(1)
+        except ssl.SSLWantReadError:
+            return not self._outgoing.pending
+        except ssl.SSLError:
+            return False
+        return False
 
     async def end(self) -> None:
         """Say goodbye, and that nothing more will be sent."""

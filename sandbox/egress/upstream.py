@@ -80,7 +80,7 @@ class Upstreams:
 
     def kept(self, destination: Destination) -> Channel | None:
         """Return the connection of the last request if it leads there and is still good."""
-        if self._below and destination == self._destination and self._below.is_quiet():
+        if self._channel and destination == self._destination and self._channel.is_quiet():
             return self._channel
         return None
 

@@ -1,6 +1,7 @@
 """Names and numbers that lead to private, metadata or own addresses, where a packet that gets through is seen."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,10 @@ from tests.attacks.egress.cases import FORBIDDEN, LITERAL, MIXED, NOTATIONS, OWN
 @pytest.fixture(scope="module")
 def island() -> dict[str, Any]:
     """What happened to every case on a machine of its own."""
-    if (
-        not shutil.which("ip")
-        or subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("needs `ip` and the right to make a network namespace (root)")
-    command = ["unshare", "-n", sys.executable, "-m", "tests.attacks.egress.island"]
+    unshare = ["unshare", "--net"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    if not shutil.which("ip") or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs `ip` and the right to make a network namespace")
+    command = [*unshare, sys.executable, "-m", "tests.attacks.egress.island"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

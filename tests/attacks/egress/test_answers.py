@@ -156,6 +156,26 @@ async def test_an_answer_that_is_cut_short_is_seen_to_be(stage: Stage, stub: str
     assert (await stage.audit.wait()).verdict == "failed"
 
 
+@pytest.mark.parametrize("apart", [True, False])
+async def test_an_answer_that_waits_before_it_is_asked_for_is_given_to_nobody(
+    stage: Stage, stub: str, apart: bool
+) -> None:
+    poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+
+    async def behave(request: Received, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
+        # Apart: two TLS records in one packet, of which a reader takes one at a time.
+        for part in (one, poison) if apart else (one + poison,):
+            writer.write(part)
+
+    host = await stage.host("api.test", behaviour=behave)
+    client = await stage.tunnel("api.test")
+    for _ in range(3):
+        assert (await client.ask(get("/", "api.test"))).text == "one"
+    await stage.audit.wait(3)
+    assert host.connections == 3
+
+
 async def test_an_answer_nobody_asked_for_is_given_to_nobody(stage: Stage, stub: str) -> None:
     twice = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
     host = await stage.host(
