@@ -260,7 +260,7 @@ class Packages(_Frozen):
 
 
 class EnvironmentConfig(_Frozen):
-    """What a session's sandbox is made from; ``image``, ``cpus``, ``memory_mb`` and ``provider`` are ours."""
+    """What a session's sandbox is made from; ``image`` and all behind it are ours."""
 
     type: Literal["cloud"] = "cloud"
     networking: Networking = Field(default_factory=lambda: UnrestrictedNetwork(type="unrestricted"))
@@ -268,6 +268,9 @@ class EnvironmentConfig(_Frozen):
     image: str | None = None
     cpus: float | None = None
     memory_mb: int | None = None
+    workspace_mb: int | None = None
+    pids: int | None = None
+    lifetime_seconds: int | None = None
     provider: Literal["auto", "docker", "namespace"] = "auto"
 
 

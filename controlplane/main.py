@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -84,7 +83,7 @@ async def run_brain(settings: Settings) -> None:
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
         await _until_stopped(
-            leases.hold(worker_id, "brain", host=_host(settings)),
+            leases.hold(worker_id, "brain", host=settings.host_name),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
             within=worker,
         )
@@ -95,50 +94,39 @@ async def run_brain(settings: Settings) -> None:
 
 async def run_sandboxes(settings: Settings) -> None:
     """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
-    from controlplane.egress import ears_path
-    from controlplane.sandboxes import provider_choice, providers
+    from controlplane.sandboxes import Sandboxes
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.refusals import PostgresRefusals
-    from controlplane.store.sandboxes import PostgresSandboxes
     from controlplane.store.workers import PostgresLeases
-    from sandbox.egress import EarsClient
-    from sandbox.keeper import Keeper
-    from sandbox.outlet import Outlets
     from workflows.hands import ToolRunner
     from workflows.sweep import Sweeper
-    from workflows.worker import connect_patiently, sandbox_worker
+    from workflows.worker import connect_patiently, sandbox_workers
 
     database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
     await database.open()
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
-    available = providers(settings)
-    outlets = Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
-    keeper = Keeper(
-        records=PostgresSandboxes(database),
-        providers=available,
-        choose=provider_choice(settings, available),
-        outlets=outlets,
-        host=_host(settings),
-        idle_seconds=settings.sandbox_idle_seconds,
-    )
+    sandboxes = Sandboxes(settings, database)
     tools = ToolRunner(
         worker_id=worker_id,
         journal=PostgresJournal(database),
-        keeper=keeper,
+        keeper=sandboxes.keeper,
         refusals=PostgresRefusals(database),
     )
-    worker = sandbox_worker(client, tools, max_concurrent_tool_calls=settings.max_concurrent_tool_calls)
+    workers = sandbox_workers(
+        client, tools, host=settings.host_name, max_concurrent_tool_calls=settings.max_concurrent_tool_calls
+    )
     try:
         await _until_stopped(
-            leases.hold(worker_id, "sandbox", host=_host(settings)),
+            leases.hold(worker_id, "sandbox", host=settings.host_name),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
-            keeper.reap_forever(every_seconds=_REAP_SECONDS),
-            outlets.keep(keeper.holders),
-            within=worker,
+            sandboxes.reaper.run(every_seconds=_REAP_SECONDS),
+            sandboxes.pool.run(),
+            sandboxes.outlets.keep(sandboxes.keeper.holders),
+            within=workers,
         )
     finally:
-        await keeper.close()
+        await sandboxes.keeper.close()
         await database.close()
 
 
@@ -169,7 +157,7 @@ async def run_egress(settings: Settings) -> None:
         while not line.is_up:  # noqa: ASYNC110 - a line is up or not, from moment to moment
             await asyncio.sleep(_LINE_LOOK_SECONDS)
         async with Ears(ears_path(settings), proxy):
-            await PostgresLeases(database).hold(new_id("wrk"), "egress", host=_host(settings))
+            await PostgresLeases(database).hold(new_id("wrk"), "egress", host=settings.host_name)
 
     try:
         async with proxy:
@@ -198,11 +186,6 @@ async def _until_stopped(
     finally:
         for task in tasks:
             await _stop(task)
-
-
-def _host(settings: Settings) -> str:
-    """The name under which this host's sandboxes are found again."""
-    return settings.worker_name or socket.gethostname()
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:

@@ -1,18 +1,60 @@
-"""The sandbox providers of this host, and which of them a session's environment gets."""
+"""The sandboxes of this host: providers, keeper, warm pool and reaper put together; which provider a session gets."""
 
-import socket
-
+from controlplane.egress import ears_path
 from controlplane.settings import Settings
+from controlplane.store.checkpoints import PostgresCheckpoints
+from controlplane.store.pool import Database
+from controlplane.store.sandboxes import PostgresSandboxes
+from controlplane.store.warm import PostgresWarm
 from sandbox import choice
+from sandbox.checkpoint import Checkpoints
 from sandbox.contract import ProviderName, SandboxError, SandboxProvider
 from sandbox.docker import DockerProvider
-from sandbox.keeper import ProviderChoice, Wish
+from sandbox.egress import EarsClient
+from sandbox.keeper import Keeper, ProviderChoice
 from sandbox.namespace import NamespaceProvider
+from sandbox.outlet import Outlets
+from sandbox.pool import Pool
+from sandbox.reaper import Reaper
+from sandbox.records import Wish
+
+
+class Sandboxes:
+    """Everything that a sandbox worker runs, from one set of settings."""
+
+    def __init__(self, settings: Settings, database: Database):
+        self.providers = providers(settings)
+        records = PostgresSandboxes(database)
+        self.outlets = Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
+        self.pool = Pool(
+            records=PostgresWarm(database),
+            providers=self.providers,
+            outlets=self.outlets,
+            host=settings.host_name,
+            size=settings.warm_sandboxes,
+        )
+        self.checkpoints = Checkpoints(PostgresCheckpoints(database), max_bytes=settings.checkpoint_mb << 20)
+        self.keeper = Keeper(
+            records=records,
+            checkpoints=self.checkpoints,
+            pool=self.pool,
+            providers=self.providers,
+            choose=provider_choice(settings, self.providers),
+            outlets=self.outlets,
+            host=settings.host_name,
+        )
+        self.reaper = Reaper(
+            keeper=self.keeper,
+            records=records,
+            providers=self.providers,
+            host=settings.host_name,
+            idle_seconds=settings.sandbox_idle_seconds,
+        )
 
 
 def providers(settings: Settings) -> dict[ProviderName, SandboxProvider]:
     """Return the providers that the settings allow, by name."""
-    installation = settings.worker_name or socket.gethostname()
+    installation = settings.host_name
     cache = settings.data_dir / "cache"
     found: dict[ProviderName, SandboxProvider] = {
         "namespace": NamespaceProvider(

@@ -1,5 +1,6 @@
 """Every setting, read once in a process's entry point and passed on by constructor."""
 
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,14 @@ class Settings(BaseSettings):
 
     sandbox: Literal["auto", "docker", "namespace"] = "auto"
     sandbox_idle_seconds: float = 900
+    """How long a sandbox stays without use; then what is in it is kept as a checkpoint, and it ends."""
+
+    checkpoint_mb: int = Field(default=256, ge=0)
+    """What is kept of a sandbox at most, before compression; what does not fit is named to the model."""
+
+    warm_sandboxes: int = Field(default=1, ge=0, le=100)
+    """How many sandboxes are kept ready of each kind that was asked for in the last half hour."""
+
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64
     egress_ca_file: Path | None = None
@@ -58,6 +67,11 @@ class Settings(BaseSettings):
     """Private ranges that sandboxes may reach all the same, if their environment allows the host: ``10.1.0.0/16``."""
 
     log_format: Literal["auto", "json", "text"] = "auto"
+
+    @property
+    def host_name(self) -> str:
+        """The name under which this host's workers and sandboxes are found again."""
+        return self.worker_name or socket.gethostname()
 
     @property
     def egress_socket(self) -> Path:

@@ -6,12 +6,16 @@ from pydantic import BaseModel, ConfigDict
 
 BRAIN_QUEUE = "brain"
 SANDBOX_QUEUE = "sandbox"
+"""For calls of sessions that have no sandbox; those of the others go to the queue of the host that holds it."""
 
 SESSION_WORKFLOW = "session"
 WAKE_SIGNAL = "wake"
 INTERRUPT_SIGNAL = "interrupt"
 RUN_TURN = "run_turn"
 RUN_TOOL = "run_tool"
+
+WRONG_HOST = "wrong_host"
+"""Type of the failure of a tool call whose sandbox turns out to be on another host; it is dispatched again."""
 
 
 class _Frozen(BaseModel):
@@ -21,6 +25,11 @@ class _Frozen(BaseModel):
 def session_workflow_id(session_id: str) -> str:
     """The id of the one workflow that holds a session."""
     return f"session-{session_id}"
+
+
+def host_queue(host: str) -> str:
+    """The queue of the tool calls for the sandboxes of one host."""
+    return f"{SANDBOX_QUEUE}-{host}"
 
 
 class SessionInput(_Frozen):

@@ -5,20 +5,30 @@ from typing import Any
 
 import structlog
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome
 from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
-from sandbox.keeper import Held, Keeper
-from workflows.contracts import RUN_TOOL, ToolCallInput
+from sandbox.keeper import Keeper
+from sandbox.records import SandboxRow
+from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
 from workflows.heartbeat import heartbeats, interrupted
 from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_ATTEMPTS
-from workflows.outcomes import described, failure, not_run, provisioned, unknown
+from workflows.outcomes import (
+    KILLED,
+    described,
+    failure,
+    not_run,
+    opening_receipt,
+    provisioned,
+    unknown,
+)
 from workflows.records import FinalState, Journal, JournaledCall, Refusals, SessionGoneError
 
 _log = structlog.get_logger(__name__)
 
-_PASSING = {"engine_away", "egress_away", "wrong_host"}
+_PASSING = {"engine_away", "egress_away"}
 """Codes of `SandboxError` that say nothing of the sandbox itself: the same may succeed in a moment."""
 
 
@@ -54,6 +64,8 @@ class ToolRunner:
         try:
             return await self._run(call, row)
         except SandboxError as error:
+            if error.code == WRONG_HOST:
+                raise ApplicationError(str(error), type=WRONG_HOST, non_retryable=True) from error
             if error.code in _PASSING:
                 raise
             return await self._finish(call, "confirmed", failure(call.tool_use_id, f"No sandbox: {error}"))
@@ -65,47 +77,60 @@ class ToolRunner:
 
     async def _run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         if row.sandbox_id is None:
-            held = await self._keeper.ensure(call.workspace_id, call.session_id)
-            await self._journal.bind(call, held.row.id)
+            box = await self._keeper.ensure(call.workspace_id, call.session_id, tool_use_id=call.tool_use_id)
+            await self._journal.bind(call, box.id)
         else:
             # An earlier attempt had the call in hand: only that sandbox can say what became of it.
-            found = await self._keeper.holding(call.workspace_id, call.session_id, row.sandbox_id)
+            found = await self._holding(call, row.sandbox_id)
             if found is None:
                 return await self._lose(call)
-            held = found
+            box = found
         if row.name == toolset.PROVISION:
-            outcome = provisioned(call.tool_use_id, held)
-            return await self._finish(call, "confirmed", outcome, details=held.row.details)
-        return await self._execute(call, held, row)
+            outcome = provisioned(call.tool_use_id, box)
+            return await self._finish(call, "confirmed", outcome, details=box.details.model_dump(mode="json"))
+        return await self._execute(call, box, row)
 
-    async def _execute(self, call: ToolCallInput, held: Held, row: JournaledCall) -> FinalState:
-        request = _request(call.tool_use_id, row, env=await self._keeper.environment(held.row))
+    async def _holding(self, call: ToolCallInput, sandbox_id: str) -> SandboxRow | None:
+        return await self._keeper.holding(
+            call.workspace_id, call.session_id, sandbox_id, tool_use_id=call.tool_use_id
+        )
+
+    async def _execute(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> FinalState:
+        request = _request(call.tool_use_id, row, env=await self._keeper.environment(box))
         try:
-            result = await self._keeper.provider(held.row).execute(held.row.id, request)
+            await self._keeper.outlast(box, seconds=request.timeout_seconds)
+            result = await self._keeper.provider(box).execute(box.id, request)
         except SandboxLostError:
-            await self._keeper.lost(held.row)
+            await self._keeper.lost(box)
             return await self._lose(call)
-        refused = await self._refusals.during(call, held.row.id) if held.row.has_way_out else []
-        replaced = held.fresh and held.row.generation > 1
-        outcome = described(call.tool_use_id, result, replaced=replaced, refusals=refused)
-        return await self._finish(call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"}))
+        refused = await self._refusals.during(call, box.id) if box.details.way_out else []
+        receipt = opening_receipt(call.tool_use_id, box)
+        outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused)
+        beyond_killing = result.survivors > 0 and result.status in KILLED
+        condemned = await self._keeper.condemn(box) if beyond_killing else None
+        state = await self._finish(
+            call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"})
+        )
+        if condemned is not None:
+            await self._keeper.put_away(condemned)
+        return state
 
     async def _interrupt(self, call: ToolCallInput) -> FinalState:
         """Kill what runs for this call and record what it came to."""
         row = await self._journal.read(call)
-        held = None
+        box = None
         if row is not None and row.sandbox_id is not None:
-            held = await self._keeper.holding(call.workspace_id, call.session_id, row.sandbox_id)
+            box = await self._holding(call, row.sandbox_id)
         if row is None or row.sandbox_id is None:
             refused = not_run(call.tool_use_id, "the turn was interrupted before it was started")
             return await self._finish(call, "refused", refused)
-        if held is None:
+        if box is None:
             return await self._lose(call)
-        provider = self._keeper.provider(held.row)
-        await provider.kill(held.row.id, call.tool_use_id)
-        if (await provider.exec_state(held.row.id, call.tool_use_id)).state == "never_started":
+        provider = self._keeper.provider(box)
+        await provider.kill(box.id, call.tool_use_id)
+        if (await provider.exec_state(box.id, call.tool_use_id)).state == "never_started":
             return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
-        return await self._execute(call, held, row)
+        return await self._execute(call, box, row)
 
     async def _give_up(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         why = f"its worker failed or died {MAX_TOOL_ATTEMPTS} times"

@@ -26,6 +26,10 @@ TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 TOOL_TIMEOUT = timedelta(hours=4)
 """Above the longest command (an hour, `harness_adapters/toolset`) plus provisioning."""
 
+HOST_PATIENCE = timedelta(seconds=20)
+"""How long a call waits for the host that holds its sandbox before it is looked up again where that is: longer than a
+worker takes to be started again, far shorter than anybody waits for a host that is gone."""
+
 MAX_TOOL_ATTEMPTS = 10
 """A tool call that has ended its worker this often is given up, and the model is told."""
 

@@ -1,11 +1,11 @@
 """What a tool call came to, in words for the model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness_adapters.contract import TextBlock, ToolOutcome
 from sandbox.contract import ExecResult
-from sandbox.keeper import Held
+from sandbox.records import EndReason, KeptFolder, Restored, SandboxRow
 
 
 def failure(tool_use_id: str, sentence: str) -> ToolOutcome:
@@ -27,19 +27,64 @@ def unknown(tool_use_id: str, because: str) -> ToolOutcome:
     )
 
 
-def provisioned(tool_use_id: str, held: Held) -> ToolOutcome:
+def provisioned(tool_use_id: str, box: SandboxRow) -> ToolOutcome:
     """The sandbox that a session has, and how well it isolates."""
+    is_new = box.first_tool_use_id == tool_use_id
     text = json.dumps(
         {
-            "sandbox_id": held.row.id,
-            "generation": held.row.generation,
-            "source": "cold" if held.fresh else "existing",
-            "expires_at": held.row.expires_at.isoformat(),
-            "isolation_effective": held.row.details.get("isolation"),
-            "timings_ms": held.row.details.get("timings_ms"),
+            "sandbox_id": box.id,
+            "generation": box.generation,
+            "source": box.details.source if is_new else "existing",
+            "expires_at": box.expires_at.isoformat(),
+            "isolation_effective": box.details.isolation_effective,
+            "timings_ms": box.details.timings_ms,
         }
     )
-    return ToolOutcome(tool_use_id=tool_use_id, content=[TextBlock(text=text)])
+    receipt = opening_receipt(tool_use_id, box)
+    content = [TextBlock(text=text)] + ([TextBlock(text=receipt)] if receipt else [])
+    return ToolOutcome(tool_use_id=tool_use_id, content=content)
+
+
+_PREVIOUS_ENDS: Mapping[EndReason, str] = {
+    "idle": "was put away after a while without use",
+    "stopped": "was put away when its host was stopped",
+    "recycled": "was replaced, because a command left processes that could not be ended",
+    "lost": "was lost",
+}
+_NEVER_KEPT = "processes, and files outside of these folders (/tmp, the home folder)"
+
+
+def opening_receipt(tool_use_id: str, box: SandboxRow) -> str:
+    """Return the restore receipt in words, for the call that a sandbox was provisioned for; empty for all others."""
+    restored = box.details.restored
+    if restored is None or box.first_tool_use_id != tool_use_id:
+        return ""
+    end = _PREVIOUS_ENDS.get(restored.previous_end, "has ended")
+    sentences = [f"this is a new sandbox: the one before it {end}", *_receipt(restored)]
+    return "[" + ". ".join(sentences) + "]"
+
+
+def _receipt(restored: Restored) -> Iterator[str]:
+    if restored.taken_at is None:
+        yield "Nothing of it was kept: its files and processes are gone"
+        return
+    moment = restored.taken_at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    if restored.problem is not None:
+        yield f"What was kept of it at {moment} could not be put back: {restored.problem}"
+    else:
+        yield f"Restored as of {moment}: " + ", ".join(map(_kept, restored.folders))
+    if restored.previous_end == "lost":
+        yield "What changed after that is gone"
+    for folder in restored.folders:
+        if folder.missing_count:
+            more = folder.missing_count - len(folder.missing)
+            listed = "; ".join(folder.missing) + (f"; and {more} more" if more else "")
+            yield f"Not kept of {folder.path}: {listed}"
+    yield f"Not restored: {_NEVER_KEPT}"
+
+
+def _kept(folder: KeptFolder) -> str:
+    return f"{folder.path} ({folder.entries} entries, {folder.size_bytes} bytes)"
 
 
 _ENDINGS = {
@@ -52,13 +97,19 @@ _ENDINGS = {
 }
 
 
-def described(tool_use_id: str, result: ExecResult, *, replaced: bool, refusals: Sequence[str] = ()) -> ToolOutcome:
+KILLED = frozenset({"timeout", "killed", "oom", "output_limit"})
+"""Endings after which nothing of a command may be left: processes that survive it are beyond killing."""
+
+
+def described(
+    tool_use_id: str, result: ExecResult, *, receipt: str = "", refusals: Sequence[str] = ()
+) -> ToolOutcome:
     """A command's output and how it ended.
 
-    ``replaced``: it ran in another sandbox than the commands before it. ``refusals``: what it could not reach.
+    ``receipt``: what became of the sandbox before this one. ``refusals``: what the command could not reach.
     """
     parts = [
-        "[this is a new sandbox: the one before it has ended, and its files with it]" if replaced else "",
+        receipt,
         result.stdout,
         f"[stderr]\n{result.stderr}" if result.stderr else "",
         f"[{result.dropped_bytes} bytes in the middle of the output were dropped]" if result.dropped_bytes else "",

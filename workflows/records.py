@@ -60,6 +60,8 @@ class JournaledCall(_Frozen):
     state: CallState
     sandbox_id: str | None = None
     outcome: ToolOutcome | None = None
+    host: str | None = None
+    """The living host that holds the session's sandbox, as of `Journal.dispatch` and `Journal.read`."""
 
 
 class TurnRecords(Protocol):

@@ -4,16 +4,24 @@ import asyncio
 import contextlib
 
 import structlog
-from temporalio.client import ActivityFailureError, Client
+from temporalio.client import ActivityFailureError, ActivityHandle, Client
 from temporalio.common import ActivityIDConflictPolicy, ActivityIDReusePolicy, RetryPolicy
-from temporalio.exceptions import ActivityAlreadyStartedError
+from temporalio.exceptions import (
+    ActivityAlreadyStartedError,
+    ApplicationError,
+    TimeoutType,
+)
+from temporalio.exceptions import (
+    TimeoutError as TemporalTimeoutError,
+)
 from temporalio.service import RPCError
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome, ToolUse
-from workflows.contracts import RUN_TOOL, SANDBOX_QUEUE, ToolCallInput
+from workflows.contracts import RUN_TOOL, SANDBOX_QUEUE, WRONG_HOST, ToolCallInput, host_queue
 from workflows.heartbeat import interrupted
 from workflows.limits import (
+    HOST_PATIENCE,
     KILL_WAIT_SECONDS,
     TOOL_HEARTBEAT_TIMEOUT,
     TOOL_TIMEOUT,
@@ -55,7 +63,7 @@ class TurnTools:
             return row.outcome
         call = ToolCallInput(tool_use_id=use.event_id, session_id=row.session_id, workspace_id=row.workspace_id)
         try:
-            await self._run(call)
+            await self._run(call, row.host)
         except asyncio.CancelledError:
             if interrupted():
                 await self._cancel(call)
@@ -69,23 +77,39 @@ class TurnTools:
             return f"There is no tool named {use.name!r}."
         return toolset.check(use.name, use.input)
 
-    async def _run(self, call: ToolCallInput) -> None:
+    async def _run(self, call: ToolCallInput, host: str | None) -> None:
+        """Have the call run where its session's sandbox is; what arrives at the wrong host has not been started."""
+        while True:
+            try:
+                await (await self._start(call, host)).result()
+            except ActivityFailureError as error:
+                row = await self._journal.read(call)
+                if row is None or row.outcome is not None or not _is_misrouted(error):
+                    raise
+                _log.info("tool_call_rerouted", tool_use_id=call.tool_use_id, host=row.host)
+                host = row.host
+                await asyncio.sleep(TURN_RETRY_FIRST.total_seconds())
+            else:
+                return
+
+    async def _start(self, call: ToolCallInput, host: str | None) -> ActivityHandle[str]:
         try:
-            handle = await self._client.start_activity(
+            return await self._client.start_activity(
                 RUN_TOOL,
                 call,
                 id=call.tool_use_id,
-                task_queue=SANDBOX_QUEUE,
+                task_queue=host_queue(host) if host else SANDBOX_QUEUE,
                 result_type=str,
+                schedule_to_start_timeout=HOST_PATIENCE if host else None,
                 start_to_close_timeout=TOOL_TIMEOUT,
                 heartbeat_timeout=TOOL_HEARTBEAT_TIMEOUT,
-                id_reuse_policy=ActivityIDReusePolicy.REJECT_DUPLICATE,
+                # A call that was dispatched to the wrong host has failed before it began; the journal is the fence.
+                id_reuse_policy=ActivityIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=ActivityIDConflictPolicy.USE_EXISTING,
                 retry_policy=RetryPolicy(initial_interval=TURN_RETRY_FIRST, maximum_interval=TURN_RETRY_LONGEST),
             )
         except ActivityAlreadyStartedError:
-            handle = self._client.get_activity_handle(activity_id=call.tool_use_id, result_type=str)
-        await handle.result()
+            return self._client.get_activity_handle(activity_id=call.tool_use_id, result_type=str)
 
     async def _outcome(self, call: ToolCallInput) -> ToolOutcome:
         row = await self._journal.read(call)
@@ -101,3 +125,10 @@ class TurnTools:
             async with asyncio.timeout(KILL_WAIT_SECONDS):
                 await handle.cancel()
                 await handle.result()
+
+
+def _is_misrouted(error: ActivityFailureError) -> bool:
+    cause = error.cause
+    if isinstance(cause, TemporalTimeoutError):
+        return cause.type is TimeoutType.SCHEDULE_TO_START
+    return isinstance(cause, ApplicationError) and cause.type == WRONG_HOST

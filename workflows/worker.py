@@ -1,7 +1,9 @@
 """The two Temporal workers: the brain (sessions and turns) and the sandbox worker (tool calls)."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import structlog
@@ -10,7 +12,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE
+from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE, host_queue
 from workflows.hands import ToolRunner
 from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT
 from workflows.session import SessionWorkflow
@@ -54,13 +56,23 @@ def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int
     )
 
 
-def sandbox_worker(client: Client, tools: ToolRunner, *, max_concurrent_tool_calls: int) -> Worker:
-    """The worker that runs tool calls."""
+@asynccontextmanager
+async def sandbox_workers(
+    client: Client, tools: ToolRunner, *, host: str, max_concurrent_tool_calls: int
+) -> AsyncGenerator[None]:
+    """The workers that run tool calls: those of sessions without a sandbox, and those for this host's sandboxes."""
+    queues = (SANDBOX_QUEUE, host_queue(host))
+    first, second = (_sandbox_worker(client, tools, queue, most=max_concurrent_tool_calls) for queue in queues)
+    async with first, second:
+        yield
+
+
+def _sandbox_worker(client: Client, tools: ToolRunner, queue: str, *, most: int) -> Worker:
     return Worker(
         client,
-        task_queue=SANDBOX_QUEUE,
+        task_queue=queue,
         activities=[tools.run_tool],
-        max_concurrent_activities=max_concurrent_tool_calls,
+        max_concurrent_activities=most,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=1),

@@ -29,6 +29,8 @@ from controlplane.store.positions import Position
 
 router = APIRouter(prefix="/v1/environments", tags=["environments"])
 
+_OWN_FIELDS = {"image", "cpus", "memory_mb", "workspace_mb", "pids", "lifetime_seconds", "provider"}
+
 
 @router.post("", response_model=Environment)
 async def create_environment(
@@ -139,7 +141,7 @@ def _merged(before: EnvironmentConfig, wanted: ConfigRequest | None) -> Environm
 
 
 def _own_fields(wanted: CloudRequest) -> dict[str, Any]:
-    own = wanted.model_fields_set & {"image", "cpus", "memory_mb", "provider"}
+    own = wanted.model_fields_set & _OWN_FIELDS
     return {name: getattr(wanted, name) or EnvironmentConfig.model_fields[name].default for name in own}
 
 

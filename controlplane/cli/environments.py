@@ -23,11 +23,24 @@ def create(
     image: Annotated[str | None, typer.Option("--image", help="Container image (docker).")] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", help="Cores.")] = None,
     memory_mb: Annotated[int | None, typer.Option("--memory-mb", help="MiB.")] = None,
+    workspace_mb: Annotated[int | None, typer.Option("--workspace-mb", help="Disk: MiB in /workspace.")] = None,
+    pids: Annotated[int | None, typer.Option("--pids", help="Processes and threads.")] = None,
+    lifetime_seconds: Annotated[
+        int | None, typer.Option("--lifetime-seconds", help="How long it outlives its last command at most.")
+    ] = None,
     source: FromOption = None,
 ) -> None:
     """Make an environment."""
     fields = body(source, name=name)
-    given: dict[str, Any] = {"provider": provider, "image": image, "cpus": cpus, "memory_mb": memory_mb}
+    given: dict[str, Any] = {
+        "provider": provider,
+        "image": image,
+        "cpus": cpus,
+        "memory_mb": memory_mb,
+        "workspace_mb": workspace_mb,
+        "pids": pids,
+        "lifetime_seconds": lifetime_seconds,
+    }
     chosen = {field: value for field, value in given.items() if value is not None}
     if chosen:
         fields["config"] = {"type": "cloud", **fields.get("config", {}), **chosen}

@@ -14,6 +14,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import structlog
@@ -42,9 +43,14 @@ from controlplane.store.pool import Database
 from controlplane.vault.keyring import MasterKeySettings
 from sandbox.contract import SandboxError
 
+if TYPE_CHECKING:
+    from sandbox.keeper import Keeper
+
 _ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
 _STOP_SECONDS = 10.0  # a part hands over or finishes what it does in a few seconds, or is killed
 _SAME_SIGNAL_SECONDS = 0.5  # `timeout` and some shells send one Ctrl-C twice: to the process and to its group
+_KEEP_SECONDS = 60.0  # for checkpoints of full size from a few sandboxes; a second Ctrl-C does without
+_KEEPING_CONNECTIONS = 4
 _LOOK_SECONDS = 0.05
 _STILL_WAITING_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
@@ -175,22 +181,39 @@ class Up:
         )
 
     async def _stop_sandboxes(self, worker: Process) -> None:
-        """End the worker, and the sandboxes that would outlive it: whoever stops us wants nothing left running."""
-        from controlplane.sandboxes import providers
+        """End the worker, keep what its sandboxes hold, and end them: whoever stops us wants nothing left running."""
+        from controlplane.sandboxes import Sandboxes
 
         await _stop_part(worker)
-        ended = 0
-        for name, provider in providers(self._settings).items():
-            try:
-                async with asyncio.timeout(_STOP_SECONDS):
-                    for sandbox_id in await provider.list_ids():
-                        await provider.destroy(sandbox_id)
-                        ended += 1
-                    await provider.close()
-            except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
-                _log.debug("sandboxes_not_ended", provider=name, error=str(error))
-        if ended:
-            _log.warning(f"sandboxes ended: {ended}, with the files in them")
+        database = Database(
+            self._settings.database_url, max_connections=_KEEPING_CONNECTIONS, wait_seconds=_ANSWER_SECONDS
+        )
+        await database.open()
+        sandboxes = Sandboxes(self._settings, database)
+        try:
+            await self._keep_sandboxes(sandboxes.keeper)
+            for name, provider in sandboxes.providers.items():
+                try:
+                    async with asyncio.timeout(_STOP_SECONDS):
+                        for sandbox_id in await provider.list_ids():
+                            await provider.destroy(sandbox_id)
+                except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
+                    _log.debug("sandboxes_not_ended", provider=name, error=str(error))
+        finally:
+            await sandboxes.keeper.close()
+            await database.close()
+
+    async def _keep_sandboxes(self, keeper: "Keeper") -> None:
+        try:
+            async with asyncio.timeout(_KEEP_SECONDS):
+                kept, lost = await keeper.put_all_away("stopped")
+        except (psycopg.Error, TimeoutError) as error:
+            _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
+            return
+        if kept:
+            _log.info(f"sandboxes put away: {kept}; the files in them come back with their session's next command")
+        if lost:
+            _log.warning(f"sandboxes ended: {lost}, with the files in them")
 
     async def _until_ready(self) -> None:
         looks = 0

@@ -1,7 +1,7 @@
 """The side-effect journal, keyed by tool-use id: *intended → dispatched → confirmed | unknown*, or *refused*."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
@@ -15,6 +15,14 @@ from workflows.contracts import ToolCallInput, TurnInput
 from workflows.outcomes import failure, not_run, unknown
 from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnStart
 from workflows.verdicts import denials
+
+_CALL: LiteralString = """
+    SELECT c.*, e.payload AS result,
+           (SELECT b.host FROM sandboxes b
+             WHERE b.session_id = c.session_id AND b.status <> 'ended'
+               AND EXISTS (SELECT FROM workers w WHERE w.kind = 'sandbox' AND w.host = b.host)) AS host
+      FROM tool_calls c LEFT JOIN events e ON e.id = c.result_event_id
+     WHERE c.id = %(id)s"""
 
 
 async def intend(
@@ -92,7 +100,8 @@ class PostgresJournal:
             row = await one(
                 connection,
                 "UPDATE tool_calls SET worker_id = %(worker)s, task_token = %(token)s,"
-                " started_at = coalesce(started_at, clock_timestamp()) WHERE id = %(id)s RETURNING *, NULL AS result",
+                " started_at = coalesce(started_at, clock_timestamp()) WHERE id = %(id)s"
+                " RETURNING *, NULL AS result, NULL AS host",
                 {"worker": worker_id, "token": task_token, "id": call.tool_use_id},
             )
             if row is None:
@@ -128,12 +137,7 @@ class PostgresJournal:
     async def read(self, call: ToolCallInput) -> JournaledCall | None:
         """See `Journal.read`."""
         async with self._database.transaction(call.workspace_id) as connection:
-            row = await one(
-                connection,
-                "SELECT c.*, e.payload AS result FROM tool_calls c LEFT JOIN events e ON e.id = c.result_event_id"
-                " WHERE c.id = %(id)s",
-                {"id": call.tool_use_id},
-            )
+            row = await one(connection, _CALL, {"id": call.tool_use_id})
             return _call(row) if row else None
 
 
@@ -145,12 +149,7 @@ async def _denial(connection: Connection, session_id: str, name: str) -> str | N
 
 
 async def _lock(connection: Connection, tool_use_id: str) -> DictRow:
-    row = await one(
-        connection,
-        "SELECT c.*, e.payload AS result FROM tool_calls c LEFT JOIN events e ON e.id = c.result_event_id"
-        " WHERE c.id = %(id)s FOR UPDATE OF c",
-        {"id": tool_use_id},
-    )
+    row = await one(connection, f"{_CALL} FOR UPDATE OF c", {"id": tool_use_id})
     if row is None:
         raise _gone(tool_use_id)
     return row
@@ -193,4 +192,5 @@ def _call(row: DictRow) -> JournaledCall:
         state=row["state"],
         sandbox_id=row["sandbox_id"],
         outcome=ToolOutcome.model_validate(row["result"]) if row["result"] else None,
+        host=row["host"],
     )

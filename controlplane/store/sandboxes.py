@@ -7,15 +7,16 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
+from controlplane.store import warm
 from controlplane.store.egress import issue_stubs, reaches_something
 from controlplane.store.fence import lock_session
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
 from sandbox.contract import SandboxError, SandboxSpec
-from sandbox.keeper import Mount, SandboxRow, Wish
+from sandbox.records import EndReason, Kind, Mount, SandboxDetails, SandboxRow, Wish
 
 
 class PostgresSandboxes:
-    """`sandbox.keeper.SandboxRecords` on Postgres."""
+    """`sandbox.records.SandboxRecords` on Postgres."""
 
     def __init__(self, database: Database):
         self._database = database
@@ -47,44 +48,75 @@ class PostgresSandboxes:
         )
 
     async def claim(
-        self, workspace_id: str, session_id: str, *, provider: str, host: str, expires_at: datetime
+        self, workspace_id: str, session_id: str, *, kind: Kind, host: str, tool_use_id: str
     ) -> SandboxRow:
         """See `SandboxRecords.claim`."""
         async with self._database.transaction(workspace_id) as connection:
             await lock_session(connection, session_id)
-            if (live := await _live(connection, session_id)) is not None:
+            if (live := await _live(connection, session_id, tool_use_id)) is not None:
                 return live
+            warm_id = await warm.claim(connection, host=host, kind=kind)
             row = await one(
                 connection,
                 "INSERT INTO sandboxes (id, workspace_id, session_id, environment_id, provider, host, generation,"
-                " status, expires_at) SELECT %(id)s, s.workspace_id, s.id, s.environment_id, %(provider)s, %(host)s,"
+                " status, expires_at, first_tool_use_id, details)"
+                " SELECT %(id)s, s.workspace_id, s.id, s.environment_id, %(provider)s, %(host)s,"
                 " 1 + coalesce((SELECT max(generation) FROM sandboxes WHERE session_id = s.id), 0), 'creating',"
-                " %(expires_at)s FROM sessions s WHERE s.id = %(session_id)s"
-                " RETURNING id, session_id, workspace_id, provider, host, generation, status, expires_at, details",
+                " clock_timestamp() + make_interval(secs => %(lifetime_seconds)s), %(tool_use_id)s, %(details)s"
+                " FROM sessions s WHERE s.id = %(session_id)s RETURNING *",
                 {
-                    "id": new_id("sbx"),
+                    "id": warm_id or new_id("sbx"),
                     "session_id": session_id,
-                    "provider": provider,
+                    "provider": kind.provider,
                     "host": host,
-                    "expires_at": expires_at,
+                    "lifetime_seconds": kind.spec.lifetime_seconds,
+                    "tool_use_id": tool_use_id,
+                    "details": Jsonb({"source": "warm" if warm_id else "cold"}),
                 },
             )
             return SandboxRow.model_validate(row)
 
-    async def current(self, workspace_id: str, session_id: str) -> SandboxRow | None:
+    async def current(self, workspace_id: str, session_id: str, *, tool_use_id: str) -> SandboxRow | None:
         """See `SandboxRecords.current`."""
         async with self._database.transaction(workspace_id) as connection:
-            return await _live(connection, session_id)
+            return await _live(connection, session_id, tool_use_id)
 
-    async def ready(self, row: SandboxRow, details: dict[str, Any]) -> None:
+    async def previous(self, row: SandboxRow) -> EndReason | None:
+        """See `SandboxRecords.previous`."""
+        async with self._database.transaction(row.workspace_id) as connection:
+            found = await one(
+                connection,
+                "SELECT end_reason FROM sandboxes WHERE session_id = %(session_id)s AND generation < %(generation)s"
+                " AND end_reason <> 'provision_failed' ORDER BY generation DESC LIMIT 1",
+                {"session_id": row.session_id, "generation": row.generation},
+            )
+        return found["end_reason"] if found else None
+
+    async def ready(self, row: SandboxRow, details: SandboxDetails) -> None:
         """See `SandboxRecords.ready`."""
         async with self._database.transaction(row.workspace_id) as connection:
             await connection.execute(
                 "UPDATE sandboxes SET status = 'ready', details = %s WHERE id = %s AND status = 'creating'",
-                (Jsonb(details), row.id),
+                (Jsonb(details.model_dump(mode="json")), row.id),
             )
 
-    async def end(self, row: SandboxRow, reason: str) -> None:
+    async def renewed(self, row: SandboxRow, expires_at: datetime) -> None:
+        """See `SandboxRecords.renewed`."""
+        async with self._database.transaction(row.workspace_id) as connection:
+            await connection.execute("UPDATE sandboxes SET expires_at = %s WHERE id = %s", (expires_at, row.id))
+
+    async def retire(self, row: SandboxRow, reason: EndReason) -> SandboxRow | None:
+        """See `SandboxRecords.retire`."""
+        async with self._database.transaction(row.workspace_id) as connection:
+            found = await one(
+                connection,
+                "UPDATE sandboxes SET status = 'retiring', end_reason = coalesce(end_reason, %(reason)s)"
+                " WHERE id = %(id)s AND status IN ('ready', 'retiring') RETURNING *",
+                {"id": row.id, "reason": reason},
+            )
+        return SandboxRow.model_validate(found) if found else None
+
+    async def end(self, row: SandboxRow, reason: EndReason) -> None:
         """See `SandboxRecords.end`."""
         async with self._database.transaction(row.workspace_id) as connection:
             await connection.execute(
@@ -101,18 +133,34 @@ class PostgresSandboxes:
             )
             return found is not None
 
-    async def end_idle(self, host: str, *, idle: timedelta) -> list[SandboxRow]:
-        """See `SandboxRecords.end_idle`."""
+    async def end_archived(self, host: str) -> list[SandboxRow]:
+        """See `SandboxRecords.end_archived`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             found = await rows(
                 connection,
-                "UPDATE sandboxes b SET status = 'ended', end_reason = 'idle', ended_at = clock_timestamp()"
+                "UPDATE sandboxes b SET status = 'ended', end_reason = 'archived', ended_at = clock_timestamp()"
                 " FROM sessions s WHERE s.id = b.session_id AND b.host = %(host)s AND b.status <> 'ended'"
-                " AND (b.last_used_at < clock_timestamp() - %(idle)s::interval OR s.archived_at IS NOT NULL)"
-                " AND NOT EXISTS (SELECT FROM tool_calls c WHERE c.session_id = b.session_id"
-                " AND c.state = 'dispatched') RETURNING b.id, b.session_id, b.workspace_id, b.provider, b.host,"
-                " b.generation, b.status, b.expires_at, b.details",
-                {"host": host, "idle": idle},
+                " AND s.archived_at IS NOT NULL AND NOT EXISTS (SELECT FROM tool_calls c"
+                " WHERE c.session_id = b.session_id AND c.state = 'dispatched') RETURNING b.*",
+                {"host": host},
+            )
+        return [SandboxRow.model_validate(row) for row in found]
+
+    async def retire_idle(self, host: str, *, idle: timedelta, expiring: timedelta) -> list[SandboxRow]:
+        """See `SandboxRecords.retire_idle`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            await connection.execute(
+                "UPDATE sandboxes b SET status = 'retiring', end_reason = 'idle'"
+                " WHERE b.host = %(host)s AND b.status = 'ready' AND NOT EXISTS (SELECT FROM tool_calls c"
+                " WHERE c.session_id = b.session_id AND c.state = 'dispatched')"
+                " AND (b.last_used_at < clock_timestamp() - %(idle)s::interval"
+                " OR b.expires_at < clock_timestamp() + %(expiring)s::interval)",
+                {"host": host, "idle": idle, "expiring": expiring},
+            )
+            found = await rows(
+                connection,
+                "SELECT * FROM sandboxes WHERE host = %(host)s AND status = 'retiring'",
+                {"host": host},
             )
         return [SandboxRow.model_validate(row) for row in found]
 
@@ -121,11 +169,22 @@ class PostgresSandboxes:
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             found = await rows(
                 connection,
-                "SELECT id, session_id, workspace_id, provider, host, generation, status, expires_at, details"
-                " FROM sandboxes WHERE host = %(host)s AND status <> 'ended'",
+                "SELECT * FROM sandboxes WHERE host = %(host)s AND status <> 'ended'",
                 {"host": host},
             )
         return [SandboxRow.model_validate(row) for row in found]
+
+    async def known(self, host: str) -> set[str]:
+        """See `SandboxRecords.known`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            # One statement sees one moment: a claim moves an id from one table to the other.
+            found = await rows(
+                connection,
+                "SELECT id FROM sandboxes WHERE host = %(host)s AND status <> 'ended'"
+                " UNION ALL SELECT id FROM warm_sandboxes WHERE host = %(host)s",
+                {"host": host},
+            )
+        return {row["id"] for row in found}
 
     async def stubs(self, row: SandboxRow) -> dict[str, str]:
         """See `SandboxRecords.stubs`."""
@@ -148,11 +207,12 @@ class PostgresSandboxes:
             ordinal += 1
 
 
-async def _live(connection: Connection, session_id: str) -> SandboxRow | None:
+async def _live(connection: Connection, session_id: str, tool_use_id: str) -> SandboxRow | None:
     row = await one(
         connection,
-        "UPDATE sandboxes SET last_used_at = clock_timestamp() WHERE session_id = %(id)s AND status <> 'ended'"
-        " RETURNING id, session_id, workspace_id, provider, host, generation, status, expires_at, details",
-        {"id": session_id},
+        "UPDATE sandboxes SET last_used_at = clock_timestamp(),"
+        " first_tool_use_id = coalesce(first_tool_use_id, %(tool_use_id)s)"
+        " WHERE session_id = %(id)s AND status <> 'ended' RETURNING *",
+        {"id": session_id, "tool_use_id": tool_use_id},
     )
     return SandboxRow.model_validate(row) if row else None

@@ -192,11 +192,12 @@ async def has_inputs(connection: Connection, session_id: str) -> bool:
 
 
 async def archive(connection: Connection, session_id: str) -> None:
-    """Make a session read-only; doing it again changes nothing."""
+    """Make a session read-only; doing it again changes nothing. No command of it runs again, so no files are kept."""
     await connection.execute(
         "UPDATE sessions SET archived_at = now(), updated_at = now() WHERE id = %(id)s AND archived_at IS NULL",
         {"id": session_id},
     )
+    await connection.execute("DELETE FROM checkpoints WHERE session_id = %(id)s", {"id": session_id})
 
 
 async def delete(connection: Connection, workspace_id: str, *, session_id: str, seq: int) -> None:

@@ -57,6 +57,15 @@ class CloudRequest(Request):
     memory_mb: Annotated[int, Field(ge=16, le=1_048_576)] | None = Field(
         default=None, description="Memory limit of the sandbox, in MiB."
     )
+    workspace_mb: Annotated[int, Field(ge=16, le=1_048_576)] | None = Field(
+        default=None, description="What /workspace may hold, in MiB."
+    )
+    pids: Annotated[int, Field(ge=16, le=65_536)] | None = Field(
+        default=None, description="How many processes and threads the sandbox may have at once."
+    )
+    lifetime_seconds: Annotated[int, Field(ge=300, le=604_800)] | None = Field(
+        default=None, description="How long the sandbox outlives its last command, should nobody be there to end it."
+    )
     provider: Literal["auto", "docker", "namespace"] | None = Field(
         default=None, description="What isolates the sandbox."
     )

@@ -1,0 +1,74 @@
+"""Ends what is idle, what has no row, and the rows of what is gone: nothing leaks, whichever process dies when."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+
+from sandbox.contract import ProviderName, SandboxError, SandboxProvider
+from sandbox.keeper import Keeper
+from sandbox.records import SandboxRecords
+
+EXPIRING = timedelta(minutes=2)
+"""Before its deadline an unused sandbox is put away while its files can still be kept."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Reaper:
+    """Compares the sandboxes of this host with their rows, both ways."""
+
+    def __init__(
+        self,
+        *,
+        keeper: Keeper,
+        records: SandboxRecords,
+        providers: Mapping[ProviderName, SandboxProvider],
+        host: str,
+        idle_seconds: float,
+    ):
+        self._keeper = keeper
+        self._records = records
+        self._providers = providers
+        self._host = host
+        self._idle = timedelta(seconds=idle_seconds)
+
+    async def run(self, *, every_seconds: float) -> None:
+        """Reap until cancelled; what fails is tried again at the next round."""
+        while True:
+            try:
+                await self.reap()
+            except Exception:  # noqa: BLE001 - a reaper that stops is worse than one that failed
+                _log.warning("reap_failed", exc_info=True)
+            await asyncio.sleep(every_seconds)
+
+    async def reap(self) -> None:
+        """Look once."""
+        for row in await self._records.end_archived(self._host):
+            await self._keeper.destroy(row.provider, row.id)
+        idle = await self._records.retire_idle(self._host, idle=self._idle, expiring=EXPIRING)
+        await asyncio.gather(*(self._keeper.put_away(row) for row in idle))
+        # What exists is listed before the rows are read: a sandbox that is made in between has its row already.
+        existing = await self._existing()
+        await self._reap_orphans(existing)
+        for row in await self._records.live(self._host):
+            if row.status == "ready" and row.provider in existing and row.id not in existing[row.provider]:
+                await self._keeper.lost(row)
+
+    async def _reap_orphans(self, existing: Mapping[ProviderName, set[str]]) -> None:
+        known = await self._records.known(self._host)
+        for name, ids in existing.items():
+            for orphan in ids - known:
+                _log.info("sandbox_orphan_reaped", sandbox_id=orphan, provider=name)
+                await self._keeper.destroy(name, orphan)
+
+    async def _existing(self) -> dict[ProviderName, set[str]]:
+        """Return the sandboxes by provider; one that cannot say is left out, so that nothing is concluded of it."""
+        found: dict[ProviderName, set[str]] = {}
+        for name, provider in self._providers.items():
+            try:
+                found[name] = set(await provider.list_ids())
+            except SandboxError as error:
+                _log.info("provider_not_listed", provider=name, cause=str(error))
+        return found
