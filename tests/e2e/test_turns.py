@@ -1,6 +1,7 @@
 """Turns as a user sees them, on the whole control plane."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator
@@ -45,15 +46,15 @@ async def test_messages_are_answered_in_order_one_turn_each(client: Client) -> N
 
 async def test_a_session_that_runs_no_command_never_has_a_sandbox(client: Client) -> None:
     session_id = await client.session(config={"provider": "namespace"})
+    provision = {"tools": [{"name": "sandbox_provision", "input": {"task_description": "the first"}}]}
     async with watching(client, session_id) as watcher:
         await client.say(session_id, script({"text": "no hands needed"}))
         await watcher.until_idle()
-    sandboxes = client.stack.data_dir / "sandboxes"
-    known = {path.name for path in sandboxes.iterdir()} if sandboxes.exists() else set()
-    async with watching(client, session_id) as watcher:
-        await client.say(session_id, script(run("true"), {"text": "hands needed"}))
+        await client.say(session_id, script(provision, {"text": "hands needed"}))
         await watcher.until_idle(times=2)
-    assert len({path.name for path in sandboxes.iterdir()} - known) == 1
+        made = json.loads(text(watcher.of("agent.tool_result")[0]))
+    # A sandbox's generation counts those that its session has had.
+    assert (made["generation"], made["source"] in {"warm", "cold"}) == (1, True)
 
 
 async def test_parallel_tool_calls_run_at_the_same_time(client: Client) -> None:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -85,11 +86,14 @@ def test_a_stop_leaves_no_process_and_a_start_finds_everything(own: Stack):
         assert client.get(f"/v1/agents/{agent}").json()["name"] == "kept"
 
 
-def test_a_stop_ends_the_sandboxes_too_and_the_session_goes_on(own: Stack):
+def message_of(command: str) -> dict[str, Any]:
+    play = [{"tools": [{"name": "sandbox_execute", "input": {"command": command}}]}, {"text": "{{result}}"}]
+    return {"type": "user.message", "content": [{"type": "text", "text": f"```script\n{json.dumps(play)}\n```"}]}
+
+
+def test_a_stop_ends_the_sandboxes_too_and_the_session_goes_on_with_its_files(own: Stack):
     seconds = f"300.{uuid.uuid4().int}"
-    command = {"name": "sandbox_execute", "input": {"command": f"setsid sleep {seconds} > /dev/null 2>&1 &"}}
-    play = [{"tools": [command]}, {"text": "{{result}}"}]
-    message = {"type": "user.message", "content": [{"type": "text", "text": f"```script\n{json.dumps(play)}\n```"}]}
+    message = message_of(f"echo work > /workspace/file; setsid sleep {seconds} > /dev/null 2>&1 &")
     with own.client as client:
         agent = made(client, "agents", name="a", model="scripted/demo")
         environment = made(client, "environments", name="e", config={"type": "cloud", "provider": "namespace"})
@@ -98,13 +102,18 @@ def test_a_stop_ends_the_sandboxes_too_and_the_session_goes_on(own: Stack):
     sleeping = running(seconds)
     assert sleeping
     own.stop(signal.SIGTERM)
-    assert "sandboxes ended: 1, with the files in them" in own.tail()
+    assert "sandboxes put away: 1" in own.tail()
     assert_gone(sleeping)
+    assert list((own.data_dir / "sandboxes").iterdir()) == []
     own.start()
     own.wait_ready()
     with own.client as client:
-        client.post(f"/v1/sessions/{session}/events", json={"events": [message]})
+        client.post(f"/v1/sessions/{session}/events", json={"events": [message_of("cat /workspace/file")]})
         idle(client, session, turns=2)
+        listed = client.get(f"/v1/sessions/{session}/events", params={"types": "agent.tool_result"}).json()["data"]
+    said = listed[-1]["content"][0]["text"]
+    assert "this is a new sandbox: the one before it was put away when its host was stopped. Restored as of" in said
+    assert said.endswith("work")
 
 
 def test_sigkill_takes_every_part_along_and_the_next_start_works(own: Stack):
