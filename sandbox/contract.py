@@ -116,6 +116,13 @@ class SandboxProvider(Protocol):
         """
         ...
 
+    async def image_digest(self, image: str | None) -> str:
+        """Return what a sandbox of that image is made of now; two that have the same can stand for one another.
+
+        Raises `SandboxError` (``provision_failed``) if the image cannot be had, ``engine_away``.
+        """
+        ...
+
     async def ear(self, sandbox_id: str) -> socket.socket:
         """Return the sandbox's ear: a listening socket on its own loopback, at `supervisor.ear.ADDRESS`.
 

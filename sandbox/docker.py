@@ -124,6 +124,15 @@ class DockerProvider(Supervised):
             },
         )
 
+    async def image_digest(self, image: str | None) -> str:
+        """Return the engine's id of the image, pulled if need be."""
+        name = image or self._default_image
+        try:
+            await asyncio.to_thread(self._have_image, name)
+            return (await asyncio.to_thread(self._client().inspect_image, name))["Id"]
+        except engine_errors() as error:
+            raise _away(error) from error
+
     async def ear(self, sandbox_id: str) -> socket.socket:
         """Return the listening socket that process 1 keeps on the container's own loopback."""
         if (obstacle := ear.entry_obstacle()) is not None:

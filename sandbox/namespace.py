@@ -103,6 +103,10 @@ class NamespaceProvider(Supervised):
         _write_whole(record, info.model_dump_json())
         return info
 
+    async def image_digest(self, image: str | None) -> str:
+        """Return the one that there is: the host's own programs."""
+        return "host"
+
     async def ear(self, sandbox_id: str) -> socket.socket:
         """Return the listening socket that process 1 keeps on the sandbox's own loopback."""
         return await asyncio.to_thread(self._ear, sandbox_id)

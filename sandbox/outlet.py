@@ -33,6 +33,10 @@ class Outlets:
         self._attached: frozenset[str] | None = None
         self._changes = 0
 
+    async def prepare(self, sandbox_id: str, provider: SandboxProvider) -> None:
+        """Have the ear made in a sandbox that belongs to no session yet; nobody listens at it."""
+        (await provider.ear(sandbox_id)).close()
+
     async def open(self, sandbox_id: str, provider: SandboxProvider) -> dict[str, bytes]:
         """Give a sandbox its way out; return path → content of the files that have to be in it then.
 

@@ -49,7 +49,7 @@ async def second_host(own: Stack, folder: Path) -> AsyncGenerator[subprocess.Pop
         "BULKHEAD_WORKER_NAME": "second",
     }
     with (folder / "log").open("wb") as log:
-        worker = subprocess.Popen(
+        worker = subprocess.Popen(  # noqa: ASYNC220 - starting it takes no time
             [sys.executable, "-m", "controlplane.cli", "sandboxes"], env=environment, stdout=log, stderr=log
         )
     try:
