@@ -20,9 +20,9 @@ class Limits:
 
 @dataclass
 class Cgroup:
-    """The folders to join, the file that counts kills for want of memory, and what took effect."""
+    """What took effect. Writing ``0`` to an entrance joins; ``oom_file`` counts kills for want of memory."""
 
-    folders: list[Path] = field(default_factory=list[Path])
+    entrances: list[Path] = field(default_factory=list[Path])
     oom_file: Path | None = None
     isolation: dict[str, bool | str] = field(default_factory=dict[str, bool | str])
 
@@ -50,8 +50,11 @@ class Cgroups:
                 made.isolation[f"{controller}_limit"] = f"not effective: {error.strerror}: {folder}"
                 continue
             made.isolation[f"{controller}_limit"] = True
-            if folder not in made.folders:
-                made.folders.append(folder)
+            # To move a process the kernel stops all forks of the machine first, 10 ms; a thread that moves itself is
+            # spared that, and who joins has only one. Version 2 knows no such way for what has limits of memory.
+            entrance = folder / ("cgroup.procs" if unified else "tasks")
+            if entrance not in made.entrances:
+                made.entrances.append(entrance)
             if controller == "memory":
                 made.oom_file = folder / ("memory.events" if unified else "memory.oom_control")
         return made
