@@ -207,8 +207,8 @@ class Keeper:
         provider = self._providers[row.provider]
         info = await provider.provision(row.id, wish.spec)
         if wish.way_out:
-            for path, content in (await self._outlets.open(row.id, provider)).items():
-                await provider.write_file(row.id, path, _whole(content))
+            await self._outlets.prepare(row.id, provider)
+            await self._outlets.open(row.id, provider)
         for mount in wish.mounts:
             await provider.write_file(row.id, mount.path, self._records.file_content(row.workspace_id, mount.file_id))
         return info
@@ -272,10 +272,6 @@ class Keeper:
         """Release the providers; the sandboxes stay."""
         for provider in self._providers.values():
             await provider.close()
-
-
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _details(info: SandboxInfo, wish: Wish) -> dict[str, Any]:
