@@ -20,6 +20,7 @@ from sandbox import ear, host, runtime, storage
 from sandbox.cgroups import Cgroup, Cgroups, Limits
 from sandbox.channel import Channel, SocketStream
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
+from sandbox.fairness import Fairness
 from sandbox.forkserver import ForkServer
 from sandbox.supervised import Supervised, checked_id, isolation_faults
 from sandbox.supervisor.frames import Header
@@ -59,6 +60,7 @@ class NamespaceProvider(Supervised):
         self._bwrap = bwrap
         self._cgroups = Cgroups(installation)
         self._launcher = ForkServer(_ENVIRONMENT)
+        self._fairness: asyncio.Task[None] | None = None
         self._runtime: runtime.Runtime | None = None
         self._building = asyncio.Lock()
 
@@ -115,24 +117,30 @@ class NamespaceProvider(Supervised):
             raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error.strerror or error}") from error
 
     async def list_ids(self) -> list[str]:
-        """Return the ids of all sandboxes of this installation, those included that have ended by themselves."""
-        if not self._state.exists():
-            return []
-        return sorted(path.name for path in self._state.iterdir() if path.is_dir())
+        """Return the ids of all sandboxes of this installation of which anything is left, if only a cgroup."""
+        folders = (
+            {path.name for path in self._state.iterdir() if path.is_dir()} if self._state.exists() else set[str]()
+        )
+        return sorted(folders | self._cgroups.ids())
 
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
-        folder = self._folder(sandbox_id)
+        checked_id(sandbox_id)
         await self._forget(sandbox_id)
-        if folder.exists():
-            await asyncio.to_thread(self._end, sandbox_id)
+        await asyncio.to_thread(self._end, sandbox_id)
 
     async def close(self) -> None:
         """Release connections and the launcher; the sandboxes stay."""
         await super().close()
+        if self._fairness is not None:
+            self._fairness.cancel()
+            await asyncio.wait([self._fairness])
+            self._fairness = None
         await asyncio.to_thread(self._launcher.close)
 
     async def _open_channel(self, sandbox_id: str) -> Channel:
+        if self._fairness is None:
+            self._fairness = asyncio.create_task(Fairness(self._cgroups).keep())
         try:
             with _short_path(self._folder(sandbox_id)) as path:
                 return Channel(SocketStream(*await asyncio.open_unix_connection(path)))

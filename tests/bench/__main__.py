@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from sandbox.docker import docker_available
-from tests.bench import egress, sandboxes
+from tests.bench import egress, neighbours, sandboxes
 from tests.bench.figures import Figure, figure, progress, said
 from tests.bench.provider import BenchProvider
 from tests.support.stack import Stack
@@ -227,7 +227,7 @@ async def proxy(times: int) -> list[Figure]:
 
 
 OF_CONTROL_PLANE = {"turns": turns, "tools": tools, "rest": memory_and_start}
-ALONE = {"sandboxes": sandboxes.measure, "egress": proxy}
+ALONE = {"sandboxes": sandboxes.measure, "neighbours": neighbours.measure, "egress": proxy}
 
 
 async def measure(times: int, only: list[str]) -> list[Figure]:

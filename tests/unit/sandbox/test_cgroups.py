@@ -29,12 +29,13 @@ def test_version_2_has_one_folder_for_all_controllers(tmp_path: Path) -> None:
 
 
 def test_version_1_has_a_folder_per_controller(tmp_path: Path) -> None:
-    for controller in ("memory", "pids", "cpu"):
+    for controller in ("memory", "pids", "cpu", "cpuacct"):
         (tmp_path / controller).mkdir()
     made = Cgroups("here", root=tmp_path).create("sbx_1", _LIMITS)
     assert made.entrances == [
-        tmp_path / controller / "bulkhead-here-sbx_1" / "tasks" for controller in ("memory", "pids", "cpu")
+        tmp_path / controller / "bulkhead-here-sbx_1" / "tasks" for controller in ("memory", "pids", "cpu", "cpuacct")
     ]
+    assert made.isolation.keys() == {"memory_limit", "pids_limit", "cpu_limit"}
     assert content(tmp_path / "cpu" / "bulkhead-here-sbx_1")["cpu.cfs_quota_us"] == "150000"
     assert made.oom_file == tmp_path / "memory" / "bulkhead-here-sbx_1" / "memory.oom_control"
 
