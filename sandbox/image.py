@@ -95,7 +95,7 @@ def _furnish(root: Path) -> None:
     for name in ("passwd", "group"):
         path = root / "etc" / name
         known = path.read_text() if path.exists() else ""
-        added = [line for line in runtime.ACCOUNTS[name].splitlines() if not known or not line.startswith("root:")]
+        added = [line for line in runtime.ETC[name].splitlines() if not known or not line.startswith("root:")]
         path.write_text(known + "".join(f"{line}\n" for line in added))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -202,8 +202,8 @@ class Keeper:
         if row.details.source == "warm":
             await provider.renew(row.id, wish.spec.lifetime_seconds)
         if wish.way_out:
-            for path, content in (await self._outlets.open(row.id, provider)).items():
-                await provider.write_file(row.id, path, _whole(content))
+            await self._outlets.prepare(row.id, provider)
+            await self._outlets.open(row.id, provider)
         for mount in wish.mounts:
             await provider.write_file(row.id, mount.path, self._records.file_content(row.workspace_id, mount.file_id))
         restored = await self._restore(row, provider)
@@ -225,7 +225,3 @@ class Keeper:
         if previous_end is None:
             return None
         return await self._checkpoints.restore(row, provider, previous_end=previous_end)
-
-
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
-    yield content

@@ -11,8 +11,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -22,10 +20,11 @@ from sandbox import ear, host, runtime, storage
 from sandbox.cgroups import Cgroup, Cgroups, Limits
 from sandbox.channel import Channel, SocketStream
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
+from sandbox.fairness import Fairness
+from sandbox.forkserver import ForkServer
 from sandbox.supervised import Supervised, checked_id, isolation_faults
 from sandbox.supervisor.frames import Header
 
-LAUNCH_TIMEOUT_SECONDS = 15.0
 END_TIMEOUT_SECONDS = 5.0
 HELLO_TIMEOUT_SECONDS = 10.0
 """Size of /tmp, /dev/shm and the home folder each."""
@@ -60,6 +59,8 @@ class NamespaceProvider(Supervised):
         self._cache = cache_dir.absolute()
         self._bwrap = bwrap
         self._cgroups = Cgroups(installation)
+        self._launcher = ForkServer(_ENVIRONMENT)
+        self._fairness: asyncio.Task[None] | None = None
         self._runtime: runtime.Runtime | None = None
         self._building = asyncio.Lock()
 
@@ -120,19 +121,30 @@ class NamespaceProvider(Supervised):
             raise SandboxLostError(f"sandbox {sandbox_id!r} is gone: {error.strerror or error}") from error
 
     async def list_ids(self) -> list[str]:
-        """Return the ids of all sandboxes of this installation, those included that have ended by themselves."""
-        if not self._state.exists():
-            return []
-        return sorted(path.name for path in self._state.iterdir() if path.is_dir())
+        """Return the ids of all sandboxes of this installation of which anything is left, if only a cgroup."""
+        folders = (
+            {path.name for path in self._state.iterdir() if path.is_dir()} if self._state.exists() else set[str]()
+        )
+        return sorted(folders | self._cgroups.ids())
 
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
-        folder = self._folder(sandbox_id)
+        checked_id(sandbox_id)
         await self._forget(sandbox_id)
-        if folder.exists():
-            await asyncio.to_thread(self._end, sandbox_id)
+        await asyncio.to_thread(self._end, sandbox_id)
+
+    async def close(self) -> None:
+        """Release connections and the launcher; the sandboxes stay."""
+        await super().close()
+        if self._fairness is not None:
+            self._fairness.cancel()
+            await asyncio.wait([self._fairness])
+            self._fairness = None
+        await asyncio.to_thread(self._launcher.close)
 
     async def _open_channel(self, sandbox_id: str) -> Channel:
+        if self._fairness is None:
+            self._fairness = asyncio.create_task(Fairness(self._cgroups).keep())
         try:
             with _short_path(self._folder(sandbox_id)) as path:
                 return Channel(SocketStream(*await asyncio.open_unix_connection(path)))
@@ -145,8 +157,11 @@ class NamespaceProvider(Supervised):
     async def _build_runtime(self) -> None:
         async with self._building:
             if self._runtime is None:
-                programs = () if self._system_bwrap() else (_bundled_bwrap(),)
-                self._runtime = await asyncio.to_thread(runtime.build, self._cache, programs=programs)
+                self._runtime = await asyncio.to_thread(self._assemble)
+
+    def _assemble(self) -> runtime.Runtime:
+        programs = () if self._system_bwrap() else (_bundled_bwrap(),)
+        return runtime.build(self._cache, programs=programs, etc=host.files_of_etc())
 
     def _system_bwrap(self) -> Path | None:
         found = shutil.which("bwrap")
@@ -172,24 +187,15 @@ class NamespaceProvider(Supervised):
             return limits
 
     def _launch(self, folder: Path, spec: SandboxSpec, cgroup: Cgroup, listen_fd: int) -> None:
-        order = self._order(folder.name, spec, cgroup, listen_fd)
+        order = self._order(folder.name, spec, cgroup)
         with (folder / "log").open("wb") as log:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py"))],
-                input=json.dumps(order).encode(),
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                pass_fds=[listen_fd],
-                env=_ENVIRONMENT,
-                timeout=LAUNCH_TIMEOUT_SECONDS,
-                check=False,
-            )
-        if done.returncode != 0:
+            up = self._launcher.launch(order, listener=listen_fd, log=log.fileno())
+        if not up:
             reason = (folder / "log").read_text(errors="replace").strip()[-2000:] or "no reason given"
             self._end(folder.name)
             raise SandboxError(f"the namespace sandbox did not start: {reason}", code="provision_failed")
 
-    def _order(self, sandbox_id: str, spec: SandboxSpec, cgroup: Cgroup, listen_fd: int) -> Header:
+    def _order(self, sandbox_id: str, spec: SandboxSpec, cgroup: Cgroup) -> Header:
         assert self._runtime is not None  # noqa: S101 -- built before anything is started
         as_root = os.geteuid() == 0
         seen_at = _SEEN_AT if as_root else str(self._runtime.path)
@@ -198,13 +204,12 @@ class NamespaceProvider(Supervised):
         return {
             "command": [*bwrap, *_arguments(spec, seen_at), "--", *self._runtime.supervisor("serve")],
             "options": {
-                "listen_fd": listen_fd,
                 "lifetime_seconds": spec.lifetime_seconds,
                 "spool_bytes": SPOOL_BYTES,
                 "tasks": spec.pids,
                 "limits": _command_limits(spec, cgroup),
             },
-            "cgroups": [str(path) for path in cgroup.folders],
+            "cgroups": [str(path) for path in cgroup.entrances],
             "oom_file": str(cgroup.oom_file) if cgroup.oom_file else None,
             "anchor": str(self._folder(sandbox_id) / "lock"),
             "uid": _FIRST_UID + int(hashlib.sha256(sandbox_id.encode()).hexdigest()[:6], 16) if as_root else None,
@@ -228,15 +233,11 @@ def _arguments(spec: SandboxSpec, runtime_path: str) -> list[str]:
             arguments += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    arguments += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/home"]
-    for name in host.SHOWN_OF_ETC:
-        arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    arguments += ["--ro-bind", f"{runtime_path}/etc", "/etc", "--perms", "0755", "--dir", "/home"]
     for mount, megabytes in storage.folders(spec).items():
         arguments += ["--size", str(megabytes << 20), "--perms", "0700", "--tmpfs", mount]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(storage.SCRATCH_MB << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
     arguments += ["--ro-bind", runtime_path, runtime.MOUNT]
-    for name in runtime.ACCOUNTS:
-        arguments += ["--ro-bind", f"{runtime_path}/etc/{name}", f"/etc/{name}"]
     for name, value in _ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
     return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/workspace"]

@@ -50,18 +50,19 @@ def variables(stubs: Mapping[str, str]) -> dict[str, str]:
     return {**stubs, **_VARIABLES}
 
 
-def files(authority: str, *, ca_file: Path | None) -> dict[str, bytes]:
-    """Return path → content of what has to be in a sandbox before its first command.
+def common_files() -> dict[str, bytes]:
+    """Return path → content of what is the same in every sandbox, and may be there before it has a session."""
+    return {_APT: _APT_SETTINGS.encode(), _FETCH: Path(__file__).with_name("fetch.cjs").read_bytes()}
 
-    ``authority`` is the certificate (PEM) of the session's own authority, ``ca_file`` further roots.
+
+def own_files(authority: str, *, ca_file: Path | None) -> dict[str, bytes]:
+    """Return path → content of what has to be in a session's sandbox before its first command.
+
+    ``authority`` is the certificate (PEM) of the session's own authority, ``ca_file`` further roots. Programs take
+    their roots from one file, so that the public ones are in it too.
     """
     own = authority.encode() + (b"\n" + ca_file.read_bytes() if ca_file else b"")
-    return {
-        _BUNDLE: _public_roots() + b"\n" + own,
-        _OWN_ROOTS: own,
-        _APT: _APT_SETTINGS.encode(),
-        _FETCH: Path(__file__).with_name("fetch.cjs").read_bytes(),
-    }
+    return {_BUNDLE: _public_roots() + b"\n" + own, _OWN_ROOTS: own}
 
 
 def _public_roots() -> bytes:

@@ -1,7 +1,7 @@
 """The way out of each sandbox: its ear in the hands of this host's proxy, and back there when either has died."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,11 +34,12 @@ class Outlets:
         self._changes = 0
 
     async def prepare(self, sandbox_id: str, provider: SandboxProvider) -> None:
-        """Have the ear made in a sandbox that belongs to no session yet; nobody listens at it."""
+        """Do what can be done before the sandbox belongs to a session: take the ear's place, write common files."""
         (await provider.ear(sandbox_id)).close()
+        await _write(sandbox_id, provider, await asyncio.to_thread(outfit.common_files))
 
-    async def open(self, sandbox_id: str, provider: SandboxProvider) -> dict[str, bytes]:
-        """Give a sandbox its way out; return path → content of the files that have to be in it then.
+    async def open(self, sandbox_id: str, provider: SandboxProvider) -> None:
+        """Give a prepared sandbox its way out, and the certificate of its session's own authority.
 
         Raises `SandboxError`: ``egress_away`` if the proxy does not answer, else what the provider raises.
         """
@@ -47,7 +48,8 @@ class Outlets:
             await self._patiently(lambda: self._proxy.attach(sandbox_id, ear))
             self._note_change()
         authority = await self._patiently(lambda: self._proxy.authority(sandbox_id))
-        return await asyncio.to_thread(outfit.files, authority, ca_file=self._ca_file)
+        own = await asyncio.to_thread(outfit.own_files, authority, ca_file=self._ca_file)
+        await _write(sandbox_id, provider, own)
 
     async def close(self, sandbox_id: str) -> None:
         """Take a way out back; a proxy that does not answer is told later."""
@@ -104,3 +106,12 @@ class Outlets:
                 if asyncio.get_running_loop().time() > until:
                     raise SandboxError(f"the sandbox has no way out yet: {error}", code="egress_away") from error
             await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _write(sandbox_id: str, provider: SandboxProvider, files: Mapping[str, bytes]) -> None:
+    for path, content in files.items():
+        await provider.write_file(sandbox_id, path, _whole(content))
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -14,19 +14,22 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.contract import SandboxError
 
 MOUNT = "/.bulkhead"
-ACCOUNTS = {
+ETC = {
     "passwd": "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nagent:x:1000:1000:agent:/home/agent:/bin/bash\n",
     "group": "root:x:0:\nagent:x:1000:\n",
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "profile": 'for file in /etc/profile.d/*.sh; do\n  if [ -r "$file" ]; then . "$file"; fi\ndone\nunset file\n',
 }
-"""Files of /etc for a sandbox that has no image: nobody of the host is in them."""
+"""Files of /etc for a sandbox that has no image: nobody of the host is in them. Debian's own profile asks another
+program who its user is, for each command, which takes as long as the shell itself."""
 _START = "from sandbox.supervisor.main import main; main()"
 _LIST = f"import sys, json; sys.path.append(sys.argv[1]); {_START.partition(';')[0]}; import encodings.ascii; " + (
     "print(json.dumps([m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)]))"
@@ -55,23 +58,32 @@ class Runtime:
         return [*self.python(), "-c", _START, *arguments]
 
 
-def build(cache: Path, *, programs: tuple[Path, ...] = ()) -> Runtime:
-    """Return the runtime in the cache folder, made if it is not there; further programs are made relocatable too."""
+def build(cache: Path, *, programs: tuple[Path, ...] = (), etc: Mapping[str, Path] | None = None) -> Runtime:
+    """Return the runtime in the cache folder, made if it is not there.
+
+    Further programs are made relocatable too, and ``etc`` is copied beside `ETC` for a sandbox without an image.
+    """
     python = Path(sys.executable).resolve()
     files = {f"bin/{path.name}": path for path in programs} | {"bin/python3": python} | _modules(python)
     loader = _interpreter_of(python)
     binaries = [path for name, path in files.items() if not name.endswith(".py")]
     files |= {f"lib/{name}": path for path in binaries for name, path in _libraries(loader, path).items()}
     files[f"lib/{loader.name}"] = loader
+    files |= {f"etc/{name}": path for name, path in (etc or {}).items() if name not in ETC}
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    digest.update(repr(ACCOUNTS).encode())
+        content = os.fsencode(path.readlink()) if _is_kept_link(name, path) else path.read_bytes()
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    digest.update(repr(ETC).encode())
     target = cache.absolute() / f"runtime-{digest.hexdigest()[:16]}"
     runtime = Runtime(path=target, loader=loader.name)
     if not target.exists():
         _assemble(files, target, runtime)
     return runtime
+
+
+def _is_kept_link(name: str, path: Path) -> bool:
+    return name.startswith("etc/") and path.is_symlink()
 
 
 def _modules(python: Path) -> dict[str, Path]:
@@ -118,10 +130,11 @@ def _assemble(files: dict[str, Path], target: Path, runtime: Runtime) -> None:
         for name, path in files.items():
             place = staging / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
-            place.chmod(0o755 if name.startswith(("bin/", "lib/" + runtime.loader)) else 0o644)
-        (staging / "etc").mkdir()
-        for name, text in ACCOUNTS.items():
+            shutil.copyfile(path, place, follow_symlinks=not _is_kept_link(name, path))
+            if not place.is_symlink():
+                place.chmod(0o755 if name.startswith(("bin/", "lib/" + runtime.loader)) else 0o644)
+        (staging / "etc").mkdir(exist_ok=True)
+        for name, text in ETC.items():
             (staging / "etc" / name).write_text(text)
         (staging / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "lib-dynload").mkdir(exist_ok=True)
         compileall.compile_dir(
@@ -131,7 +144,7 @@ def _assemble(files: dict[str, Path], target: Path, runtime: Runtime) -> None:
             stripdir=staging,
         )
         staging.chmod(0o755)
-        for folder in (path for path in staging.rglob("*") if path.is_dir()):
+        for folder in (path for path in staging.rglob("*") if path.is_dir() and not path.is_symlink()):
             folder.chmod(0o755)
         subprocess.run(
             [*runtime.python(str(staging)), "-c", _START.partition(";")[0]],

@@ -2,10 +2,10 @@
 
 import selectors
 import socket
-from typing import Protocol
 
 from sandbox.supervisor.files import OpenFiles
 from sandbox.supervisor.frames import CHUNK_BYTES, MAX_FRAME_BYTES, Header, pack, unpack
+from sandbox.supervisor.typed import Protocol
 
 
 class Server(Protocol):

@@ -2,7 +2,8 @@
 
 import json
 import struct
-from typing import Any
+
+from sandbox.supervisor.typed import Any
 
 FRAME = struct.Struct("!II")
 MAX_FRAME_BYTES = 32 << 20

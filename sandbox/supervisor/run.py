@@ -5,11 +5,11 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
 from sandbox.supervisor.output import Capture
 from sandbox.supervisor.processes import CANNOT_START, STATUS, Processes, run_command, send_signal
+from sandbox.supervisor.typed import Protocol
 
 OUTPUT_LIMIT_BYTES = 64 << 20
 """A command that prints more than this is out of control and is ended."""

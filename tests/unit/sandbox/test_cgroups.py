@@ -17,7 +17,7 @@ def test_version_2_has_one_folder_for_all_controllers(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
     made = Cgroups("here", root=tmp_path).create("sbx_1", _LIMITS)
     folder = tmp_path / "bulkhead-here-sbx_1"
-    assert made.folders == [folder]
+    assert made.entrances == [folder / "cgroup.procs"]
     assert made.oom_file == folder / "memory.events"
     assert made.isolation == {"memory_limit": True, "pids_limit": True, "cpu_limit": True}
     assert content(folder) == {
@@ -29,10 +29,13 @@ def test_version_2_has_one_folder_for_all_controllers(tmp_path: Path) -> None:
 
 
 def test_version_1_has_a_folder_per_controller(tmp_path: Path) -> None:
-    for controller in ("memory", "pids", "cpu"):
+    for controller in ("memory", "pids", "cpu", "cpuacct"):
         (tmp_path / controller).mkdir()
     made = Cgroups("here", root=tmp_path).create("sbx_1", _LIMITS)
-    assert len(made.folders) == 3
+    assert made.entrances == [
+        tmp_path / controller / "bulkhead-here-sbx_1" / "tasks" for controller in ("memory", "pids", "cpu", "cpuacct")
+    ]
+    assert made.isolation.keys() == {"memory_limit", "pids_limit", "cpu_limit"}
     assert content(tmp_path / "cpu" / "bulkhead-here-sbx_1")["cpu.cfs_quota_us"] == "150000"
     assert made.oom_file == tmp_path / "memory" / "bulkhead-here-sbx_1" / "memory.oom_control"
 
