@@ -66,11 +66,7 @@ class NamespaceProvider(Supervised):
 
     async def provision(self, sandbox_id: str, spec: SandboxSpec) -> SandboxInfo:
         """Start the sandbox, see that it has no way out, and return it; a repeat returns the same one."""
-        if spec.image is not None:
-            raise SandboxError(
-                f"image {spec.image!r}: the namespace provider has none, only the host's own programs; use docker",
-                code="provision_failed",
-            )
+        await self.image_digest(spec.image)
         began = time.monotonic()
         await self._build_runtime()
         folder = self._folder(sandbox_id)
@@ -105,7 +101,12 @@ class NamespaceProvider(Supervised):
         return info
 
     async def image_digest(self, image: str | None) -> str:
-        """Return the one that there is: the host's own programs."""
+        """Return what all are made of, the host's own programs."""
+        if image is not None:
+            raise SandboxError(
+                f"image {image!r}: the namespace provider has none, only the host's own programs; use docker",
+                code="provision_failed",
+            )
         return "host"
 
     async def ear(self, sandbox_id: str) -> socket.socket:
