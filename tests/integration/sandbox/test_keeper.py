@@ -75,7 +75,7 @@ async def open_house(
     database: Database, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncGenerator[Open]:
     """Put the sandboxes of a host together; again with the same name is the same host after its worker died."""
-    opened: dict[str, Sandboxes] = {}
+    opened: list[Sandboxes] = []
     sessions = await _session(database), await _session(database)
 
     def make(host: str = "here", *, session: int = 0, **settings: object) -> House:
@@ -84,12 +84,12 @@ async def open_house(
         with suppress(FileExistsError):
             (folder / "cache").symlink_to(runtime_cache(tmp_path_factory))
         given = {"data_dir": folder, "sandbox": "namespace", "worker_name": host, "sandbox_idle_seconds": 60}
-        opened[host] = Sandboxes(Settings.model_validate({**given, **settings}), database)
-        return House(database, opened[host], sessions[session])
+        opened.append(Sandboxes(Settings.model_validate({**given, **settings}), database))
+        return House(database, opened[-1], sessions[session])
 
     runtime_cache(tmp_path_factory).mkdir(exist_ok=True)
     yield make
-    for sandboxes in opened.values():
+    for sandboxes in opened:
         for provider in sandboxes.providers.values():
             for sandbox_id in await provider.list_ids():
                 await provider.destroy(sandbox_id)
