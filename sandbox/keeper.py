@@ -279,5 +279,5 @@ async def _whole(content: bytes) -> AsyncIterator[bytes]:
 
 
 def _details(info: SandboxInfo, wish: Wish) -> dict[str, Any]:
-    isolation = info.isolation | ({"network": "the egress proxy alone"} if wish.way_out else {})
+    isolation = info.isolation_effective | ({"network": "the egress proxy alone"} if wish.way_out else {})
     return {"isolation": isolation, "timings_ms": info.timings_ms, "way_out": wish.way_out}
