@@ -7,7 +7,7 @@ from typing import Literal
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 Prefix = Literal[
-    "agent", "env", "sesn", "sevt", "sesrsc", "file", "turn", "sbx", "key", "req", "wrk",
+    "agent", "env", "sesn", "sevt", "sesrsc", "file", "turn", "ckpt", "sbx", "key", "req", "wrk",
     "vlt", "vcrd", "egr",
 ]  # fmt: skip
 

@@ -81,7 +81,7 @@ async def _trial(provider: SandboxProvider, subject: str, next_step: Callable[[]
             if name.endswith("_limit")
             else None,
         )
-        for name, effect in info.isolation.items()
+        for name, effect in info.isolation_effective.items()
         if effect is False or (name.endswith("_limit") and effect is not True)
     ]
     took = f"up in {info.timings_ms['total']:.0f} ms, no way out to the network"

@@ -116,7 +116,7 @@ class DockerProvider(Supervised):
         return SandboxInfo(
             sandbox_id=sandbox_id,
             provider="docker",
-            isolation=self._isolation(facts),
+            isolation_effective=self._isolation(facts),
             timings_ms={
                 "start": round((started - began) * 1000, 2),
                 "connect": round((done - started) * 1000, 2),

@@ -91,7 +91,7 @@ class NamespaceProvider(Supervised):
         info = SandboxInfo(
             sandbox_id=sandbox_id,
             provider="namespace",
-            isolation=_isolation(facts) | limits,
+            isolation_effective=_isolation(facts) | limits,
             timings_ms={
                 "launch": round((launched - began) * 1000, 2),
                 "total": round((time.monotonic() - began) * 1000, 2),

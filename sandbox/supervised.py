@@ -3,14 +3,29 @@
 import abc
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sandbox.channel import Channel
-from sandbox.contract import ExecRequest, ExecResult, ExecState, FileStat, SandboxError, SandboxLostError
+from sandbox.contract import (
+    ArchiveReceipt,
+    ExecInfo,
+    ExecRequest,
+    ExecResult,
+    ExecState,
+    FileStat,
+    SandboxError,
+    SandboxLostError,
+    SignalName,
+)
+from sandbox.supervisor.archives import PIECE_BYTES
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
 
 ATTEMPTS = 3
 """A connection may have ended unnoticed; orders can be repeated, because the supervisor knows their ids."""
+
+
+LEAST_PAGE_BYTES = 512
+"""A smaller piece of output would hardly hold the mark of a gap beside it."""
 
 
 class Supervised(abc.ABC):
@@ -47,7 +62,7 @@ class Supervised(abc.ABC):
         raise SandboxLostError(f"sandbox {sandbox_id!r}: its supervisor hangs up on every connection")
 
     async def execute(self, sandbox_id: str, request: ExecRequest) -> ExecResult:
-        """Run the command, or attach to the run of the same exec id, and wait for its end."""
+        """Run the command, or attach to the run of the same exec id, and wait for its end or until it is to yield."""
         header = {"op": "exec", **request.model_dump(exclude={"stdin"})}
         answer = await self._ask(sandbox_id, header, (request.stdin or "").encode())
         return _result(request.exec_id, *answer)
@@ -55,8 +70,43 @@ class Supervised(abc.ABC):
     async def exec_state(self, sandbox_id: str, exec_id: str) -> ExecState:
         """Say what became of an exec id; starts nothing."""
         header, payload = await self._ask(sandbox_id, {"op": "state", "exec_id": exec_id})
-        finished = header["state"] == "finished"
-        return ExecState(state=header["state"], result=_result(exec_id, header, payload) if finished else None)
+        if header["status"] in {"running", "never_started"}:
+            return ExecState(state=header["status"])
+        return ExecState(state="finished", result=_result(exec_id, header, payload))
+
+    async def read_output(
+        self,
+        sandbox_id: str,
+        exec_id: str,
+        *,
+        cursor: str = "",
+        wait_seconds: float = 0,
+        max_output_bytes: int = 65536,
+    ) -> ExecResult:
+        """Return what a command has printed since the cursor, waiting for more or for its end."""
+        if max_output_bytes < LEAST_PAGE_BYTES:
+            raise SandboxError(f"max_output_bytes must be {LEAST_PAGE_BYTES} or more", code="bad_request")
+        order = {"op": "output", "exec_id": exec_id, "cursor": _offsets(cursor), "max_output_bytes": max_output_bytes}
+        return _result(exec_id, *await self._ask(sandbox_id, {**order, "wait_seconds": wait_seconds}))
+
+    async def write_stdin(
+        self, sandbox_id: str, exec_id: str, data: bytes, *, write_id: str, close: bool = False
+    ) -> None:
+        """Give a running command more input, all of it or none, and once for each ``write_id``."""
+        order = {"op": "stdin", "exec_id": exec_id, "write_id": write_id, "close": close}
+        await self._ask(sandbox_id, order, data)
+
+    async def signal(self, sandbox_id: str, exec_id: str, name: SignalName, *, signal_id: str) -> None:
+        """Signal a running command's process group, once for each ``signal_id``; ``KILL`` ends its tree."""
+        order = {"op": "signal", "exec_id": exec_id, "name": name, "signal_id": signal_id}
+        await self._ask(sandbox_id, order)
+        if name == "KILL":
+            await self.kill(sandbox_id, exec_id)
+
+    async def list_execs(self, sandbox_id: str) -> list[ExecInfo]:
+        """Return the commands that run and the latest that have ended, running and newest first."""
+        header, _ = await self._ask(sandbox_id, {"op": "execs"})
+        return [ExecInfo.model_validate(entry) for entry in header["execs"]]
 
     async def kill(self, sandbox_id: str, exec_id: str) -> None:
         """End a running command's whole tree; its result is then ``killed``."""
@@ -102,6 +152,60 @@ class Supervised(abc.ABC):
         header, _ = await self._ask(sandbox_id, {"op": "list", "path": _absolute(path)})
         return [FileStat.model_validate(entry) for entry in header["entries"]]
 
+    async def read_archive(
+        self, sandbox_id: str, path: str, *, max_bytes: int, sink: Callable[[bytes], Awaitable[None]]
+    ) -> ArchiveReceipt:
+        """Hand a folder to the sink as a tar archive; what it cannot hold is left out, and said."""
+        channel = await self._channel(sandbox_id)
+        try:
+            order = {"op": "pack", "path": _absolute(path), "max_bytes": max_bytes}
+            handle = (await self._file(channel, order))[0]["handle"]
+            try:
+                while True:
+                    header, data = await self._file(channel, {"op": "pack_more", "handle": handle})
+                    if data:
+                        await sink(data)
+                    if header.pop("done"):
+                        return ArchiveReceipt.model_validate(header)
+            finally:
+                await self._file(channel, {"op": "archive_close", "handle": handle})
+        except ConnectionError as error:
+            raise SandboxLostError(f"sandbox {sandbox_id!r} was lost while {path!r} was read") from error
+
+    async def write_archive(
+        self, sandbox_id: str, path: str, content: AsyncIterator[bytes], *, max_bytes: int
+    ) -> ArchiveReceipt:
+        """Unpack a tar archive into a folder, once it is there whole."""
+        channel = await self._channel(sandbox_id)
+        try:
+            order = {"op": "unpack", "path": _absolute(path), "max_bytes": max_bytes}
+            handle = (await self._file(channel, order))[0]["handle"]
+            try:
+                async for piece in content:
+                    for start in range(0, len(piece), PIECE_BYTES):
+                        order = {"op": "unpack_more", "handle": handle}
+                        await self._file(channel, order, piece[start : start + PIECE_BYTES])
+                header, _ = await self._file(channel, {"op": "unpack_end", "handle": handle})
+                return ArchiveReceipt.model_validate(header)
+            finally:
+                await self._file(channel, {"op": "archive_close", "handle": handle})
+        except ConnectionError as error:
+            raise SandboxLostError(f"sandbox {sandbox_id!r} was lost while {path!r} was written") from error
+
+    async def stat_file(self, sandbox_id: str, path: str) -> FileStat:
+        """Return what a path is itself, also if it is a link."""
+        header, _ = await self._ask(sandbox_id, {"op": "stat", "path": _absolute(path)})
+        return FileStat.model_validate(header["entries"][0])
+
+    async def renew(self, sandbox_id: str, lifetime_seconds: float) -> None:
+        """Let the sandbox end itself so long from now, whatever its deadline was."""
+        await self._ask(sandbox_id, {"op": "renew", "lifetime_seconds": lifetime_seconds})
+
+    async def stop(self, sandbox_id: str) -> int:
+        """End all that runs and run no more; return how many processes could not be ended."""
+        header, _ = await self._ask(sandbox_id, {"op": "stop"})
+        return header["survivors"]
+
     @staticmethod
     async def _file(channel: Channel, header: Header, payload: bytes = b"") -> tuple[Header, bytes]:
         return _checked(await channel.request(header, payload))
@@ -122,10 +226,22 @@ def _absolute(path: str) -> str:
     return path if path.startswith("/") else f"/workspace/{path}"
 
 
+def _offsets(cursor: str) -> list[int]:
+    if re.fullmatch(r"(\d{1,18}\.\d{1,18})?", cursor, re.ASCII) is None:
+        raise SandboxError(f"{cursor!r} is not a cursor that a command's result had", code="bad_request")
+    return [int(offset) for offset in (cursor or "0.0").split(".")]
+
+
 def _result(exec_id: str, header: Header, payload: bytes) -> ExecResult:
-    out = header["stdout_bytes"]
-    texts = {"stdout": payload[:out].decode(errors="replace"), "stderr": payload[out:].decode(errors="replace")}
-    return ExecResult.model_validate({**header, **texts, "exec_id": exec_id})
+    texts: list[str] = []
+    for before, dropped, after in header["pages"]:
+        kept, payload = payload[: before + after], payload[before + after :]
+        mark = b"\n[... %d bytes dropped ...]\n" % dropped if dropped else b""
+        texts.append((kept[:before] + mark + kept[before:]).decode(errors="replace"))
+    cursor = ".".join(map(str, header["cursor"]))
+    return ExecResult.model_validate(
+        {**header, "exec_id": exec_id, "cursor": cursor, "stdout": texts[0], "stderr": texts[1]}
+    )
 
 
 def checked_id(sandbox_id: str) -> str:

@@ -16,7 +16,6 @@ from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
 from workflows.heartbeat import heartbeats, interrupted
 from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_ATTEMPTS
 from workflows.outcomes import (
-    KILLED,
     described,
     failure,
     not_run,
@@ -106,8 +105,7 @@ class ToolRunner:
         refused = await self._refusals.during(call, box.id) if box.details.way_out else []
         receipt = opening_receipt(call.tool_use_id, box)
         outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused)
-        beyond_killing = result.survivors > 0 and result.status in KILLED
-        condemned = await self._keeper.condemn(box) if beyond_killing else None
+        condemned = await self._keeper.condemn(box) if result.must_recycle else None
         state = await self._finish(
             call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"})
         )

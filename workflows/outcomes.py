@@ -41,8 +41,8 @@ def provisioned(tool_use_id: str, box: SandboxRow) -> ToolOutcome:
         }
     )
     receipt = opening_receipt(tool_use_id, box)
-    content = [TextBlock(text=text)] + ([TextBlock(text=receipt)] if receipt else [])
-    return ToolOutcome(tool_use_id=tool_use_id, content=content)
+    texts = [text, receipt] if receipt else [text]
+    return ToolOutcome(tool_use_id=tool_use_id, content=[TextBlock(text=each) for each in texts])
 
 
 _PREVIOUS_ENDS: Mapping[EndReason, str] = {
@@ -95,10 +95,6 @@ _ENDINGS = {
     "output_limit": "[killed: it wrote more output than is allowed]",
     "running": "[still running]",
 }
-
-
-KILLED = frozenset({"timeout", "killed", "oom", "output_limit"})
-"""Endings after which nothing of a command may be left: processes that survive it are beyond killing."""
 
 
 def described(

@@ -2,7 +2,9 @@
 
 import selectors
 import socket
+from collections.abc import Callable
 
+from sandbox.supervisor.archives import Archives
 from sandbox.supervisor.files import OpenFiles
 from sandbox.supervisor.frames import CHUNK_BYTES, MAX_FRAME_BYTES, Header, pack, unpack
 from sandbox.supervisor.typed import Protocol
@@ -12,6 +14,10 @@ class Server(Protocol):
     """What a connection needs of the supervisor behind it."""
 
     selector: selectors.BaseSelector
+
+    def later(self, delay: float, callback: Callable[[], None]) -> None:
+        """Call something after so many seconds."""
+        ...
 
     def obey(self, connection: "Connection", order: Header, payload: bytes) -> None:
         """Carry out one order."""
@@ -24,7 +30,7 @@ class Connection:
     def __init__(self, box: "Server", sock: socket.socket):
         self.box, self.sock = box, sock
         self.incoming, self.outgoing = bytearray(), bytearray()
-        self.files = OpenFiles()
+        self.files, self.archives = OpenFiles(), Archives(box.later)
         sock.setblocking(False)
         box.selector.register(sock, selectors.EVENT_READ, self.ready)
 
@@ -81,3 +87,4 @@ class Connection:
         self.box.selector.unregister(self.sock)
         self.sock.close()
         self.files.abandon()
+        self.archives.abandon()

@@ -40,8 +40,8 @@ class OpenFiles:
                     return self._write(self._handle(order), payload)
                 case "close":
                     return self._close(self._handle(order), commit=order["commit"])
-                case "list":
-                    return entries(order["path"])
+                case "list" | "stat":
+                    return {"entries": entries(order["path"], itself=order["op"] == "stat")}, b""
                 case unknown:
                     raise RefusedError("bad_request", f"no such order: {unknown!r}")
         except FileNotFoundError as error:
@@ -119,18 +119,18 @@ def remove(path: str) -> None:
         return
 
 
-def entries(path: str) -> Reply:
-    """Return a folder's entries, or the one of a file."""
-    found = os.stat(path)
-    if not stat.S_ISDIR(found.st_mode):
-        return {"entries": [describe(path, found)]}, b""
+def entries(path: str, *, itself: bool) -> list[Header]:
+    """Return a folder's entries, or the one of a file; ``itself``: also of a folder or a link."""
+    found = os.stat(path, follow_symlinks=not itself)
+    if itself or not stat.S_ISDIR(found.st_mode):
+        return [describe(path, found)]
     listed: list[Header] = []
     with os.scandir(path) as folder:
         for entry in folder:
             if len(listed) == MAX_ENTRIES:
                 raise RefusedError("file_refused", f"{path!r}: more than {MAX_ENTRIES} entries; list a part of it")
             listed.append(describe(entry.path, entry.stat(follow_symlinks=False)))
-    return {"entries": sorted(listed, key=lambda entry: entry["path"])}, b""
+    return sorted(listed, key=lambda entry: entry["path"])
 
 
 def describe(path: str, found: os.stat_result) -> Header:
@@ -141,4 +141,5 @@ def describe(path: str, found: os.stat_result) -> Header:
         "type": kinds.get(stat.S_IFMT(found.st_mode), "other"),
         "size_bytes": found.st_size,
         "mode": stat.S_IMODE(found.st_mode),
+        "modified_at": int(found.st_mtime),
     }

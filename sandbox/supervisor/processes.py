@@ -12,6 +12,8 @@ OOM_SCORE = "500"
 """Commands are the kernel's first choice when memory runs out, process 1 its last."""
 CANNOT_START = 126
 STATUS = struct.Struct("!iB")
+"""A number and what it is: the main process's wait status, with or without others left, or first its process id."""
+ALONE, WITH_OTHERS, STARTED = 0, 1, 2
 _THREADS = 17
 """Where /proc/PID/stat has the number of threads, after the name."""
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
@@ -73,11 +75,12 @@ def find_shell() -> list[str]:
     return []
 
 
-def become_command(order: Header, fds: tuple[int, int, int], limits: Header) -> None:
+def become_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header) -> None:
     """Turn this forked child into the command; says on its standard error why if it cannot. Never returns."""
     doing = "start"
     try:
         os.setsid()
+        os.write(status_fd, STATUS.pack(os.getpid(), STARTED))
         for number, fd in enumerate(fds):
             os.dup2(fd, number)
         os.closerange(3, 65536)
@@ -106,7 +109,7 @@ def run_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     main = os.fork()
     if main == 0:
-        become_command(order, fds, limits)
+        become_command(order, fds, status_fd, limits)
     os.dup2(status_fd, 3)
     os.closerange(4, 65536)
     os.closerange(0, 3)
@@ -119,7 +122,7 @@ def run_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits
         if pid == main:
             status, options = code, os.WNOHANG
         elif status is not None and pid <= 0:
-            os.write(3, STATUS.pack(status, pid == 0))
+            os.write(3, STATUS.pack(status, WITH_OTHERS if pid == 0 else ALONE))
             status, options = None, 0
         if pid == -1:
             os._exit(0)

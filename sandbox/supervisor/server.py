@@ -9,24 +9,17 @@ import struct
 import time
 from collections.abc import Callable
 
+from sandbox.supervisor.commands import Commands
 from sandbox.supervisor.confinement import controls, network_canary
 from sandbox.supervisor.connection import Connection
 from sandbox.supervisor.ear import Ear
 from sandbox.supervisor.files import RefusedError
 from sandbox.supervisor.frames import Header
-from sandbox.supervisor.output import Spool
 from sandbox.supervisor.processes import Processes, send_signal
-from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Run
+from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Run
 
-MAX_RUNNING = 64
-ROOM_TASKS = 32
-"""How many processes a new command must be able to start; with a shell's profile and a pipeline it starts a dozen."""
-MAKE_ROOM_SECONDS = 5.0
-"""Nothing else is answered meanwhile. Sleepers are gone in a twentieth of a second; a fork bomb, which uses the same
-cores as process 1, may take two."""
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
-NOTICE = "[{} background processes of earlier commands were ended: the sandbox had no room for another]\n"
 ANCHOR_SECONDS = 10.0
 """How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
@@ -39,16 +32,15 @@ class Supervisor:
         self.limits: Header = options.get("limits", {})
         self.facts = {"canary": network_canary(), **controls(filtered=filtered)}
         self.runs: dict[int, Run] = {}
-        self._live: dict[str, Run] = {}
-        self._spool = Spool(options["spool_bytes"])
+        self._commands = Commands(self, spool_bytes=options["spool_bytes"], tasks=options["tasks"])
         self._ear = Ear()
-        self._tasks_limit: int = options["tasks"] - min(ROOM_TASKS, options["tasks"] // 4)
         self._listener, self._peer_uid = listener, options.get("peer_uid")
         self._oom_file = open_oom_file(options.get("oom_fd"))
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._greeted = False
-        self.later(options["lifetime_seconds"], self._end)
+        self._deadline = self._next_look = float("inf")
+        self._renew(options["lifetime_seconds"])
         self._anchor: int | None = options.get("anchor_fd")
         self.later(ANCHOR_SECONDS, self._check_anchor)
         self.later(GREETING_SECONDS, lambda: None if self._greeted else self._end())
@@ -71,7 +63,7 @@ class Supervisor:
             for key, _ in self.selector.select(max(self._timers[0][0] - time.monotonic(), 0)):
                 if self._is_current(key):
                     key.data(key.fd)
-            self._reap()
+            self.reap()
             while self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
 
@@ -93,7 +85,8 @@ class Supervisor:
             return
         Connection(self, sock)
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Take note of every child that has ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -130,12 +123,20 @@ class Supervisor:
         send_signal({-1}, signal.SIGKILL)
         os._exit(0)
 
-    def settle(self, run: Run, header: Header, payload: bytes) -> None:
-        """Keep a result and hand it to everyone who waits."""
-        self._spool.put(run.exec_id, header, payload)
-        self._live.pop(run.exec_id, None)
-        for answer in run.waiters:
-            answer(header, payload)
+    def _renew(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        if self._deadline < self._next_look:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._next_look = self._deadline
+        self.later(self._deadline - time.monotonic(), self._look_at_deadline)
+
+    def _look_at_deadline(self) -> None:
+        if time.monotonic() >= self._deadline:
+            self._end()
+        if time.monotonic() >= self._next_look:
+            self._look_again()
 
     def obey(self, connection: Connection, order: Header, payload: bytes) -> None:
         """Carry out one order."""
@@ -148,72 +149,19 @@ class Supervisor:
             match order["op"]:
                 case "hello":
                     answer(self.facts)
-                case "exec":
-                    self._execute(order, payload, answer)
-                case "state":
-                    self._state(order["exec_id"], answer)
-                case "kill":
-                    self._end_tree(order["exec_id"], answer)
                 case "ear":
                     connection.send_descriptor({"id": order["id"]}, self._ear.descriptor())
+                case "renew":
+                    self._renew(order["lifetime_seconds"])
+                    answer({})
+                case op if op in self._commands.orders:
+                    self._commands.orders[op](order, payload, answer)
+                case op if op in connection.archives.orders:
+                    connection.archives.obey(order, payload, answer)
                 case _:
                     answer(*connection.files.obey(order, payload))
         except RefusedError as error:
             answer({"error": error.code, "message": str(error)})
-
-    def _execute(self, order: Header, stdin: bytes, answer: Answer) -> None:
-        exec_id: str = order["exec_id"]
-        if result := self._spool.get(exec_id):
-            answer(*result)
-            return
-        if exec_id not in self._live:
-            self._start(exec_id, order, stdin)
-        self._live[exec_id].waiters.append(answer)
-
-    def _start(self, exec_id: str, order: Header, stdin: bytes) -> None:
-        if len(self.runs) >= MAX_RUNNING:
-            raise RefusedError(
-                "bad_request", f"{MAX_RUNNING} commands are running here; end one or wait for one to end"
-            )
-        ended = self._make_room()
-        try:
-            run = Run(self, order, stdin, notice=NOTICE.format(ended) if ended else "")
-        except OSError as error:
-            raise RefusedError("bad_request", f"the sandbox cannot start a command: {error.strerror}") from error
-        self.runs[run.runner] = self._live[exec_id] = run
-        self.later(order["timeout_seconds"], lambda: self._expire(exec_id))
-
-    def _make_room(self) -> int:
-        """End what finished commands have left running, the most numerous first, while a new one would have no room.
-
-        Returns how many processes that were.
-        """
-        ended, until = 0, time.monotonic() + MAKE_ROOM_SECONDS
-        while (processes := Processes()).tasks > self._tasks_limit and time.monotonic() < until:
-            left = {run: len(processes.below(run.runner)) for run in self.runs.values() if run.finished}
-            if not left:
-                break
-            ended += max(left, key=left.__getitem__).end_leftovers(until)
-            self._reap()
-        return ended
-
-    def _state(self, exec_id: str, answer: Answer) -> None:
-        if result := self._spool.get(exec_id):
-            answer({**result[0], "state": "finished"}, result[1])
-        else:
-            answer({"state": "running" if exec_id in self._live else "never_started"}, b"")
-
-    def _end_tree(self, exec_id: str, answer: Answer) -> None:
-        found = [run for run in self.runs.values() if run.exec_id == exec_id]
-        for run in found:
-            run.enders.append(answer)
-            run.end("killed")
-        if not found:
-            answer({}, b"")
-
-    def _expire(self, exec_id: str) -> None:
-        if run := self._live.get(exec_id):
-            run.end("timeout")
 
 
 def _wake_up(_number: int, _frame: object) -> None:

@@ -88,7 +88,7 @@ async def test_a_tree_that_eats_memory_side_by_side_is_limited(box: Box) -> None
         "try:\n    while True: print(os.wait()[1] & 127)\nexcept ChildProcessError: pass"
     )
     result = await box.python(code, timeout_seconds=30)
-    limit = (await box.provider.provision(box.sandbox_id, SMALL)).isolation["memory_limit"]
+    limit = (await box.provider.provision(box.sandbox_id, SMALL)).isolation_effective["memory_limit"]
     assert "9" in result.stdout.split() or result.status == "oom" or limit is not True
     assert (await box.run("echo fine")).stdout == "fine\n"
 

@@ -295,6 +295,6 @@ async def test_no_zombies_are_left(box: Box) -> None:
 
 async def test_running_out_of_memory_is_told_apart(box: Box) -> None:
     result = await box.python("m = bytearray(1 << 33)\nfor i in range(0, 1 << 33, 4096): m[i] = 1")
-    limit = (await box.provider.provision(box.sandbox_id, SMALL)).isolation["memory_limit"]
+    limit = (await box.provider.provision(box.sandbox_id, SMALL)).isolation_effective["memory_limit"]
     assert result.status == "oom" if limit is True else result.exit_code != 0
     assert (await box.run(f"echo {shlex.quote('still here')}")).stdout == "still here\n"

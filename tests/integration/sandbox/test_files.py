@@ -131,3 +131,14 @@ async def test_a_folder_with_too_many_entries_is_refused(box: Box) -> None:
     await box.run("mkdir many; cd many; seq 1 10001 | xargs touch")
     with pytest.raises(SandboxError, match="more than 10000 entries"):
         await box.provider.list_files(box.sandbox_id, "/workspace/many")
+
+
+async def test_a_link_is_described_itself(box: Box) -> None:
+    await box.run("echo 12345 > file; touch -d @1000000000 file; ln -s nowhere link")
+    file = await box.provider.stat_file(box.sandbox_id, "/workspace/file")
+    assert (file.type, file.size_bytes, file.modified_at.timestamp()) == ("file", 6, 1_000_000_000)
+    assert (await box.provider.stat_file(box.sandbox_id, "/workspace/link")).type == "symlink"
+    assert (await box.provider.stat_file(box.sandbox_id, "/workspace")).type == "folder"
+    with pytest.raises(SandboxError) as caught:
+        await box.provider.stat_file(box.sandbox_id, "/workspace/none")
+    assert caught.value.code == "file_not_found"

@@ -14,8 +14,8 @@ async def test_a_sandbox_says_what_confines_it(provider: SandboxProvider) -> Non
     info = await provider.provision("sbx_new", SMALL)
     assert (info.sandbox_id, info.provider) == ("sbx_new", provider.name)
     for control in ("pid_namespace", "no_capabilities", "no_new_privileges", "seccomp", "read_only_root"):
-        assert info.isolation[control] is True
-    assert info.isolation["network"] == "none"
+        assert info.isolation_effective[control] is True
+    assert info.isolation_effective["network"] == "none"
 
 
 async def test_provisioning_again_returns_the_same_sandbox(box: Box) -> None:
@@ -142,3 +142,26 @@ async def test_the_worker_keeps_no_process_or_descriptor_of_an_ended_sandbox(pro
     for number in range(4, 7):
         await cycle(number)
     assert descriptors() <= before + 1
+
+
+async def test_a_renewed_sandbox_outlives_its_first_deadline(provider: SandboxProvider) -> None:
+    await provider.provision("sbx_renewed", SMALL.model_copy(update={"lifetime_seconds": 2}))
+    await provider.renew("sbx_renewed", 300)
+    result = await provider.execute("sbx_renewed", ExecRequest(exec_id="long", command="sleep 3; echo alive"))
+    assert result.stdout == "alive\n"
+    await provider.renew("sbx_renewed", 1)
+    with pytest.raises(SandboxLostError):
+        await provider.execute("sbx_renewed", ExecRequest(exec_id="longer", command="sleep 600"))
+
+
+async def test_a_stopped_sandbox_runs_nothing_but_can_be_read(box: Box) -> None:
+    await box.run("echo kept > file; sleep 600 & true", exec_id="before")
+    running = await box.run("trap '' TERM; echo here; sleep 600", yield_after_seconds=1)
+    assert [await box.provider.stop(box.sandbox_id) for _ in range(2)] == [0, 0]
+    result = await box.provider.read_output(box.sandbox_id, running.exec_id)
+    assert (result.status, result.stdout) == ("killed", "here\n")
+    with pytest.raises(SandboxError) as caught:
+        await box.run("true")
+    assert caught.value.code == "sandbox_stopped"
+    assert (await box.run("anything", exec_id="before")).exit_code == 0
+    assert await box.read("/workspace/file") == b"kept\n"
