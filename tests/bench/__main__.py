@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -25,6 +25,7 @@ from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
 _IDLE_SECONDS = 5
+_REFILL_SECONDS = 2.5
 
 
 class Bench:
@@ -133,8 +134,11 @@ async def commands(bench: Bench, times: int, provider: str, goal: str) -> list[F
     return [figure(f"sandbox_execute of true, {provider}", found, goal=goal)]
 
 
-async def provisions(bench: Bench, times: int, provider: str, goal: str) -> list[Figure]:
-    """`sandbox_provision` in a session without a sandbox: the whole tool call, and the provider's part of it."""
+async def provisions(bench: Bench, times: int, provider: str, *, source: str, goal: str) -> list[Figure]:
+    """`sandbox_provision` in a session without a sandbox: the whole tool call, and what of it the sandbox took.
+
+    Of ``source`` warm only those count that found one ready; each waits before until there is one again.
+    """
     whole: list[float] = []
     own: list[float] = []
     for _ in range(times):
@@ -142,16 +146,15 @@ async def provisions(bench: Bench, times: int, provider: str, goal: str) -> list
         async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
             await watcher.until(lambda w: w.connections > 0)
             await bench.turn(watcher, session_id, call("sandbox_provision", task_description="bench"))
-            whole.append(tool_ms(watcher))
             result = json.loads(watcher.of("agent.tool_result")[-1]["content"][0]["text"])
-            own.append(
-                sum(result["timings_ms"].values())
-                if "total" not in result["timings_ms"]
-                else result["timings_ms"]["total"]
-            )
+        if result["source"] == source:
+            whole.append(tool_ms(watcher))
+            own.append(result["timings_ms"]["ready"])
+        if source == "warm":
+            await asyncio.sleep(_REFILL_SECONDS)
     return [
-        figure(f"cold provision, {provider}, tool call to result", whole, goal=goal),
-        figure(f"cold provision, {provider}, the provider's part", own),
+        figure(f"{source} sandbox, {provider}, tool call to result", whole),
+        figure(f"{source} sandbox, {provider}, claimed and furnished", own, goal=goal),
     ]
 
 
@@ -182,13 +185,13 @@ def ready_seconds(stack: Stack, times: int) -> list[float]:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncGenerator[Bench]:
+async def running(folder: Path, environment: Mapping[str, str]) -> AsyncGenerator[Bench]:
     """A control plane of its own, with the bench provider as its only real one."""
     provider = BenchProvider()
     async with provider.serving() as url:
         toml = folder / "bulkhead.toml"
         toml.write_text(f'[providers.bench]\nformat = "anthropic"\nbase_url = "{url}"\nmodels = ["bench/*"]\n')
-        stack = Stack(folder / "data", environment={"BULKHEAD_CONFIG_FILE": str(toml)})
+        stack = Stack(folder / "data", environment={**environment, "BULKHEAD_CONFIG_FILE": str(toml)})
         await asyncio.to_thread(_start, stack)
         headers = {"x-api-key": stack.api_key}
         try:
@@ -206,10 +209,18 @@ def _start(stack: Stack) -> None:
 async def tools(bench: Bench, times: int) -> list[Figure]:
     """The sandbox tools on every provider of this machine, from the tool call's event to its result's."""
     found = await commands(bench, times, "namespace", "≤ 60 p50")
-    found += await provisions(bench, max(5, times // 5), "namespace", "≤ 150")
+    found += await provisions(bench, max(5, times // 5), "namespace", source="cold", goal="≤ 150")
     if await docker_available() is None:
         found += await commands(bench, times // 2, "docker", "")
-        found += await provisions(bench, 5, "docker", "≤ 700")
+        found += await provisions(bench, 5, "docker", source="cold", goal="≤ 700")
+    return found
+
+
+async def warm(bench: Bench, times: int) -> list[Figure]:
+    """Sandboxes that are claimed from the pool, with their way out."""
+    found = await provisions(bench, max(6, times // 5), "namespace", source="warm", goal="≤ 50 p50")
+    if await docker_available() is None:
+        found += await provisions(bench, 6, "docker", source="warm", goal="≤ 50 p50")
     return found
 
 
@@ -226,7 +237,11 @@ async def proxy(times: int) -> list[Figure]:
     return [Figure(**asdict(each)) for each in measured]
 
 
-OF_CONTROL_PLANE = {"turns": turns, "tools": tools, "rest": memory_and_start}
+PLANES = (
+    ({"BULKHEAD_WARM_SANDBOXES": "0"}, {"turns": turns, "tools": tools, "rest": memory_and_start}),
+    ({"BULKHEAD_WARM_SANDBOXES": "1"}, {"warm": warm}),
+)
+OF_CONTROL_PLANE = [name for _, parts in PLANES for name in parts]
 ALONE = {"sandboxes": sandboxes.measure, "neighbours": neighbours.measure, "egress": proxy}
 
 
@@ -237,13 +252,14 @@ async def measure(times: int, only: list[str]) -> list[Figure]:
     for name in filter(wanted.__contains__, ALONE):
         progress(name)
         found += await ALONE[name](times)
-    if not OF_CONTROL_PLANE.keys() & wanted:
-        return found
-    with tempfile.TemporaryDirectory(prefix="bulkhead-bench-") as folder:
-        async with running(Path(folder)) as bench:
-            for name in filter(wanted.__contains__, OF_CONTROL_PLANE):
-                progress(name)
-                found += await OF_CONTROL_PLANE[name](bench, times)
+    for environment, parts in PLANES:
+        if not parts.keys() & wanted:
+            continue
+        with tempfile.TemporaryDirectory(prefix="bulkhead-bench-") as folder:
+            async with running(Path(folder), environment) as bench:
+                for name in filter(wanted.__contains__, parts):
+                    progress(name)
+                    found += await parts[name](bench, times)
     return found
 
 
