@@ -48,6 +48,7 @@ class SocketChannel:
         self._descriptor = connection.fileno()
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
+        self._senders = 0
         self._waiting: asyncio.Future[bytes] | None = None
         self._is_watched = False
         self._is_dry = True
@@ -69,16 +70,16 @@ class SocketChannel:
 
     async def send(self, data: bytes) -> None:
         """Return when the kernel has taken everything; of two callers one waits."""
-        async with self._sending:
-            view = memoryview(data)
-            while view:
-                try:
-                    sent = self.socket.send(view)
-                except BlockingIOError:
-                    await self.writable()
-                    continue
-                self.touched = True
-                view = view[sent:]
+        # Who waits for the lock counts too: between its release and their turn nobody may slip in.
+        sent = 0 if self._senders else self._give(data)
+        if sent == len(data):
+            return
+        self._senders += 1
+        try:
+            async with self._sending:
+                await self._send_rest(memoryview(data)[sent:])
+        finally:
+            self._senders -= 1
 
     async def end(self) -> None:
         """Say that nothing more will be sent."""
@@ -126,6 +127,18 @@ class SocketChannel:
             await ready
         finally:
             self._loop.remove_writer(self._descriptor)
+
+    async def _send_rest(self, view: memoryview) -> None:
+        while view := view[self._give(view) :]:
+            await self.writable()
+
+    def _give(self, data: bytes | memoryview) -> int:
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        self.touched = True
+        return sent
 
     async def _next(self) -> bytes:
         waiting = self._waiting = self._loop.create_future()
@@ -199,12 +212,15 @@ class TlsChannel:
     async def receive(self) -> bytes:
         """Return what has come, at most one chunk; an end without a goodbye is an end."""
         while True:
+            # Asking in vain is an error to OpenSSL, and errors are slow.
+            if not (self._incoming.pending or self._incoming.eof or self._tls.pending()):
+                await self._flush()
+                await self._fill()
             try:
                 return self._tls.read(CHUNK_BYTES)
             except ssl.SSLWantReadError:
-                if self._outgoing.pending:
-                    await self._flush()
-                await self._fill()
+                if self._incoming.pending:
+                    await self._fill()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
 

@@ -169,6 +169,7 @@ class Connection:
         self._watched.deciding()
         self._watched.opened(policy, lambda now: _same_mode(now, destination, ruling))
         await record.allow()
+        await self._watched.confirm(self._services.policies)
         self._watched.carrying()
         upstream = await self._services.dialler.dial(destination, where)
         self._watched.channels.append(upstream)

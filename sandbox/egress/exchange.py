@@ -111,6 +111,7 @@ class Exchange:
         self._watched.deciding()
         self._record.credential = ",".join(sorted(each.credential.name for each in outgoing.secrets.values())) or None
         await self._record.allow()
+        await self._watched.confirm(self._policies)
         self._watched.carrying()
         self._watched.answering = True
         upstream = await self._begin(outgoing, where)
@@ -285,7 +286,7 @@ class Exchange:
         except RefusedError as refused:
             self._refused = refused
             self._upstreams.abort()
-        except (OSError, h11.LocalProtocolError):
+        except OSError:
             # The upstream has answered early or left; its answer says which.
             return
 

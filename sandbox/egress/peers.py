@@ -23,9 +23,8 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_UNFINISHED = (h11.SEND_BODY, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+_UNFINISHED = (h11.SEND_BODY, h11.ERROR)
 _BODILESS = frozenset({204, 304})
-_END_OF_MESSAGE = h11.EndOfMessage()
 
 
 class Head:
@@ -89,6 +88,7 @@ class ClientSide:
         self._out: list[bytes] = []
         self._is_chunked = False
         self._is_ended = False
+        self._has_body = False
         self._waits_to_send = False
 
     @property
@@ -99,7 +99,7 @@ class ClientSide:
     @property
     def wants_more(self) -> bool:
         """Whether the present request has a body that has not ended."""
-        return self._http.their_state is h11.SEND_BODY
+        return self._has_body and self._http.their_state is h11.SEND_BODY
 
     async def first_byte(self) -> bool:
         """Wait for the next request to begin; False if the client has left."""
@@ -122,9 +122,8 @@ class ClientSide:
             raise _malformed(400)
         head = self._request = RequestHead(event)
         _check_framing(head)
-        if not head.has_body:
-            self._http.next_event()
-        self._waits_to_send = head.has_body and b"100-continue" in head.tokens(b"expect")
+        self._has_body = head.has_body
+        self._waits_to_send = self._has_body and b"100-continue" in head.tokens(b"expect")
         return head
 
     async def body(self) -> AsyncGenerator[bytes]:
@@ -184,10 +183,11 @@ class ClientSide:
 
     def finish(self) -> bool:
         """Make ready for the next request; False if there cannot be one on this connection."""
-        if self._is_ended and self._http.their_state is h11.SEND_BODY:
+        if self._is_ended and self.wants_more:
             # The body was whole, but whoever passed it on was not told of its end before the answer came.
             self._http.next_event()
-        if not (self._is_ended and self._http.their_state not in _UNFINISHED and self._may_go_on()):
+        is_unfinished = self._has_body and self._http.their_state in _UNFINISHED
+        if is_unfinished or not (self._is_ended and self._may_go_on()):
             return False
         self._rest = self._http.trailing_data[0]
         return True
@@ -220,6 +220,7 @@ class UpstreamSide:
     def __init__(self, channel: Channel, method: bytes, *, chunked: bool):
         self.channel = channel
         self._is_chunked = chunked
+        self._is_whole = False
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         # How an answer is framed depends on the method alone; the real head is written by `send_head`.
         self._http.send(_stand_in(method))
@@ -227,20 +228,20 @@ class UpstreamSide:
     async def send_head(self, method: bytes, target: bytes, headers: Headers, *, body: bytes, whole: bool) -> int:
         """Send the head, and the body as far as it is there; returns their size on the wire."""
         data = _head(b"%b %b HTTP/1.1" % (method, target), headers) + body
-        if whole:
-            self._http.send(_END_OF_MESSAGE)
         await self.channel.send(data)
+        self._is_whole = whole
         return len(data)
 
     async def send_body(self, data: bytes, *, last: bool) -> int:
         """Send a part of the body; returns its size on the wire."""
         if self._is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        if last:
-            self._http.send(_END_OF_MESSAGE)
-            data += b"0\r\n\r\n" if self._is_chunked else b""
+        if last and self._is_chunked:
+            data += b"0\r\n\r\n"
         if data:
             await self.channel.send(data)
+        # Not before: what is given up half-way must not be followed by another request.
+        self._is_whole = last
         return len(data)
 
     @property
@@ -261,7 +262,7 @@ class UpstreamSide:
     @property
     def is_reusable(self) -> bool:
         """Whether request and answer ended cleanly, with nothing behind the answer."""
-        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE and not self.rest
+        return self._is_whole and self._http.their_state is h11.DONE and not self.rest
 
 
 _STAND_IN_HEADERS = [(b"host", b"-"), (b"upgrade", b"-"), (b"connection", b"upgrade")]

@@ -96,6 +96,17 @@ class Watched:
         else:
             self._epoch = policy.epoch
 
+    async def confirm(self, policies: PolicySource) -> None:
+        """Ask once more, after the decision was recorded: it may have been taken back. A cut is felt here."""
+        try:
+            self.judge(await policies.policy(self.sandbox_id))
+        # Whatever fails in a source: nobody knows whether this is still allowed, so it does not happen.
+        except Exception as error:  # noqa: BLE001
+            _log.error("egress_policy_unavailable", sandbox_id=self.sandbox_id, error=type(error).__name__)
+            self.end("undecided")
+        if self.cut is not None:
+            await asyncio.sleep(0)
+
     def end(self, reason: CutReason) -> None:
         """Cut the connection; the first reason stays."""
         if self.cut is None:

@@ -66,11 +66,12 @@ class MemoryPolicies:
 
 
 class MemoryAudit:
-    """An `AuditSink` in memory. ``broken`` makes it refuse."""
+    """An `AuditSink` in memory. ``broken`` makes it refuse; ``then`` happens as soon as an entry is kept."""
 
     def __init__(self) -> None:
         self.entries: list[AuditEntry] = []
         self.broken = False
+        self.then: Callable[[], None] = lambda: None
         self._told = asyncio.Condition()
 
     async def record(self, entry: AuditEntry) -> None:
@@ -78,6 +79,7 @@ class MemoryAudit:
         if self.broken:
             raise ConnectionError("the store is away")
         self.entries.append(entry)
+        self.then()
         async with self._told:
             self._told.notify_all()
 

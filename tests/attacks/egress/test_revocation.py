@@ -129,6 +129,47 @@ async def test_an_upstream_stream_ends_when_its_client_leaves(stage: Stage, good
     assert (entry.verdict, entry.reason, entry.credential) == ("failed", "client_left", "API_TOKEN")
 
 
+@pytest.mark.parametrize("kind", ["swap", "plain", "tunnel", "websocket"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_no_network, "revoked"), (_another_host, "revoked"), (_ended, "revoked"), (_store_away, "undecided")],
+)
+async def test_what_is_taken_back_while_it_is_recorded_is_not_sent(
+    stage: Stage, kind: str, change: Change, reason: str
+) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test", "files.test"], credentials=[token])
+    name = "api.test" if kind in {"swap", "websocket"} else "files.test"
+    host = await stage.host(name, tls=kind != "plain")
+    client = await stage.tunnel(name) if name == "api.test" else await stage.client()
+    stage.audit.then = lambda: change(stage) if len(stage.audit.entries) == 1 else None
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket"] if kind == "websocket" else []
+    request = {
+        "tunnel": "CONNECT files.test:443 HTTP/1.0\r\n\r\n",
+        "plain": get("http://files.test/", name),
+    }.get(kind, get("/", name, f"Authorization: Bearer {token.stub}", *upgrade))
+    got = await client.ask(request, "CONNECT" if kind == "tunnel" else "GET")
+    assert (got.status in {403, 503}, got.headers["x-bulkhead-reason"]) == (True, reason)
+    last = await stage.audit.wait()
+    first = stage.audit.entries[0]
+    assert (first.verdict, first.ended, first.exchange_id) == ("allowed", False, last.exchange_id)
+    assert (last.verdict, last.reason, last.bytes_up) == ("cut", reason, 0)
+    assert host.connections == 0
+
+
+async def test_a_credential_that_is_taken_back_while_it_is_recorded_is_not_sent(stage: Stage) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    request = get("/", "api.test", f"Authorization: Bearer {token.stub}")
+    assert (await client.ask(request)).status == 200
+    stage.audit.then = lambda: _no_credential(stage) if len(stage.audit.entries) == 3 else None
+    got = await client.ask(request)
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "revoked")
+    assert ((await stage.audit.wait(2)).verdict, len(host.received)) == ("cut", 1)
+
+
 async def test_a_change_that_takes_nothing_back_cuts_nothing(stage: Stage) -> None:
     client, _ = await _open(stage, "stream")
     stage.policies.change("sbx_a", allowed_hosts=["api.test", "new.test"])
