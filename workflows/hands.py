@@ -8,7 +8,7 @@ from temporalio import activity
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome
-from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
+from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxLostError, SandboxProvider
 from sandbox.keeper import Held, Keeper
 from workflows.contracts import RUN_TOOL, ToolCallInput
 from workflows.heartbeat import heartbeats, interrupted
@@ -20,6 +20,9 @@ _log = structlog.get_logger(__name__)
 
 _PASSING = {"engine_away", "egress_away", "wrong_host"}
 """Codes of `SandboxError` that say nothing of the sandbox itself: the same may succeed in a moment."""
+
+_OF_THE_CALL = {"exec_not_found", "exec_not_running", "stdin_closed", "stdin_full", "bad_request"}
+"""Codes of `SandboxError` that a model can do something about."""
 
 
 class ToolRunner:
@@ -79,16 +82,26 @@ class ToolRunner:
         return await self._execute(call, held, row)
 
     async def _execute(self, call: ToolCallInput, held: Held, row: JournaledCall) -> FinalState:
-        request = _request(call.tool_use_id, row, env=await self._keeper.environment(held.row))
         try:
-            result = await self._keeper.provider(held.row).execute(held.row.id, request)
+            result = await self._result(call, held, row)
         except SandboxLostError:
             await self._keeper.lost(held.row)
             return await self._lose(call)
+        except SandboxError as error:
+            if error.code not in _OF_THE_CALL:
+                raise
+            return await self._finish(call, "confirmed", failure(call.tool_use_id, f"Not done: {error}."))
         refused = await self._refusals.during(call, held.row.id) if held.row.has_way_out else []
         replaced = held.fresh and held.row.generation > 1
         outcome = described(call.tool_use_id, result, replaced=replaced, refusals=refused)
         return await self._finish(call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"}))
+
+    async def _result(self, call: ToolCallInput, held: Held, row: JournaledCall) -> ExecResult:
+        provider = self._keeper.provider(held.row)
+        if step := toolset.continuation(row.name, row.input):
+            return await _go_on(provider, held.row.id, step, act_id=call.tool_use_id)
+        request = _request(call.tool_use_id, row, env=await self._keeper.environment(held.row))
+        return await provider.execute(held.row.id, request)
 
     async def _interrupt(self, call: ToolCallInput) -> FinalState:
         """Kill what runs for this call and record what it came to."""
@@ -101,11 +114,20 @@ class ToolRunner:
             return await self._finish(call, "refused", refused)
         if held is None:
             return await self._lose(call)
+        if step := toolset.continuation(row.name, row.input):
+            return await self._leave(call, step)
         provider = self._keeper.provider(held.row)
         await provider.kill(held.row.id, call.tool_use_id)
         if (await provider.exec_state(held.row.id, call.tool_use_id)).state == "never_started":
             return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
         return await self._execute(call, held, row)
+
+    async def _leave(self, call: ToolCallInput, step: toolset.Continuation) -> FinalState:
+        """End a call that goes on with an earlier command, and let that command be."""
+        if step.only_reads:
+            sentence = f"Interrupted while it waited; nothing was done to the command {step.exec_id}."
+            return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
+        return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
 
     async def _give_up(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         why = f"its worker failed or died {MAX_TOOL_ATTEMPTS} times"
@@ -132,4 +154,19 @@ def _request(exec_id: str, row: JournaledCall, *, env: dict[str, str]) -> ExecRe
         cwd=command.cwd,
         env=env,
         timeout_seconds=command.timeout_seconds,
+        yield_after_seconds=command.yield_after_seconds,
+        keep_stdin_open=command.keep_stdin_open,
     )
+
+
+async def _go_on(
+    provider: SandboxProvider, sandbox_id: str, step: toolset.Continuation, *, act_id: str
+) -> ExecResult:
+    """Feed, signal and read a command; ``act_id`` is what keeps the first two from being done twice."""
+    if step.stdin or step.close_stdin:
+        await provider.write_stdin(
+            sandbox_id, step.exec_id, step.stdin.encode(), write_id=act_id, close=step.close_stdin
+        )
+    if step.signal:
+        await provider.signal(sandbox_id, step.exec_id, step.signal, signal_id=act_id)
+    return await provider.read_output(sandbox_id, step.exec_id, cursor=step.cursor, wait_seconds=step.wait_seconds)
