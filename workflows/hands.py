@@ -9,7 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome
-from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
+from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxLostError, SandboxProvider
 from sandbox.keeper import Keeper
 from sandbox.records import SandboxRow
 from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
@@ -29,6 +29,12 @@ _log = structlog.get_logger(__name__)
 
 _PASSING = {"engine_away", "egress_away"}
 """Codes of `SandboxError` that say nothing of the sandbox itself: the same may succeed in a moment."""
+
+_OF_THE_CALL = {"exec_not_found", "exec_not_running", "stdin_closed", "stdin_full", "bad_request"}
+"""Codes of `SandboxError` that a model can do something about."""
+
+_SPENT = {"sandbox_full", "sandbox_stopped"}
+"""Codes of `SandboxError` for a sandbox that starts no further command; this one has not been started either."""
 
 
 class ToolRunner:
@@ -95,15 +101,20 @@ class ToolRunner:
         )
 
     async def _execute(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> FinalState:
-        request = _request(call.tool_use_id, row, env=await self._keeper.environment(box))
+        receipt = opening_receipt(call.tool_use_id, box)
         try:
-            await self._keeper.outlast(box, seconds=request.timeout_seconds)
-            result = await self._keeper.provider(box).execute(box.id, request)
+            result = await self._result(call, box, row)
         except SandboxLostError:
             await self._keeper.lost(box)
             return await self._lose(call)
+        except SandboxError as error:
+            if error.code in _SPENT:
+                return await self._run_elsewhere(call, box, row)
+            if error.code not in _OF_THE_CALL:
+                raise
+            sentence = "\n".join(filter(None, [receipt, f"Not done: {error}."]))
+            return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
         refused = await self._refusals.during(call, box.id) if box.details.way_out else []
-        receipt = opening_receipt(call.tool_use_id, box)
         outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused)
         condemned = await self._keeper.condemn(box) if result.must_recycle else None
         state = await self._finish(
@@ -112,6 +123,20 @@ class ToolRunner:
         if condemned is not None:
             await self._keeper.put_away(condemned)
         return state
+
+    async def _result(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> ExecResult:
+        provider = self._keeper.provider(box)
+        if step := toolset.continuation(row.name, row.input):
+            return await _go_on(provider, box.id, step, act_id=call.tool_use_id)
+        request = _request(call.tool_use_id, row, env=await self._keeper.environment(box))
+        await self._keeper.outlast(box, seconds=request.timeout_seconds)
+        return await provider.execute(box.id, request)
+
+    async def _run_elsewhere(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> FinalState:
+        """Have a spent sandbox replaced by one with its files, and run the call there."""
+        if (condemned := await self._keeper.condemn(box)) is not None:
+            await self._keeper.put_away(condemned)
+        return await self._run(call, row.model_copy(update={"sandbox_id": None}))
 
     async def _interrupt(self, call: ToolCallInput) -> FinalState:
         """Kill what runs for this call and record what it came to."""
@@ -124,11 +149,20 @@ class ToolRunner:
             return await self._finish(call, "refused", refused)
         if box is None:
             return await self._lose(call)
+        if step := toolset.continuation(row.name, row.input):
+            return await self._leave(call, step)
         provider = self._keeper.provider(box)
         await provider.kill(box.id, call.tool_use_id)
         if (await provider.exec_state(box.id, call.tool_use_id)).state == "never_started":
             return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
         return await self._execute(call, box, row)
+
+    async def _leave(self, call: ToolCallInput, step: toolset.Continuation) -> FinalState:
+        """End a call that goes on with an earlier command, and let that command be."""
+        if step.only_reads:
+            sentence = f"Interrupted while it waited; nothing was done to the command {step.exec_id}."
+            return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
+        return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
 
     async def _give_up(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         why = f"its worker failed or died {MAX_TOOL_ATTEMPTS} times"
@@ -155,4 +189,19 @@ def _request(exec_id: str, row: JournaledCall, *, env: dict[str, str]) -> ExecRe
         cwd=command.cwd,
         env=env,
         timeout_seconds=command.timeout_seconds,
+        yield_after_seconds=command.yield_after_seconds,
+        keep_stdin_open=command.keep_stdin_open,
     )
+
+
+async def _go_on(
+    provider: SandboxProvider, sandbox_id: str, step: toolset.Continuation, *, act_id: str
+) -> ExecResult:
+    """Feed, signal and read a command; ``act_id`` is what keeps the first two from being done twice."""
+    if step.stdin or step.close_stdin:
+        await provider.write_stdin(
+            sandbox_id, step.exec_id, step.stdin.encode(), write_id=act_id, close=step.close_stdin
+        )
+    if step.signal:
+        await provider.signal(sandbox_id, step.exec_id, step.signal, signal_id=act_id)
+    return await provider.read_output(sandbox_id, step.exec_id, cursor=step.cursor, wait_seconds=step.wait_seconds)

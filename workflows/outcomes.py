@@ -93,7 +93,6 @@ _ENDINGS = {
     "oom": "[killed: out of memory]",
     "lost": "[outcome unknown: the sandbox could not say how the command ended; check its effects]",
     "output_limit": "[killed: it wrote more output than is allowed]",
-    "running": "[still running]",
 }
 
 
@@ -110,6 +109,7 @@ def described(
         f"[stderr]\n{result.stderr}" if result.stderr else "",
         f"[{result.dropped_bytes} bytes in the middle of the output were dropped]" if result.dropped_bytes else "",
         _ENDINGS.get(result.status, ""),
+        _going_on(result),
         f"[exit code {result.exit_code}]" if result.status == "exited" and result.exit_code != 0 else "",
         *(f"[network] {sentence}" for sentence in refusals),
     ]
@@ -117,5 +117,15 @@ def described(
     return ToolOutcome(
         tool_use_id=tool_use_id,
         content=[TextBlock(text=text or "(no output)")],
-        is_error=result.status != "exited" or result.exit_code != 0,
+        is_error=result.status != "running" and (result.status != "exited" or result.exit_code != 0),
     )
+
+
+def _going_on(result: ExecResult) -> str:
+    if result.status == "running":
+        begin = "[the command still runs; to read on, to give it input or to signal it"
+    elif result.unread_bytes:
+        begin = f"[{result.unread_bytes} more bytes of output are there; to read them"
+    else:
+        return ""
+    return f'{begin}, call sandbox_execute with exec_id "{result.exec_id}" and cursor "{result.cursor}"]'

@@ -1,7 +1,17 @@
 """The tools that a model sees, whether a call of one is well-formed, and the sandbox command behind it."""
 
-from harness_adapters.toolset.commands import SandboxCommand, command
+from harness_adapters.toolset.commands import Continuation, SandboxCommand, command, continuation
 from harness_adapters.toolset.definitions import EXECUTE, PROVISION, definitions
 from harness_adapters.toolset.inputs import INVALID_INPUT, check
 
-__all__ = ["EXECUTE", "INVALID_INPUT", "PROVISION", "SandboxCommand", "check", "command", "definitions"]
+__all__ = [
+    "EXECUTE",
+    "INVALID_INPUT",
+    "PROVISION",
+    "Continuation",
+    "SandboxCommand",
+    "check",
+    "command",
+    "continuation",
+    "definitions",
+]

@@ -3,11 +3,11 @@
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness_adapters.toolset.definitions import DEFAULT_TIMEOUT_SECONDS, EXECUTE
+from harness_adapters.toolset.definitions import DEFAULT_TIMEOUT_SECONDS, DEFAULT_WAIT_SECONDS, EXECUTE
 from harness_adapters.toolset.globs import as_regex, split_root
 
 WORKSPACE = "/workspace"
@@ -24,6 +24,33 @@ class SandboxCommand(BaseModel):
     stdin: str | None = None
     cwd: str = WORKSPACE
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    yield_after_seconds: float | None = None
+    keep_stdin_open: bool = False
+
+
+class Continuation(BaseModel):
+    """What to do with a command that was started before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    exec_id: str
+    stdin: str = ""
+    close_stdin: bool = False
+    signal: Literal["HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "KILL", "STOP", "CONT"] | None = None
+    cursor: str = ""
+    wait_seconds: float = DEFAULT_WAIT_SECONDS
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it leaves the command alone."""
+        return not (self.stdin or self.close_stdin or self.signal)
+
+
+def continuation(name: str, value: Mapping[str, Any]) -> Continuation | None:
+    """Return what a call that `check` has nothing against does with an earlier command; None if it starts one."""
+    if name != EXECUTE or "exec_id" not in value:
+        return None
+    return Continuation.model_validate(value)
 
 
 def command(name: str, value: Mapping[str, Any]) -> SandboxCommand:
@@ -37,6 +64,8 @@ def _execute(value: Mapping[str, Any]) -> SandboxCommand:
         stdin=value.get("stdin"),
         cwd=value.get("cwd") or WORKSPACE,
         timeout_seconds=value.get("timeout_seconds") or DEFAULT_TIMEOUT_SECONDS,
+        yield_after_seconds=value.get("yield_after_seconds"),
+        keep_stdin_open="yield_after_seconds" in value and not value.get("close_stdin"),
     )
 
 

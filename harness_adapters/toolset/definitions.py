@@ -12,6 +12,12 @@ DEFAULT_TIMEOUT_SECONDS = 120
 MAX_TIMEOUT_SECONDS = 3600
 """An hour: what runs longer belongs in the background, with its output in a file."""
 
+MAX_WAIT_SECONDS = 600
+"""Longer than that a model had better do something else, and come back."""
+DEFAULT_WAIT_SECONDS = 10
+
+SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "TERM", "KILL", "STOP", "CONT")
+
 MAX_PATH_CHARS = 4096
 """Linux takes no longer path."""
 
@@ -51,8 +57,10 @@ SANDBOX_TOOLS = (
         EXECUTE,
         "Run a shell command in the session's sandbox and get its output and exit code. Every command starts in a"
         " fresh shell: folder changes and variables do not carry over, files do. Long output loses its middle;"
-        " a command that prints more than 64 MiB is killed.",
-        required=["command"],
+        " a command that prints more than 64 MiB is killed. With yield_after_seconds a command goes on in the"
+        " background when it takes longer than that; call again with the exec_id that the result names, instead of"
+        " command, to read what it has printed since, to give it input or to send it a signal.",
+        required=[],
         command=_text(
             "The command, for bash where the sandbox has it, else sh.", minLength=1, maxLength=MAX_COMMAND_CHARS
         ),
@@ -60,10 +68,33 @@ SANDBOX_TOOLS = (
         stdin=_text("Text for the command's standard input."),
         timeout_seconds={
             "type": "number",
-            "description": "The command and all it started are killed after this long.",
+            "description": "The command and all it started are killed after this long, also in the background.",
             "minimum": 1,
             "maximum": MAX_TIMEOUT_SECONDS,
             "default": DEFAULT_TIMEOUT_SECONDS,
+        },
+        yield_after_seconds={
+            "type": "number",
+            "description": "Return after this long while the command goes on, its standard input open; 0: at once.",
+            "minimum": 0,
+            "maximum": MAX_TIMEOUT_SECONDS,
+        },
+        exec_id=_text("A command that was started before, instead of command.", minLength=1, maxLength=200),
+        cursor=_text(
+            "With exec_id: where to read on, from an earlier result; from the start if left out.", maxLength=40
+        ),
+        wait_seconds={
+            "type": "number",
+            "description": "With exec_id: how long to wait for more output or the command's end.",
+            "minimum": 0,
+            "maximum": MAX_WAIT_SECONDS,
+            "default": DEFAULT_WAIT_SECONDS,
+        },
+        close_stdin={"type": "boolean", "description": "Nothing follows on standard input after this stdin, if any."},
+        signal={
+            "type": "string",
+            "description": "With exec_id: a signal for the command; KILL ends everything it started.",
+            "enum": list(SIGNALS),
         },
     ),
 )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from harness_adapters.toolset.definitions import BUILTIN
+from harness_adapters.toolset.definitions import BUILTIN, EXECUTE
 
 INVALID_INPUT = "__invalid_json__"
 """The one key of the input of a call whose arguments could not be read; its value is what the model wrote."""
@@ -43,6 +43,8 @@ def _problems(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[str]
     if expected and not _is(value, expected):
         yield f"{path or 'the input'} must be of type {expected}, not {_type_name(value)}"
         return
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{path} must be one of {', '.join(schema['enum'])}"
     if isinstance(value, str):
         yield from _size_problems(len(value), schema, path=path, kind="Length", unit="characters")
         if "\0" in value and path not in _MAY_HOLD_NUL:
@@ -86,12 +88,29 @@ def _range_problems(value: float, schema: Mapping[str, Any], path: str) -> Itera
 
 
 def _extra_rules(name: str, value: Mapping[str, Any]) -> str | None:
+    if name == EXECUTE:
+        return _execute_rule(value)
     if name == "bash" and "command" not in value and value.get("restart") is not True:
         return "command is missing"
     if name == "edit" and value["old_string"] == value["new_string"]:
         return "new_string is the same as old_string"
     if name == "read" and "view_range" in value:
         return _range_rule(value["view_range"])
+    return None
+
+
+_TO_START = ("cwd", "timeout_seconds", "yield_after_seconds")
+_TO_GO_ON = ("cursor", "wait_seconds", "signal")
+
+
+def _execute_rule(value: Mapping[str, Any]) -> str | None:
+    if ("command" in value) == ("exec_id" in value):
+        return "give either command, to start one, or exec_id, to go on with one that was started before"
+    other, fields = ("exec_id", _TO_GO_ON) if "command" in value else ("command", _TO_START)
+    if wrong := [field for field in fields if field in value]:
+        return f"{wrong[0]} goes with {other} only"
+    if "command" in value and "close_stdin" in value and "yield_after_seconds" not in value:
+        return "close_stdin goes with exec_id or yield_after_seconds: the standard input of other commands has an end"
     return None
 
 

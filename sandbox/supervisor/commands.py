@@ -41,7 +41,7 @@ class Commands:
         self._box = box
         self._live: dict[str, Run] = {}
         self._spool = Spool(spool_bytes)
-        self._once: set[tuple[str, str]] = set()
+        self._once: set[tuple[str, str, str]] = set()
         self._stopped = False
         self._tasks_limit = tasks - min(ROOM_TASKS, tasks // 4)
         self.orders: dict[str, Callable[[Header, bytes, Answer], None]] = {
@@ -98,25 +98,34 @@ class Commands:
             return self._live[exec_id]
         if self._spool.get(exec_id):
             raise RefusedError("exec_not_running", f"the command {exec_id!r} has ended")
-        raise RefusedError("exec_not_found", f"no command {exec_id!r} has run in this sandbox")
+        raise RefusedError(
+            "exec_not_found",
+            f"no command {exec_id!r} has run in this sandbox; one of an earlier sandbox has ended with it",
+        )
 
     def _write(self, order: Header, data: bytes, answer: Answer) -> None:
-        if self._is_new(order["exec_id"], order["write_id"]):
+        act = "stdin", order["exec_id"], order["write_id"]
+        if self._is_new(act):
             stdin = self._running(order["exec_id"]).stdin
             if stdin is None:
                 raise RefusedError("stdin_closed", "the command was started without an open standard input")
             stdin.write(data, close=order["close"])
-            self._once.add((order["exec_id"], order["write_id"]))
+            self._once.add(act)
         answer({}, b"")
 
     def _signal(self, order: Header, _: bytes, answer: Answer) -> None:
-        if self._is_new(order["exec_id"], order["signal_id"]):
-            self._running(order["exec_id"]).signal(signal.Signals[f"SIG{order['name']}"])
-            self._once.add((order["exec_id"], order["signal_id"]))
+        act = "signal", order["exec_id"], order["signal_id"]
+        if self._is_new(act):
+            run = self._running(order["exec_id"])
+            if order["name"] == "KILL":
+                run.end("killed", grace=0)
+            else:
+                run.signal(signal.Signals[f"SIG{order['name']}"])
+            self._once.add(act)
         answer({}, b"")
 
-    def _is_new(self, exec_id: str, act_id: str) -> bool:
-        if (exec_id, act_id) in self._once:
+    def _is_new(self, act: tuple[str, str, str]) -> bool:
+        if act in self._once:
             return False
         if len(self._once) >= MAX_ONCE:
             raise RefusedError("sandbox_full", "the sandbox remembers as many writes and signals as it can")

@@ -6,7 +6,18 @@ from collections.abc import Generator, Iterator
 
 from sandbox.supervisor.folders import descend, look, names, open_folder
 from sandbox.supervisor.frames import Header
-from sandbox.supervisor.tar import END, FILE, FOLDER, LINK, MAX_ENTRIES, MAX_PATH_BYTES, Entry, encode, padding
+from sandbox.supervisor.tar import (
+    END,
+    FILE,
+    FOLDER,
+    LINK,
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_PATH_BYTES,
+    Entry,
+    encode,
+    padding,
+)
 
 MAX_SKIPPED_SHOWN = 20
 MAX_FOLDER_BYTES = 8 << 20
@@ -91,6 +102,9 @@ class Packing:
 
     def _has_room_for(self, path: tuple[bytes, ...]) -> bool:
         size = sum(map(len, path))
+        if len(path) >= MAX_DEPTH:
+            self._skip(path, "too deep; its content is left out")
+            return False
         if self._folder_bytes + size > MAX_FOLDER_BYTES:
             self._skip(path, "too many folders; its content is left out")
             return False

@@ -9,6 +9,8 @@ END = bytes(2 * BLOCK)
 MAX_ENTRIES = 100_000
 """A source tree with its dependencies has some ten thousand."""
 MAX_PATH_BYTES, MAX_NAME_BYTES = 4096, 255
+MAX_DEPTH = 100
+"""Every step goes down from the archive's own folder, so that depth costs its square."""
 MAX_EXTENSION_BYTES = 64 << 10
 """What belongs to one entry beside its content: two long names and some attributes."""
 MAX_TIME = 1 << 40
@@ -251,8 +253,8 @@ def parts(entry: Entry) -> list[bytes]:
     found = [part for part in name.split(b"/") if part not in {b"", b"."}]
     if b".." in found:
         raise refused(f"{shown(name)} leads outside")
-    if any(len(part) > MAX_NAME_BYTES for part in found):
-        raise refused(f"{shown(name)} is too long")
+    if any(len(part) > MAX_NAME_BYTES for part in found) or len(found) > MAX_DEPTH:
+        raise refused(f"{shown(name)} is too long or too deep")
     if not found and entry.kind != FOLDER:
         raise refused(f"{shown(name)} is the archive's own folder")
     return found

@@ -264,3 +264,48 @@ async def test_a_session_with_a_message_to_answer_is_not_archived(client: Client
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_running")
         await watcher.until_idle()
         await client.post(f"/v1/sessions/{session_id}/archive")
+
+
+def execute(**fields: object) -> dict[str, Any]:
+    return {"tools": [{"name": "sandbox_execute", "input": fields}]}
+
+
+async def test_a_command_goes_on_in_the_background_and_is_fed_read_and_signalled(client: Client) -> None:
+    session_id = await client.session()
+    command = "trap 'exit 3' INT; while :; do read -r line && echo \"got $line\"; done"
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(execute(command=command, yield_after_seconds=0), {"text": "started"}))
+        await watcher.until_idle()
+        exec_id = watcher.of("agent.tool_use")[0]["id"]
+        assert f'exec_id "{exec_id}"' in text(watcher.of("agent.tool_result")[0])
+        await client.say(
+            session_id, script(execute(exec_id=exec_id, stdin="one\n", wait_seconds=30), {"text": "fed"})
+        )
+        await watcher.until_idle(times=2)
+        assert text(watcher.of("agent.tool_result")[1]).startswith("got one\n[the command still runs")
+        asked = execute(exec_id=exec_id, signal="INT", wait_seconds=30, cursor="8.0")
+        await client.say(session_id, script(asked, {"text": "ended"}))
+        await watcher.until_idle(times=3)
+        assert text(watcher.of("agent.tool_result")[2]) == "[exit code 3]"
+        await client.say(session_id, script(execute(exec_id=exec_id, stdin="two\n"), {"text": "too late"}))
+        await watcher.until_idle(times=4)
+        assert "has ended" in text(watcher.of("agent.tool_result")[3])
+
+
+async def test_an_interrupt_leaves_what_runs_in_the_background_alone(client: Client) -> None:
+    session_id = await client.session()
+    command = "until test -e go; do sleep 0.05; done; echo survived"
+    async with watching(client, session_id) as watcher:
+        await client.say(session_id, script(execute(command=command, yield_after_seconds=0), {"text": "started"}))
+        await watcher.until_idle()
+        exec_id = watcher.of("agent.tool_use")[0]["id"]
+        await client.say(session_id, script(execute(exec_id=exec_id, wait_seconds=300), {"text": "never"}))
+        await watcher.until(lambda w: len(w.of("agent.tool_use")) == 2)
+        await asyncio.sleep(0.5)
+        await client.send(session_id, {"type": "user.interrupt"})
+        await watcher.until_idle(times=2)
+        assert "nothing was done to the command" in text(watcher.of("agent.tool_result")[1])
+        steps = script(run("touch go"), execute(exec_id=exec_id, wait_seconds=60), {"text": "done"})
+        await client.say(session_id, steps)
+        await watcher.until_idle(times=3)
+        assert "survived" in text(watcher.of("agent.tool_result")[-1])

@@ -91,11 +91,13 @@ async def test_a_repeat_after_the_end_returns_the_first_result(box: Box) -> None
 
 
 async def test_another_instance_of_the_provider_attaches(box: Box) -> None:
-    running = asyncio.create_task(box.run("echo ran >> log; sleep 1; echo done", exec_id="shared"))
+    command = "echo ran >> log; until test -e go; do sleep 0.02; done; echo done"
+    running = asyncio.create_task(box.run(command, exec_id="shared"))
     await box.until_exists("/workspace/log")
     other = box.make_provider()
     try:
         assert (await other.exec_state(box.sandbox_id, "shared")).state == "running"
+        await box.write("/workspace/go", b"")
         result = await other.execute(box.sandbox_id, ExecRequest(exec_id="shared", command="echo wrong"))
         assert result == await running
         assert await box.read("/workspace/log") == b"ran\n"
