@@ -14,6 +14,8 @@ from sandbox.namespace import NamespaceProvider
 
 _TRIAL = "sbx_trial"
 _TRIAL_SPEC = SandboxSpec(memory_mb=128, workspace_mb=16, pids=32, lifetime_seconds=60)
+_LIMIT_STEP = "the sandbox works without it; give the worker write access to a cgroup, or run it as root"
+_OTHER_STEP = "the sandbox works without it; see what the kernel or the engine of this host offers"
 _KERNEL_SWITCHES = {
     "kernel/unprivileged_userns_clone": ("0", "sysctl -w kernel.unprivileged_userns_clone=1"),
     "kernel/apparmor_restrict_unprivileged_userns": (
@@ -27,12 +29,15 @@ _KERNEL_SWITCHES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about this host; ``next_step`` says what to do if it is not as it should be."""
+    """One fact about this host; ``next_step`` says what to do if it is not as it should be.
 
-    subject: str
+    ``aspect`` is what of the sandboxes it is about; of all of them if there is none.
+    """
+
     works: bool
     detail: str
     next_step: str | None = None
+    aspect: str = ""
 
 
 async def diagnose_namespace(cache_dir: Path, *, bwrap: Path | None = None) -> list[Finding]:
@@ -41,59 +46,52 @@ async def diagnose_namespace(cache_dir: Path, *, bwrap: Path | None = None) -> l
         provider = NamespaceProvider(
             state_dir=Path(state), cache_dir=cache_dir, installation=f"trial-{os.getpid()}", bwrap=bwrap
         )
-        return await _trial(provider, "namespace sandboxes", _namespace_next_step)
+        return await _trial(provider, _namespace_next_step)
 
 
 async def diagnose_docker(cache_dir: Path, *, image: str | None = None) -> list[Finding]:
     """Start a small container and say what came of it."""
     if (reason := await docker_available(image)) is not None:
-        step = (
-            None
-            if "bulkhead sandbox image" in reason
-            else "start a Docker engine, or set DOCKER_HOST; it is optional"
-        )
-        return [Finding(subject="docker sandboxes", works=False, detail=reason, next_step=step)]
+        missing_image = "bulkhead sandbox image" in reason
+        step = "make the image" if missing_image else "start a Docker engine, or set DOCKER_HOST"
+        return [Finding(works=False, detail=reason, next_step=f"{step}; without, sandboxes are namespaces")]
     provider = DockerProvider(cache_dir=cache_dir, installation=f"trial-{os.getpid()}", **_default(image))
-    return await _trial(provider, "docker sandboxes", lambda: "see the engine's log")
+    return await _trial(provider, lambda: "see the engine's log")
 
 
 def _default(image: str | None) -> dict[str, str]:
     return {} if image is None else {"default_image": image}
 
 
-async def _trial(provider: SandboxProvider, subject: str, next_step: Callable[[], str]) -> list[Finding]:
+async def _trial(provider: SandboxProvider, next_step: Callable[[], str]) -> list[Finding]:
     try:
         info = await provider.provision(_TRIAL, _TRIAL_SPEC)
-        shut_in = await _shut_in(provider, subject)
+        shut_in = await _shut_in(provider)
     except SandboxError as error:
-        return [
-            Finding(subject=subject, works=False, detail=str(error), next_step=await asyncio.to_thread(next_step))
-        ]
+        return [Finding(works=False, detail=str(error), next_step=await asyncio.to_thread(next_step))]
     finally:
         await provider.destroy(_TRIAL)
         await provider.close()
     weaker = [
         Finding(
-            subject=f"{subject}: {name}",
+            aspect=name,
             works=False,
             detail=effect if isinstance(effect, str) else "not in effect",
-            next_step="the sandbox works without it; give the worker write access to a cgroup, or run it as root"
-            if name.endswith("_limit")
-            else None,
+            next_step=_LIMIT_STEP if name.endswith("_limit") else _OTHER_STEP,
         )
         for name, effect in info.isolation_effective.items()
         if effect is False or (name.endswith("_limit") and effect is not True)
     ]
     took = f"up in {info.timings_ms['total']:.0f} ms, no way out to the network"
-    return [Finding(subject=subject, works=True, detail=took), *shut_in, *weaker]
+    return [Finding(works=True, detail=took), *shut_in, *weaker]
 
 
-async def _shut_in(provider: SandboxProvider, subject: str) -> list[Finding]:
+async def _shut_in(provider: SandboxProvider) -> list[Finding]:
     """See whether the egress proxy can be heard inside."""
     try:
         (await provider.ear(_TRIAL)).close()
     except SandboxError as error:
-        return [Finding(subject=f"{subject}: way out", works=False, detail=str(error), next_step=NO_ENTRY_STEP)]
+        return [Finding(aspect="way out", works=False, detail=str(error), next_step=NO_ENTRY_STEP)]
     return []
 
 

@@ -9,10 +9,12 @@ import socket
 import struct
 import tarfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sandbox import ear, runtime, storage
+from sandbox.cgroups import CPU_PERIOD_US
 from sandbox.channel import Channel
 from sandbox.contract import ProviderName, SandboxError, SandboxInfo, SandboxLostError, SandboxSpec
 from sandbox.supervised import Supervised, checked_id, isolation_faults
@@ -107,7 +109,7 @@ class DockerProvider(Supervised):
             self._runtime = None
             await self._discard(sandbox_id)
             raise SandboxError(f"sandbox {sandbox_id!r} did not start: {error}", code="provision_failed") from error
-        if faults := isolation_faults(facts):
+        if faults := isolation_faults(facts, spec):
             await self._discard(sandbox_id)
             raise SandboxError(
                 f"sandbox {sandbox_id!r} is not isolated: {'; '.join(faults)}", code="provision_failed"
@@ -116,7 +118,7 @@ class DockerProvider(Supervised):
         return SandboxInfo(
             sandbox_id=sandbox_id,
             provider="docker",
-            isolation_effective=self._isolation(facts),
+            isolation_effective=self._isolation(facts) | limits_in_effect(facts["limits"], spec),
             timings_ms={
                 "start": round((started - began) * 1000, 2),
                 "connect": round((done - started) * 1000, 2),
@@ -279,7 +281,7 @@ class DockerProvider(Supervised):
             "spool_bytes": SPOOL_BYTES,
             "tasks": spec.pids,
         }
-        memory = f"{spec.memory_mb + storage.megabytes(spec) + SUPERVISOR_MB}m"
+        memory = f"{_memory_mb(spec)}m"
         host = self._client().create_host_config(
             binds={f"bulkhead-{self._runtime.path.name}": {"bind": runtime.MOUNT, "mode": "ro"}},
             auto_remove=True, network_mode="none", dns=["127.0.0.1"], ipc_mode="private", cgroupns="private",
@@ -353,7 +355,7 @@ class DockerProvider(Supervised):
     def _isolation(self, facts: Header) -> dict[str, bool | str]:
         options = " ".join(self._facts.get("SecurityOptions") or [])
         return {
-            "user_namespace": "name=userns" in options or "name=rootless" in options,
+            "user_namespace": facts["user_namespace"],
             "pid_namespace": facts["pid"] == 1,
             "network": "none",
             "no_capabilities": facts["capabilities"] == 0,
@@ -361,13 +363,31 @@ class DockerProvider(Supervised):
             "seccomp": facts["seccomp"],
             "engine_seccomp": "name=seccomp" in options,
             "apparmor": "name=apparmor" in options,
-            "read_only_root": True,
+            "read_only_root": facts["read_only_root"],
             "workspace_limit": True,
-            "memory_limit": bool(self._facts.get("MemoryLimit")),
-            "pids_limit": bool(self._facts.get("PidsLimit")),
-            "cpu_limit": bool(self._facts.get("CpuCfsQuota")),
             "supervisor": "same user as the commands; process 1, non-dumpable, and heard only by root",
         }
+
+
+def _memory_mb(spec: SandboxSpec) -> int:
+    return spec.memory_mb + storage.megabytes(spec) + SUPERVISOR_MB
+
+
+def limits_in_effect(found: Mapping[str, str], spec: SandboxSpec) -> dict[str, bool | str]:
+    """Compare what a container's cgroup says with what was asked for: an engine may leave a limit out in silence."""
+    wanted = {
+        "memory": (_memory_mb(spec) << 20, 1.0),
+        "pids": (spec.pids + SPARE_PIDS, 1.0),
+        "cpu": (spec.cpus, CPU_PERIOD_US),
+    }
+    return {f"{name}_limit": _in_effect(found[name], *asked) for name, asked in wanted.items()}
+
+
+def _in_effect(said: str, wanted: float, unit: float) -> bool | str:
+    value = said.split(maxsplit=1)[0] if said else ""
+    if value.isdigit() and int(value) / unit <= wanted:
+        return True
+    return f"not effective: the container's cgroup says {said!r}" if said else "not effective: no cgroup to be seen"
 
 
 def connect() -> Any:

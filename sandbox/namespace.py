@@ -34,8 +34,6 @@ SPOOL_BYTES = 32 << 20
 SPARE_PIDS = 80
 """For process 1 and the keepers of the commands, so that a fork bomb cannot keep the supervisor from ending it."""
 OPEN_FILES = 4096
-_FIRST_UID = 0x70000000
-"""Above what distributions, container engines and directories hand out."""
 _COMMAND_UID = "1000"
 _SEEN_AT = "/mnt"
 """Where the sandbox's own user sees the runtime while it starts, wherever the data folder is."""
@@ -80,7 +78,7 @@ class NamespaceProvider(Supervised):
                 f"sandbox {sandbox_id!r} had ended before it was asked for again; use a new id",
                 code="provision_failed",
             ) from error
-        if faults := isolation_faults(facts):
+        if faults := isolation_faults(facts, spec):
             await self.destroy(sandbox_id)
             raise SandboxError(
                 f"sandbox {sandbox_id!r} is not isolated: {'; '.join(faults)}", code="provision_failed"
@@ -175,7 +173,7 @@ class NamespaceProvider(Supervised):
             if (folder / "info.json").exists() or _answers(folder):
                 return json.loads((folder / "limits.json").read_text())
             cgroup = self._cgroups.create(sandbox_id, _limits(spec))
-            limits = _in_effect(cgroup, as_root=os.geteuid() == 0)
+            limits = _in_effect(cgroup, as_root=host.can_become_others())
             _write_whole(folder / "limits.json", json.dumps(limits))
             (folder / "socket").unlink(missing_ok=True)
             listener = socket.socket(socket.AF_UNIX)
@@ -198,7 +196,7 @@ class NamespaceProvider(Supervised):
 
     def _order(self, sandbox_id: str, spec: SandboxSpec, cgroup: Cgroup) -> Header:
         assert self._runtime is not None  # noqa: S101 -- built before anything is started
-        as_root = os.geteuid() == 0
+        as_root = host.can_become_others()
         seen_at = _SEEN_AT if as_root else str(self._runtime.path)
         system = self._system_bwrap()
         bwrap = [str(system)] if system else self._runtime.program(_bundled_bwrap().name, seen_at)
@@ -213,7 +211,7 @@ class NamespaceProvider(Supervised):
             "cgroups": [str(path) for path in cgroup.entrances],
             "oom_file": str(cgroup.oom_file) if cgroup.oom_file else None,
             "anchor": str(self._folder(sandbox_id) / "lock"),
-            "uid": _FIRST_UID + int(hashlib.sha256(sandbox_id.encode()).hexdigest()[:6], 16) if as_root else None,
+            "uid": host.FIRST_UID + int(hashlib.sha256(sandbox_id.encode()).hexdigest()[:6], 16) if as_root else None,
             "runtime": str(self._runtime.path),
             "runtime_seen_at": seen_at,
         }
@@ -277,13 +275,13 @@ def _in_effect(cgroup: Cgroup, *, as_root: bool) -> dict[str, bool | str]:
 
 def _isolation(facts: Header) -> dict[str, bool | str]:
     return {
-        "user_namespace": True,
+        "user_namespace": facts["user_namespace"],
         "pid_namespace": facts["pid"] == 1,
         "network": "none",
         "no_capabilities": facts["capabilities"] == 0,
         "no_new_privileges": facts["no_new_privileges"],
         "seccomp": facts["seccomp"],
-        "read_only_root": True,
+        "read_only_root": facts["read_only_root"],
         "workspace_limit": True,
         "supervisor": "same user as the commands; process 1 and non-dumpable",
     }

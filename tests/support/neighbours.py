@@ -19,8 +19,8 @@ ATTACKS = {
     "full disk": "while :; do cat /dev/zero > fill; rm -f fill; done",
     "endless output": "yes; yes >&2",
 }
-ATTACK_SECONDS = 4.0
-"""Of one run of an attack; it is ended by its timeout or by a limit, and begun anew."""
+ATTACK_SECONDS = {"fork bomb": 4.0, "full disk": 4.0, "endless output": 60.0}
+"""Of one run of an attack; it is ended by its timeout, the output by its limit, and begun anew."""
 _numbers = itertools.count(1)
 
 
@@ -58,19 +58,19 @@ class Town:
 
     @asynccontextmanager
     async def under_attack(self) -> AsyncGenerator[None]:
-        """Let the attackers loose meanwhile."""
+        """Let the attackers loose meanwhile, and wait until their last attack has been ended."""
+        over = asyncio.Event()
         attacks = zip(self.attackers, ATTACKS.items(), strict=True)
-        running = [asyncio.create_task(self._attack(one, *attack)) for one, attack in attacks]
+        running = [asyncio.create_task(self._attack(over, one, *attack)) for one, attack in attacks]
         try:
             yield
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
+            over.set()
+            await asyncio.gather(*running)
 
-    async def _attack(self, one: str, name: str, command: str) -> None:
-        while True:
-            self.attacks.setdefault(name, []).append(await self.run(one, command, ATTACK_SECONDS))
+    async def _attack(self, over: asyncio.Event, one: str, name: str, command: str) -> None:
+        while not over.is_set():
+            self.attacks.setdefault(name, []).append(await self.run(one, command, ATTACK_SECONDS[name]))
 
 
 @asynccontextmanager
