@@ -8,7 +8,7 @@ from itertools import islice
 from sandbox.supervisor.files import RefusedError
 from sandbox.supervisor.frames import Header
 from sandbox.supervisor.output import Spool, Verdict, Window
-from sandbox.supervisor.processes import Processes
+from sandbox.supervisor.processes import Processes, has_room, stillness
 from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Box, Run, Waiter
 from sandbox.supervisor.typed import Protocol
 
@@ -161,7 +161,9 @@ class Commands:
         Returns how many processes that were.
         """
         ended, until = 0, time.monotonic() + MAKE_ROOM_SECONDS
-        while (processes := Processes()).tasks > self._tasks_limit and time.monotonic() < until:
+        while not has_room(self._tasks_limit) and time.monotonic() < until:
+            with stillness():
+                processes = Processes()
             left = {run: len(processes.below(run.runner)) for run in self._box.runs.values() if run.finished}
             if not left:
                 break

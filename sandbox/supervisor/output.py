@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
+from sandbox.supervisor.typed import NamedTuple
 
 MARK_BYTES = 48
 """Room for the sentence that the worker's side puts where output was dropped."""

@@ -1,10 +1,12 @@
 """The processes of a sandbox: who descends from whom, and how a command is started."""
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
 import struct
+from collections.abc import Generator, Iterator
 
 from sandbox.supervisor.frames import Header
 
@@ -26,6 +28,15 @@ def prctl(option: int, value: int, pointer: int = 0) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def _pids() -> Iterator[str]:
+    return filter(str.isdigit, os.listdir("/proc"))
+
+
+def has_room(tasks: int) -> bool:
+    """Whether there are no more tasks than that; a crowd, which leaves process 1 little time, is seen at once."""
+    return sum(1 for _ in _pids()) <= tasks and Processes().tasks <= tasks
+
+
 class Processes:
     """A look at who is whose parent in this sandbox."""
 
@@ -33,7 +44,7 @@ class Processes:
         self.parents: dict[int, int] = {}
         self.tasks = 0
         """What the kernel counts against a limit of processes: threads, and the dead that nobody has waited for."""
-        for name in filter(str.isdigit, os.listdir("/proc")):
+        for name in _pids():
             self._look_at(name)
 
     def _look_at(self, pid: str) -> None:
@@ -63,6 +74,20 @@ def send_signal(pids: set[int], number: int) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+@contextlib.contextmanager
+def stillness() -> Generator[None]:
+    """Stop everything in the sandbox but process 1 for a moment: nothing forks or takes its time from it.
+
+    One call of kill(2) reaches all, those too that are being forked. What had stopped itself goes on afterwards,
+    and some calls of the others end with EINTR, so this is for what cannot be done otherwise.
+    """
+    send_signal({-1}, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send_signal({-1}, signal.SIGCONT)
 
 
 def find_shell() -> list[str]:

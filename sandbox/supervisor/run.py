@@ -6,7 +6,6 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from sandbox.supervisor.files import RefusedError
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
@@ -19,9 +18,10 @@ from sandbox.supervisor.processes import (
     Processes,
     run_command,
     send_signal,
+    stillness,
 )
 from sandbox.supervisor.stdin import STDIN_BYTES, Stdin
-from sandbox.supervisor.typed import Protocol
+from sandbox.supervisor.typed import NamedTuple, Protocol
 
 OUTPUT_LIMIT_BYTES = 64 << 20
 """A command that prints more than this is out of control and is ended."""
@@ -30,9 +30,8 @@ GRACE_SECONDS = 2.0
 DRAIN_SECONDS = 0.05
 """How long the output of a command is still read that has ended and left processes behind, such as `> >(tee log)`."""
 SWEEP_PAUSE_SECONDS = 0.02
-SWEEP_SECONDS = 2.0
-"""After this a tree that still grows is ended together with everything else in the sandbox."""
-LAST_SWEEP_SECONDS = 3.0
+SWEEP_SECONDS = 5.0
+"""What is left then cannot be ended from inside."""
 MESSAGES = 2
 """What a keeper's pipe holds at most: who the main process is, and how it ended."""
 
@@ -254,17 +253,12 @@ class Run:
         """Kill what is left of the tree, until nothing is or until it is plain that this won't do."""
         if self.runner not in self.box.runs:
             return
-        now = time.monotonic()
-        self.sweep_until = self.sweep_until or now + SWEEP_SECONDS
-        left = Processes().below(self.runner)
-        # Stopped first, so that a tree that forks faster than it is read cannot replace what is killed.
-        send_signal(left, signal.SIGSTOP)
-        send_signal(left, signal.SIGKILL)
-        if not left:
-            send_signal({self.runner}, signal.SIGKILL)
-        if now > self.sweep_until:
-            send_signal({-1}, signal.SIGKILL)
-        if now > self.sweep_until + LAST_SWEEP_SECONDS:
+        # A tree that forks faster than it is read replaces what is killed, unless it stands still.
+        with stillness() if self.sweep_until else contextlib.nullcontext():
+            left = Processes().below(self.runner)
+            send_signal(left or {self.runner}, signal.SIGKILL)
+        self.sweep_until = self.sweep_until or time.monotonic() + SWEEP_SECONDS
+        if time.monotonic() > self.sweep_until:
             self.survivors = len(left)
             self.finish()
             self._answer_enders()
@@ -273,15 +267,11 @@ class Run:
 
     def end_leftovers(self, until: float) -> int:
         """Kill at once what this finished command has left running; returns how many processes that were."""
-        ended: set[int] = set()
+        with stillness():
+            ended = Processes().below(self.runner)
+            send_signal(ended, signal.SIGKILL)
         # The keeper goes when nothing is left for it to wait for, so then the kernel has stopped counting them.
-        while self.runner in (processes := Processes()).parents and time.monotonic() < until:
-            left = processes.below(self.runner)
-            send_signal(left, signal.SIGSTOP)
-            # Killed only when all are stopped: each one killed makes room for the child of one that is not.
-            if left <= ended:
-                send_signal(left, signal.SIGKILL)
-            ended |= left
+        while self.runner in Processes().parents and time.monotonic() < until:
             time.sleep(SWEEP_PAUSE_SECONDS)
         return len(ended)
 

@@ -1,8 +1,7 @@
 """The tar format, as far as files, folders and links need it: strict when read, plain when written."""
 
-from typing import NamedTuple, Protocol
-
 from sandbox.supervisor.files import RefusedError
+from sandbox.supervisor.typed import NamedTuple, Protocol
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
