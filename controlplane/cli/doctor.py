@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from controlplane.cli.server import DEFAULT_URL, Server, connected
-from controlplane.settings import SECRET_VARIABLES
 
 if TYPE_CHECKING:
     from sandbox import diagnosis
@@ -178,6 +177,8 @@ def _stack(server: Server) -> Finding:
 
 
 def _providers(_: Server) -> Finding:
+    from controlplane.settings import SECRET_VARIABLES
+
     given = [name for name in SECRET_VARIABLES if os.environ.get(name)]
     if given:
         return Finding("models", "ok", f"{' and '.join(given)} set here")

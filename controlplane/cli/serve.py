@@ -3,13 +3,15 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from controlplane.cli.failure import Failure
-from controlplane.embedded.part import PartName
-from controlplane.settings import Settings
+
+if TYPE_CHECKING:
+    from controlplane.embedded.part import PartName
+    from controlplane.settings import Settings
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 if not given.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="8400 if not given; 0: any free one.")]
@@ -66,7 +68,7 @@ def egress() -> None:
     _run("egress")
 
 
-def _run(name: PartName, **options: Any) -> None:
+def _run(name: "PartName", **options: Any) -> None:
     from controlplane.embedded.part import run_part
 
     settings = _settings(**options)
@@ -80,7 +82,9 @@ def _run(name: PartName, **options: Any) -> None:
     sys.exit(run_part(name, settings))
 
 
-def _settings(**options: Any) -> Settings:
+def _settings(**options: Any) -> "Settings":
+    from controlplane.settings import Settings
+
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValueError as error:
