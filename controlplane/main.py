@@ -60,10 +60,12 @@ async def run_gateway(settings: Settings) -> None:
 
 async def run_brain(settings: Settings) -> None:
     """Holds sessions and runs their turns."""
+    from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.turns import PostgresTurns
     from controlplane.store.workers import PostgresLeases
     from harness_adapters.builtin import BuiltinHarness
+    from workflows.interrupts import Interrupts
     from workflows.sweep import Sweeper
     from workflows.tools import ToolDispatcher
     from workflows.turn import TurnRunner
@@ -72,18 +74,21 @@ async def run_brain(settings: Settings) -> None:
     database = Database(settings.database_url, max_connections=_BRAIN_CONNECTIONS)
     await database.open()
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
-    worker_id, leases = new_id("wrk"), PostgresLeases(database)
+    worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     harness = BuiltinHarness(partial(new_id, "sevt"))
+    records = PostgresTurns(database, gateway_url=settings.gateway_url)
     turns = TurnRunner(
         worker_id=worker_id,
-        records=PostgresTurns(database, gateway_url=settings.gateway_url),
+        records=records,
         harnesses={"builtin": harness},
-        dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database)),
+        dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database), records=records),
+        interrupts=stops,
     )
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
         await _until_stopped(
             leases.hold(worker_id, "brain", host=settings.host_name),
+            interrupts.hear(settings.database_url, stops),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
             within=worker,
         )
@@ -95,23 +100,26 @@ async def run_brain(settings: Settings) -> None:
 async def run_sandboxes(settings: Settings) -> None:
     """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
     from controlplane.sandboxes import Sandboxes
+    from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.refusals import PostgresRefusals
     from controlplane.store.workers import PostgresLeases
     from workflows.hands import ToolRunner
+    from workflows.interrupts import Interrupts
     from workflows.sweep import Sweeper
     from workflows.worker import connect_patiently, sandbox_workers
 
     database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
     await database.open()
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
-    worker_id, leases = new_id("wrk"), PostgresLeases(database)
+    worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     sandboxes = Sandboxes(settings, database)
     tools = ToolRunner(
         worker_id=worker_id,
         journal=PostgresJournal(database),
         keeper=sandboxes.keeper,
         refusals=PostgresRefusals(database),
+        interrupts=stops,
     )
     workers = sandbox_workers(
         client, tools, host=settings.host_name, max_concurrent_tool_calls=settings.max_concurrent_tool_calls
@@ -119,6 +127,7 @@ async def run_sandboxes(settings: Settings) -> None:
     try:
         await _until_stopped(
             leases.hold(worker_id, "sandbox", host=settings.host_name),
+            interrupts.hear(settings.database_url, stops),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
             sandboxes.reaper.run(every_seconds=_REAP_SECONDS),
             sandboxes.pool.run(),

@@ -184,18 +184,22 @@ class TurnFinished(_Frozen):
 HarnessEvent = ModelRequestStarted | PreviewStarted | TextDelta | ModelAnswered | ModelRequestFailed | TurnFinished
 
 
-class ToolPort(Protocol):
-    """The harness's only hands."""
+class TurnPort(Protocol):
+    """What a harness may do beside asking the model: its only hands, and its ear."""
 
     async def call(self, use: ToolUse) -> ToolOutcome:
         """Run a tool call that has been recorded; the outcome is recorded when this returns."""
+        ...
+
+    async def steering(self) -> list[UserInput]:
+        """Take what was said to steer the running turn; asked before each model request, and part of it."""
         ...
 
 
 class Harness(Protocol):
     """A loop that plans with a model and calls tools."""
 
-    def run_turn(self, spec: HarnessSpec, history: list[HistoryItem], tools: ToolPort) -> AsyncIterator[HarnessEvent]:
+    def run_turn(self, spec: HarnessSpec, history: list[HistoryItem], tools: TurnPort) -> AsyncIterator[HarnessEvent]:
         """Continue ``history`` until the agent has nothing more to do; the last item is `TurnFinished`.
 
         ``history`` may end in an answer with tool uses that have no outcome yet: those are called first.

@@ -13,7 +13,8 @@ from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxLostE
 from sandbox.keeper import Keeper
 from sandbox.records import SandboxRow
 from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
-from workflows.heartbeat import heartbeats, interrupted
+from workflows.heartbeat import heartbeats
+from workflows.interrupts import Interrupts, interrupted, to_its_end
 from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_ATTEMPTS
 from workflows.outcomes import (
     described,
@@ -40,11 +41,14 @@ _SPENT = {"sandbox_full", "sandbox_stopped"}
 class ToolRunner:
     """Runs journaled tool calls in the sandboxes of this host."""
 
-    def __init__(self, *, worker_id: str, journal: Journal, keeper: Keeper, refusals: Refusals):
+    def __init__(
+        self, *, worker_id: str, journal: Journal, keeper: Keeper, refusals: Refusals, interrupts: Interrupts
+    ):
         self._worker_id = worker_id
         self._journal = journal
         self._keeper = keeper
         self._refusals = refusals
+        self._interrupts = interrupts
 
     @activity.defn(name=RUN_TOOL)
     async def run_tool(self, call: ToolCallInput) -> str:
@@ -67,7 +71,8 @@ class ToolRunner:
         if activity.info().attempt > MAX_TOOL_ATTEMPTS:
             return await self._give_up(call, row)
         try:
-            return await self._run(call, row)
+            with self._interrupts.stop(call.session_id, since=row.turn_begun_seq):
+                return await self._run(call, row)
         except SandboxError as error:
             if error.code == WRONG_HOST:
                 raise ApplicationError(str(error), type=WRONG_HOST, non_retryable=True) from error
@@ -77,8 +82,7 @@ class ToolRunner:
         except asyncio.CancelledError:
             if not interrupted():
                 raise
-            async with asyncio.timeout(KILL_WAIT_SECONDS):
-                return await self._interrupt(call)
+            return await to_its_end(asyncio.wait_for(self._interrupt(call), KILL_WAIT_SECONDS))
 
     async def _run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         if row.sandbox_id is None:

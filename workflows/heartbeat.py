@@ -1,4 +1,4 @@
-"""Heartbeats of a running activity, and why it is being cancelled."""
+"""Heartbeats of a running activity."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,3 @@ async def heartbeats() -> AsyncGenerator[None]:
         beating.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await beating
-
-
-def interrupted() -> bool:
-    """Say whether the running activity is cancelled because a person wants it, not because its worker stops."""
-    details = activity.cancellation_details()
-    return details is not None and details.cancel_requested

@@ -15,6 +15,7 @@ from harness_adapters.contract import (
     TextDelta,
     ToolOutcome,
     ToolUse,
+    UserInput,
 )
 from workflows.contracts import ToolCallInput, TurnEnd, TurnInput, TurnResult
 
@@ -39,9 +40,18 @@ class TurnStart(_Frozen):
 
     input: TurnInput
     attempt: int
+    begun_seq: int = 0
+    """The session's seq when the turn began; an interrupt with a greater one means it."""
     harness: str
     spec: HarnessSpec
     history: list[HistoryItem]
+
+
+class CutAnswer(_Frozen):
+    """What a model had said when its turn was interrupted: text by the id of its event."""
+
+    request_id: str
+    texts: dict[str, str]
 
 
 FinalState = Literal["confirmed", "unknown", "refused"]
@@ -58,6 +68,7 @@ class JournaledCall(_Frozen):
     name: str
     input: dict[str, Any] = Field(default_factory=dict)
     state: CallState
+    turn_begun_seq: int = 0
     sandbox_id: str | None = None
     outcome: ToolOutcome | None = None
     host: str | None = None
@@ -87,8 +98,23 @@ class TurnRecords(Protocol):
         """Record the failure and what happens next."""
         ...
 
-    async def end(self, turn: TurnStart, reason: TurnEnd, *, message: str | None = None) -> TurnResult:
-        """Record the turn's end and the session's idleness."""
+    async def steering(self, turn: TurnStart) -> list[UserInput]:
+        """Take the waiting messages that are to go in before the next model request, and return them."""
+        ...
+
+    async def is_interrupted(self, turn: TurnStart) -> bool:
+        """Say whether an interrupt waits that means this turn."""
+        ...
+
+    async def end(
+        self,
+        turn: TurnStart,
+        reason: TurnEnd,
+        *,
+        message: str | None = None,
+        cut: CutAnswer | None = None,
+    ) -> TurnResult:
+        """Record the turn's end and the session's idleness; ``cut``: what had been said of an answer till then."""
         ...
 
 

@@ -12,6 +12,7 @@ class Waiting:
 
     id: str
     type: str
+    steers: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,14 @@ def take(waiting: Sequence[Waiting]) -> Taken:
         elif not started:
             passed.append(event.id)
     return Taken(inputs=inputs if started else [], passed=passed)
+
+
+def steering(waiting: Sequence[Waiting]) -> list[str]:
+    """Take the messages that steer the running turn, each with the system messages right after it."""
+    taken: list[str] = []
+    steers = False
+    for event in waiting:
+        steers = event.steers or (steers and event.type == "system.message")
+        if steers:
+            taken.append(event.id)
+    return taken

@@ -17,9 +17,9 @@ from temporalio.exceptions import (
 from temporalio.service import RPCError
 
 from harness_adapters import toolset
-from harness_adapters.contract import ToolOutcome, ToolUse
+from harness_adapters.contract import ToolOutcome, ToolUse, UserInput
 from workflows.contracts import RUN_TOOL, SANDBOX_QUEUE, WRONG_HOST, ToolCallInput, host_queue
-from workflows.heartbeat import interrupted
+from workflows.interrupts import interrupted
 from workflows.limits import (
     HOST_PATIENCE,
     KILL_WAIT_SECONDS,
@@ -29,7 +29,7 @@ from workflows.limits import (
     TURN_RETRY_LONGEST,
 )
 from workflows.outcomes import failure, unknown
-from workflows.records import Journal, TurnStart
+from workflows.records import Journal, TurnRecords, TurnStart
 
 _log = structlog.get_logger(__name__)
 
@@ -37,22 +37,28 @@ _log = structlog.get_logger(__name__)
 class ToolDispatcher:
     """Sends tool calls to the sandbox queue; the activity's id is the tool use's id, so none is sent twice."""
 
-    def __init__(self, *, client: Client, journal: Journal):
+    def __init__(self, *, client: Client, journal: Journal, records: TurnRecords):
         self._client = client
         self._journal = journal
+        self._records = records
 
     def port(self, turn: TurnStart) -> "TurnTools":
         """Return the tools of one turn."""
-        return TurnTools(turn, client=self._client, journal=self._journal)
+        return TurnTools(turn, client=self._client, journal=self._journal, records=self._records)
 
 
 class TurnTools:
-    """The `ToolPort` of one turn."""
+    """The `TurnPort` of one turn."""
 
-    def __init__(self, turn: TurnStart, *, client: Client, journal: Journal):
+    def __init__(self, turn: TurnStart, *, client: Client, journal: Journal, records: TurnRecords):
         self._turn = turn
         self._client = client
         self._journal = journal
+        self._records = records
+
+    async def steering(self) -> list[UserInput]:
+        """Take what was said to steer the turn."""
+        return await self._records.steering(self._turn)
 
     async def call(self, use: ToolUse) -> ToolOutcome:
         """Dispatch the call, or attach to it if it has been dispatched before, and return its recorded outcome."""

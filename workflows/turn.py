@@ -13,12 +13,14 @@ from harness_adapters.contract import (
     ModelAnswered,
     ModelRequestFailed,
     ModelRequestStarted,
+    TextDelta,
     TurnFinished,
 )
 from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
-from workflows.heartbeat import heartbeats, interrupted
+from workflows.heartbeat import heartbeats
 from workflows.history import is_unfinished
-from workflows.records import SessionGoneError, SupersededError, TurnRecords, TurnStart
+from workflows.interrupts import Interrupts, interrupted, to_its_end
+from workflows.records import CutAnswer, SessionGoneError, SupersededError, TurnRecords, TurnStart
 from workflows.tools import ToolDispatcher
 
 _log = structlog.get_logger(__name__)
@@ -41,11 +43,13 @@ class TurnRunner:
         records: TurnRecords,
         harnesses: Mapping[str, Harness],
         dispatcher: ToolDispatcher,
+        interrupts: Interrupts,
     ):
         self._worker_id = worker_id
         self._records = records
         self._harnesses = harnesses
         self._dispatcher = dispatcher
+        self._interrupts = interrupts
 
     @activity.defn(name=RUN_TURN)
     async def run_turn(self, turn: TurnInput) -> TurnResult:
@@ -66,18 +70,20 @@ class TurnRunner:
 
     async def _run(self, start: TurnStart) -> TurnResult:
         _log.info("turn_started", attempt=start.attempt, model=start.spec.model, harness=start.harness)
+        spoken = _Spoken()
         try:
-            finished = await self._follow(start)
+            with self._interrupts.stop(start.input.session_id, since=start.begun_seq):
+                finished = await self._follow(start, spoken)
         except asyncio.CancelledError:
-            if not interrupted():
+            # One that was meant for an earlier turn may come late: then the next attempt goes on.
+            if not interrupted() or not await to_its_end(self._records.is_interrupted(start)):
                 raise
-            # Temporal asked for this cancellation: a person interrupted the turn. Its end is recorded first.
-            return await self._records.end(start, "interrupted")
-        result = await self._records.end(start, _ENDS[finished.reason], message=finished.message)
+            return await to_its_end(self._records.end(start, "interrupted", cut=spoken.cut()))
+        result = await to_its_end(self._records.end(start, _ENDS[finished.reason], message=finished.message))
         _log.info("turn_ended", attempt=start.attempt, reason=result.reason)
         return result
 
-    async def _follow(self, start: TurnStart) -> TurnFinished:
+    async def _follow(self, start: TurnStart, spoken: "_Spoken") -> TurnFinished:
         if not is_unfinished(start.history):
             # Killed between the last answer and the end of the turn: nothing is left to ask.
             return TurnFinished(reason="end_turn")
@@ -89,6 +95,7 @@ class TurnRunner:
                 if isinstance(step, TurnFinished):
                     # A model request that was given up has said why in an error event of its own.
                     return step.model_copy(update={"message": None}) if given_up else step
+                spoken.hear(step)
                 await self._record(start, step)
                 given_up = isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None
         finally:
@@ -114,3 +121,28 @@ class TurnRunner:
                 pass
             case _:
                 await self._records.preview(start, step)
+
+
+class _Spoken:
+    """What the model has said in the answer that is not recorded yet."""
+
+    def __init__(self) -> None:
+        self._request_id = ""
+        self._texts: dict[str, str] = {}
+
+    def hear(self, step: HarnessEvent) -> None:
+        """Take note of a step before it is recorded."""
+        match step:
+            case ModelRequestStarted():
+                self._request_id, self._texts = step.request_id, {}
+            case TextDelta():
+                self._texts[step.event_id] = self._texts.get(step.event_id, "") + step.text
+            case ModelAnswered() | ModelRequestFailed():
+                self._texts = {}
+            case _:
+                pass
+
+    def cut(self) -> CutAnswer | None:
+        """Return it, if it is more than blanks."""
+        texts = {event_id: text for event_id, text in self._texts.items() if text.strip()}
+        return CutAnswer(request_id=self._request_id, texts=texts) if texts else None

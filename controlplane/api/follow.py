@@ -12,22 +12,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-import structlog
-
 from controlplane.store import deltas, events
+from controlplane.store.listening import listen
 from controlplane.store.pool import Database
 
 POLL_SECONDS = 5.0
 """How late a follower is at worst when notifications are lost."""
 
-RECONNECT_SECONDS = 0.5
-"""Postgres is back within seconds of a restart; half a second is not felt and does not burden it."""
-
 MAX_PENDING_DELTAS = 500
 """Beyond this a client is too slow for previews; it still gets every recorded event."""
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,8 @@ class Hub:
 
     def start(self) -> None:
         """Begin to listen, in the background and for as long as it takes to get a connection."""
-        self._task = asyncio.create_task(self._listen_always())
+        channels = [events.CHANNEL, deltas.CHANNEL]
+        self._task = asyncio.create_task(listen(self._url, channels, self._hand_out, connected=self._wake_all))
 
     def end_streams(self) -> None:
         """Let every stream end, so that the server can stop without cutting them off."""
@@ -143,23 +137,6 @@ class Hub:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-
-    async def _listen_always(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except psycopg.Error as error:
-                _log.warning("listen_connection_lost", error=type(error).__name__)
-            await asyncio.sleep(RECONNECT_SECONDS)
-
-    async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
-        async with connection:
-            await connection.execute(f"LISTEN {events.CHANNEL}")
-            await connection.execute(f"LISTEN {deltas.CHANNEL}")
-            self._wake_all()
-            async for notification in connection.notifies():
-                self._hand_out(notification.channel, notification.payload)
 
     def _wake_all(self) -> None:
         for followers in self._followers.values():

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import NotFoundError
 from controlplane.ids import new_id
+from controlplane.store import interrupts
 from controlplane.store.pool import Connection, rows
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -90,7 +91,11 @@ async def append(connection: Connection, session_id: str, events: Sequence[NewEv
     )
     if not found:
         raise NotFoundError(f"no session {session_id!r}", code="session_not_found", field="session_id")
-    return sorted((Event.model_validate(row) for row in found), key=lambda event: event.seq)
+    recorded = sorted((Event.model_validate(row) for row in found), key=lambda event: event.seq)
+    for event in recorded:
+        if event.type == "user.interrupt":
+            await interrupts.announce(connection, session_id, event.seq)
+    return recorded
 
 
 def storable(value: Any) -> Any:

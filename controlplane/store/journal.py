@@ -17,11 +17,11 @@ from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnS
 from workflows.verdicts import denials
 
 _CALL: LiteralString = """
-    SELECT c.*, e.payload AS result,
+    SELECT c.*, e.payload AS result, t.begun_seq AS turn_begun_seq,
            (SELECT b.host FROM sandboxes b
              WHERE b.session_id = c.session_id AND b.status <> 'ended'
                AND EXISTS (SELECT FROM workers w WHERE w.kind = 'sandbox' AND w.host = b.host)) AS host
-      FROM tool_calls c LEFT JOIN events e ON e.id = c.result_event_id
+      FROM tool_calls c JOIN turns t ON t.id = c.turn_id LEFT JOIN events e ON e.id = c.result_event_id
      WHERE c.id = %(id)s"""
 
 
@@ -101,7 +101,8 @@ class PostgresJournal:
                 connection,
                 "UPDATE tool_calls SET worker_id = %(worker)s, task_token = %(token)s,"
                 " started_at = coalesce(started_at, clock_timestamp()) WHERE id = %(id)s"
-                " RETURNING *, NULL AS result, NULL AS host",
+                " RETURNING *, NULL AS result, NULL AS host,"
+                " (SELECT begun_seq FROM turns t WHERE t.id = turn_id) AS turn_begun_seq",
                 {"worker": worker_id, "token": task_token, "id": call.tool_use_id},
             )
             if row is None:
@@ -193,4 +194,5 @@ def _call(row: DictRow) -> JournaledCall:
         sandbox_id=row["sandbox_id"],
         outcome=ToolOutcome.model_validate(row["result"]) if row["result"] else None,
         host=row["host"],
+        turn_begun_seq=row["turn_begun_seq"],
     )

@@ -1,5 +1,7 @@
 """The end of a turn, however it comes: nothing of it is left open, and the session's status and its event agree."""
 
+from typing import LiteralString
+
 from psycopg.types.json import Jsonb
 
 from controlplane.store import events, journal
@@ -17,8 +19,7 @@ async def settle(
 ) -> TurnResult:
     """Record the turn's end within the caller's transaction, which holds the session's row."""
     await journal.close_open(connection, turn)
-    if reason == "interrupted":
-        await _pass_interrupts(connection, turn.session_id)
+    await _pass_interrupts(connection, turn)
     stop_reason = {"type": _STOP_REASONS.get(reason, "end_turn")}
     ending = [
         *await open_requests(connection, turn),
@@ -63,10 +64,11 @@ async def waiting(connection: Connection, session_id: str) -> list[takings.Waiti
     """Return the session's queue."""
     found = await rows(
         connection,
-        "SELECT id, type FROM events WHERE session_id = %(id)s AND processed_at IS NULL ORDER BY seq",
+        "SELECT id, type, payload ->> 'delivery' = 'steer' AS steers FROM events"
+        " WHERE session_id = %(id)s AND processed_at IS NULL ORDER BY seq",
         {"id": session_id},
     )
-    return [takings.Waiting(id=row["id"], type=row["type"]) for row in found]
+    return [takings.Waiting(id=row["id"], type=row["type"], steers=bool(row["steers"])) for row in found]
 
 
 async def more(connection: Connection, session_id: str) -> bool:
@@ -74,19 +76,25 @@ async def more(connection: Connection, session_id: str) -> bool:
     return bool(takings.take(await waiting(connection, session_id)).inputs)
 
 
-async def interrupt_waits(connection: Connection, session_id: str) -> bool:
-    """Say whether an interrupt has been recorded that no turn has obeyed."""
-    found = await one(
-        connection,
-        "SELECT FROM events WHERE session_id = %(id)s AND processed_at IS NULL AND type = 'user.interrupt' LIMIT 1",
-        {"id": session_id},
-    )
-    return found is not None
+_MEANT_FOR: LiteralString = """
+    SELECT i.id FROM events i JOIN turns t ON t.session_id = i.session_id
+     WHERE t.id = %(turn)s AND i.processed_at IS NULL AND i.type = 'user.interrupt'
+       AND (i.seq > t.begun_seq
+            OR NOT EXISTS (SELECT FROM events m WHERE m.session_id = i.session_id AND m.processed_at IS NULL
+                                                  AND m.type = ANY(%(starters)s) AND m.seq < i.seq))"""
+"""The waiting interrupts that mean a turn: sent while it ran, or after its own inputs and before the next ones."""
 
 
-async def _pass_interrupts(connection: Connection, session_id: str) -> None:
-    await connection.execute(
-        "UPDATE events SET processed_at = clock_timestamp() WHERE session_id = %s AND processed_at IS NULL"
-        " AND type = 'user.interrupt'",
-        (session_id,),
-    )
+async def interrupt_waits(connection: Connection, turn: TurnInput) -> bool:
+    """Say whether an interrupt waits that means this turn."""
+    return await one(connection, _MEANT_FOR, _meant_for(turn)) is not None
+
+
+async def _pass_interrupts(connection: Connection, turn: TurnInput) -> None:
+    """What meant this turn must not stop the next one, however this one has ended."""
+    ids = [row["id"] for row in await rows(connection, _MEANT_FOR, _meant_for(turn))]
+    await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (ids,))
+
+
+def _meant_for(turn: TurnInput) -> dict[str, object]:
+    return {"turn": turn.turn_id, "starters": list(takings.STARTS_A_TURN)}

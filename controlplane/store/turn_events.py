@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from controlplane.store.events import NewEvent
 from harness_adapters.contract import AnswerText, ModelRequestFailed, ThinkingBlock, ToolUse
+from workflows.records import CutAnswer
 
 _ERROR_TYPES = {
     "overloaded": "model_overloaded_error",
@@ -50,6 +51,19 @@ def request_lost(request_id: str) -> NewEvent:
         type="span.model_request_end",
         payload={"model_request_start_id": request_id, "is_error": True, "model_usage": nothing},
     )
+
+
+def cut_events(cut: CutAnswer) -> list[NewEvent]:
+    """What had been said of an answer when its turn was interrupted; it stays in the conversation, and is marked."""
+    return [
+        NewEvent(
+            id=event_id,
+            type="agent.message",
+            payload={"content": [{"type": "text", "text": text}], "interrupted": True},
+            internal={"request_id": cut.request_id},
+        )
+        for event_id, text in cut.texts.items()
+    ]
 
 
 def block_event(

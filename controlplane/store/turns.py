@@ -15,7 +15,7 @@ from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
 from controlplane.store.pool import Connection, Database, one, rows
 from controlplane.store.settling import interrupt_waits, more, open_requests, owned, settle, waiting
-from controlplane.store.turn_events import block_event, model_error, request_lost, turn_error
+from controlplane.store.turn_events import block_event, cut_events, model_error, request_lost, turn_error
 from harness_adapters import toolset
 from harness_adapters.contract import (
     HarnessSpec,
@@ -25,11 +25,12 @@ from harness_adapters.contract import (
     PreviewStarted,
     TextDelta,
     ToolUse,
+    UserInput,
 )
 from workflows import history, takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.limits import MAX_TURN_ATTEMPTS
-from workflows.records import SessionGoneError, TurnStart
+from workflows.records import CutAnswer, SessionGoneError, TurnStart
 from workflows.verdicts import denials
 
 _log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ class PostgresTurns:
             if isinstance(opened, TurnResult):
                 return opened
             attempt = await _next_attempt(connection, opened, worker_id, task_token, model_token)
-            if attempt > 1 and await interrupt_waits(connection, turn.session_id):
+            if await interrupt_waits(connection, opened):
                 return await settle(connection, opened, "interrupted")
             if attempt > MAX_TURN_ATTEMPTS:
                 return await settle(connection, opened, "retries_exhausted", errors=[_GIVEN_UP])
@@ -62,7 +63,11 @@ class PostgresTurns:
 
     async def _start(self, turn: TurnInput, attempt: int, model_token: str) -> TurnStart:
         async with self._database.transaction(turn.workspace_id) as connection:
-            session = await one(connection, "SELECT agent FROM sessions WHERE id = %(id)s", {"id": turn.session_id})
+            session = await one(
+                connection,
+                "SELECT s.agent, t.begun_seq FROM sessions s JOIN turns t ON t.session_id = s.id WHERE t.id = %(id)s",
+                {"id": turn.turn_id},
+            )
             if session is None:
                 raise SessionGoneError(f"session {turn.session_id!r} is gone")
             logged = await _logged(connection, turn.session_id)
@@ -70,6 +75,7 @@ class PostgresTurns:
         return TurnStart(
             input=turn,
             attempt=attempt,
+            begun_seq=session["begun_seq"],
             harness=agent.get("harness") or "builtin",
             spec=_spec(turn, agent, gateway_url=self._gateway_url, token=model_token),
             history=history.build(logged),
@@ -128,9 +134,35 @@ class PostgresTurns:
                 )
             await _append(connection, turn, new)
 
-    async def end(self, turn: TurnStart, reason: TurnEnd, *, message: str | None = None) -> TurnResult:
+    async def steering(self, turn: TurnStart) -> list[UserInput]:
+        """See `TurnRecords.steering`."""
+        async with self._fenced(turn) as connection:
+            waits = await waiting(connection, turn.input.session_id)
+            taken = takings.steering(waits)
+            if not taken:
+                return []
+            session = await lock_session(connection, turn.input.session_id)
+            await _mark_taken(connection, taken, position=session.last_seq + 1)
+            logged = await _logged(connection, turn.input.session_id, only=taken)
+        return [item for item in history.build(logged) if isinstance(item, UserInput)]
+
+    async def is_interrupted(self, turn: TurnStart) -> bool:
+        """See `TurnRecords.is_interrupted`."""
+        async with self._fenced(turn) as connection:
+            return await interrupt_waits(connection, turn.input)
+
+    async def end(
+        self,
+        turn: TurnStart,
+        reason: TurnEnd,
+        *,
+        message: str | None = None,
+        cut: CutAnswer | None = None,
+    ) -> TurnResult:
         """See `TurnRecords.end`."""
         async with self._fenced(turn) as connection:
+            if cut is not None:
+                await _append(connection, turn, cut_events(cut))
             return await settle(connection, turn.input, reason, errors=[turn_error(message)] if message else [])
 
     @asynccontextmanager
@@ -168,8 +200,8 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
         return TurnResult(reason="nothing_to_do")
     await _mark_taken(connection, taken.inputs, position=session.last_seq + 1)
     await connection.execute(
-        "INSERT INTO turns (id, workspace_id, session_id) VALUES (%s, %s, %s)",
-        (turn.turn_id, turn.workspace_id, turn.session_id),
+        "INSERT INTO turns (id, workspace_id, session_id, begun_seq) VALUES (%s, %s, %s, %s)",
+        (turn.turn_id, turn.workspace_id, turn.session_id, session.last_seq),
     )
     await connection.execute(
         "UPDATE sessions SET status = 'running', resume_wanted = false WHERE id = %s", (turn.session_id,)
@@ -214,12 +246,14 @@ async def _go_on(connection: Connection, turn: TurnInput, attempt: int) -> None:
     await connection.execute("UPDATE sessions SET status = 'running' WHERE id = %s", (turn.session_id,))
 
 
-async def _logged(connection: Connection, session_id: str) -> list[history.LoggedEvent]:
+async def _logged(
+    connection: Connection, session_id: str, *, only: list[str] | None = None
+) -> list[history.LoggedEvent]:
     found = await rows(
         connection,
         "SELECT id, type, payload, internal FROM events WHERE session_id = %(id)s AND type = ANY(%(types)s)"
-        " AND processed_at IS NOT NULL ORDER BY position, seq",
-        {"id": session_id, "types": list(history.HISTORY_TYPES)},
+        " AND processed_at IS NOT NULL AND (%(only)s::text[] IS NULL OR id = ANY(%(only)s)) ORDER BY position, seq",
+        {"id": session_id, "types": list(history.HISTORY_TYPES), "only": only},
     )
     return [history.LoggedEvent.model_validate(row) for row in found]
 

@@ -21,9 +21,9 @@ from harness_adapters.contract import (
     ModelRequestFailed,
     ModelRequestStarted,
     ToolOutcome,
-    ToolPort,
     ToolUse,
     TurnFinished,
+    TurnPort,
 )
 
 
@@ -40,10 +40,11 @@ class BuiltinHarness:
         await self._models.close()
 
     async def run_turn(
-        self, spec: HarnessSpec, history: list[HistoryItem], tools: ToolPort
+        self, spec: HarnessSpec, history: list[HistoryItem], tools: TurnPort
     ) -> AsyncGenerator[HarnessEvent]:
         """Continue ``history``; see `Harness.run_turn`. Exceptions of ``tools`` come out as they are."""
         turn = _Turn(spec, [*history, *await _call_all(tools, open_uses(history))], spec.max_model_requests)
+        turn.history += await tools.steering()
         if turn.history and isinstance(turn.history[-1], Answer):
             yield TurnFinished(reason="end_turn")
             return
@@ -59,7 +60,7 @@ class BuiltinHarness:
             if not called:
                 yield _ending(answered, spec)
                 return
-            turn.history += [answered.answer, *await _call_all(tools, called)]
+            turn.history += [answered.answer, *await _call_all(tools, called), *await tools.steering()]
 
     async def _answer(self, turn: "_Turn") -> AsyncGenerator[HarnessEvent]:
         """Ask until there is a whole answer; the last item is `ModelAnswered`, or `TurnFinished` if there is none."""
@@ -119,7 +120,7 @@ def _ending(answered: ModelAnswered, spec: HarnessSpec) -> TurnFinished:
     return TurnFinished(reason="end_turn")
 
 
-async def _call_all(tools: ToolPort, called: Sequence[ToolUse]) -> list[ToolOutcome]:
+async def _call_all(tools: TurnPort, called: Sequence[ToolUse]) -> list[ToolOutcome]:
     """Call all at once and return the outcomes in the order of the uses.
 
     When one raises, or the turn is cancelled, the others are cancelled once and awaited: each has an end to record.

@@ -16,6 +16,8 @@ MAX_RUNNING = 64
 MAX_LISTED = 1000
 MAX_ONCE = 16_384
 """How many writes and signals are remembered, so that none is done twice; some 4 MB of process 1's memory."""
+KILL_GRACE_SECONDS = 0.3
+"""Between TERM and KILL where a person waits for the end."""
 STOP_SECONDS = 10.0
 """Above a run's own grace and sweeps; what is left then cannot be ended from inside."""
 ROOM_TASKS = 32
@@ -182,7 +184,7 @@ class Commands:
         found = [run for run in self._box.runs.values() if run.exec_id == order["exec_id"]]
         for run in found:
             run.enders.append(answer)
-            run.end("killed")
+            run.end("killed", grace=KILL_GRACE_SECONDS)
         if not found:
             answer({}, b"")
 

@@ -134,10 +134,12 @@ ResultBlock = Annotated[Text | Image | Document | SearchResult, Field(discrimina
 
 
 class UserMessage(Request):
-    """A message to the agent."""
+    """A message to the agent. ``delivery``: `steer` goes into the running turn before its next model request; where
+    none runs, and otherwise, it waits for a turn of its own."""
 
     type: Literal["user.message"]
     content: Annotated[list[MessageBlock], Field(min_length=1, max_length=MAX_CONTENT_BLOCKS)]
+    delivery: Literal["queue", "steer"] | None = None
 
 
 class UserInterrupt(Request):

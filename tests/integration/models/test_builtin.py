@@ -39,7 +39,7 @@ MODELS = pytest.mark.parametrize("model", ["scripted/demo", "scripted/openai-dem
 
 
 class Hands:
-    """A `ToolPort` whose calls wait until all ``parties`` are there; with ``holds`` they never end by themselves."""
+    """A `TurnPort` whose calls wait until all ``parties`` are there; with ``holds`` they never end by themselves."""
 
     def __init__(self, parties: int = 1, *, holds: bool = False):
         self.called: list[ToolUse] = []
@@ -47,6 +47,11 @@ class Hands:
         self.gathered = asyncio.Event()
         self._parties = parties
         self._holds = holds
+        self.said: list[list[UserInput]] = []
+
+    async def steering(self) -> list[UserInput]:
+        """Return what is said before the next request."""
+        return self.said.pop(0) if self.said else []
 
     async def call(self, use: ToolUse) -> ToolOutcome:
         """Wait for the others and answer."""
@@ -306,6 +311,17 @@ async def test_what_a_tool_port_raises_comes_out_and_the_other_calls_are_cancell
     with pytest.raises(Superseded):
         await _run(harness, _spec(gateway, "scripted/x"), _asked({"tools": _tools(1, 2)}), hands)
     assert hands.cancelled == [use.event_id for use in hands.called]
+
+
+async def test_what_steers_is_part_of_the_next_request(gateway: Gateway, harness: BuiltinHarness):
+    hands = Hands()
+    steer = UserInput(event_id="sevt_steer", content=[TextBlock(text=script({"text": "steered"}))])
+    hands.said = [[], [steer]]
+    events = await _run(
+        harness, _spec(gateway, "scripted/x"), _asked({"tools": _tools(1)}, {"text": "unsteered"}), hands
+    )
+    answers = [event.answer for event in events if isinstance(event, ModelAnswered)]
+    assert [block.text for block in answers[-1].blocks if isinstance(block, AnswerText)] == ["steered"]
 
 
 async def test_cancelling_during_tools_cancels_them(gateway: Gateway, harness: BuiltinHarness):

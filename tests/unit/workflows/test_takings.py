@@ -1,4 +1,4 @@
-from workflows.takings import Taken, Waiting, take
+from workflows.takings import Taken, Waiting, steering, take
 
 
 def waiting(*types: str) -> list[Waiting]:
@@ -28,3 +28,16 @@ def test_a_system_message_alone_waits_for_a_message() -> None:
 
 def test_an_interrupt_with_nothing_to_stop_is_passed() -> None:
     assert take(waiting("user.interrupt", "user.message")) == Taken(inputs=["1"], passed=["0"])
+
+
+def test_steering_takes_what_steers_with_its_system_message_and_leaves_the_rest() -> None:
+    queue = [
+        Waiting("m1", "user.message"),
+        Waiting("s1", "user.message", steers=True),
+        Waiting("n1", "system.message"),
+        Waiting("m2", "user.message"),
+        Waiting("n2", "system.message"),
+        Waiting("s2", "user.message", steers=True),
+    ]
+    assert steering(queue) == ["s1", "n1", "s2"]
+    assert steering(queue[:1]) == []
