@@ -41,6 +41,29 @@ async def test_neither_process_1_nor_a_keeper_can_be_traced(box: Box) -> None:
     assert attempts == ["-1 1", "-1 1"]
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "nohup sleep 681 &",
+        "setsid sleep 681 &",
+        "(setsid sleep 681 &)",
+        "(trap '' TERM HUP INT; setsid sh -c 'trap \"\" TERM; (sleep 681 & sleep 681) & wait' &)",
+        "setsid sh -c 'while :; do sleep 681 & sleep 0.05; done' &",
+    ],
+    ids=["nohup", "session", "orphan", "deaf", "begetter"],
+)
+async def test_nothing_survives_a_timeout(box: Box, way: str) -> None:
+    result = await box.run(f"{way}\necho away; sleep 682", timeout_seconds=1)
+    assert (result.status, result.stdout, result.survivors) == ("timeout", "away\n", 0)
+    left = await box.run("grep -ls '^sleep' /proc/[0-9]*/comm | wc -l")
+    assert left.stdout.strip() == "0"
+
+
+async def test_a_command_inherits_nothing_but_its_standard_streams(box: Box) -> None:
+    code = "import os\nprint([n for n in range(3, 1024) if os.path.lexists(f'/proc/self/fd/{n}')])"
+    assert (await box.python(code)).stdout == "[]\n"
+
+
 async def test_killing_its_keeper_gains_a_command_nothing(box: Box) -> None:
     attack = "setsid sleep 651 & kill -9 $PPID; echo forged; sleep 652"
     result = await box.run(attack, exec_id="rebel", timeout_seconds=30)
