@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from tests.support.egress import Stage, get, new_stub
+from tests.support.egress import CANARY, Stage, get, new_stub
 
 
 def _basic(pair: str) -> str:
@@ -134,6 +134,22 @@ async def test_the_stub_of_another_sandbox_is_worthless(stage: Stage, stub: str)
     entry = await stage.audit.wait()
     assert (entry.sandbox_id, entry.session_id, entry.reason) == ("sbx_b", "sesn_sbx_b", "stub_not_valid")
     assert host.connections == 0
+
+
+@pytest.mark.parametrize("pair", ["me:{stub}", "{stub}:", "{stub}:x-oauth-basic"])
+async def test_a_stub_in_basic_is_for_its_host_only(stage: Stage, stub: str, pair: str) -> None:
+    own, other = await stage.host("api.test"), await stage.host("second.test")
+    value = _basic(pair.format(stub=stub))
+    client = await stage.tunnel("api.test")
+    assert (await client.ask(get("/", "api.test", f"Authorization: {value}"))).status == 200
+    assert own.received[0].header("authorization") == _basic(pair.format(stub=CANARY))
+    assert (await stage.audit.wait()).credential == "API_TOKEN"
+    client = await stage.tunnel("second.test")
+    got = await client.ask(get("/", "second.test", f"Authorization: {value}"))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "credential_not_bound")
+    entry = await stage.audit.wait(2)
+    assert (entry.verdict, entry.host, entry.credential) == ("denied", "second.test", "API_TOKEN")
+    assert other.connections == 0
 
 
 @pytest.mark.parametrize(
