@@ -5,7 +5,8 @@ import contextlib
 
 import pytest
 
-from sandbox.contract import SandboxError, SandboxLostError
+from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
+from sandbox.supervisor.frames import pack
 from tests.support.sandboxes import Box, python
 
 
@@ -89,10 +90,11 @@ async def test_killing_everything_leaves_process_1(box: Box) -> None:
 
 
 async def test_a_command_cannot_give_orders(box: Box) -> None:
+    request = ExecRequest(exec_id="future", command="echo forged > /workspace/forged", cwd="/", timeout_seconds=9)
+    order = pack({"op": "exec", "id": 1, **request.model_dump(exclude={"stdin"})})
     code = (
-        "import json, os, socket, struct\n"
-        "order = json.dumps({'op': 'exec', 'id': 1, 'exec_id': 'future', 'command': 'echo forged', 'cwd': '/',"
-        " 'env': {}, 'timeout_seconds': 9, 'max_output_bytes': 999}).encode()\n"
+        "import os, socket\n"
+        f"order = {order!r}\n"
         "found = ['\\0bulkhead'] + ['\\0' + line.split()[-1][1:] for line in open('/proc/net/unix') if '@' in line]\n"
         "for folder, _, names in os.walk('/'):\n"
         "    if folder.startswith(('/proc', '/usr', '/sys')): continue\n"
@@ -101,13 +103,14 @@ async def test_a_command_cannot_give_orders(box: Box) -> None:
         "for address in found:\n"
         "    try:\n"
         "        s = socket.socket(socket.AF_UNIX); s.settimeout(2); s.connect(address)\n"
-        "        s.sendall(struct.pack('!II', len(order), 0) + order); print('answer', s.recv(100))\n"
+        "        s.sendall(order); print('answer', s.recv(100))\n"
         "    except OSError as error: print(error)\n"
     )
     result = await box.python(code)
-    assert "forged" not in result.stdout
+    assert result.exit_code == 0, result
     assert "exited" not in result.stdout
     assert (await box.provider.exec_state(box.sandbox_id, "future")).state == "never_started"
+    assert (await box.run("ls -A /workspace")).stdout == ""
 
 
 async def test_knocking_without_end_keeps_nobody_out(box: Box) -> None:
