@@ -112,6 +112,8 @@ class Seeker:
         self.longest = max(map(len, self._needles))
         self.sightings: set[Sighting] = set()
         self.looked: dict[str, int] = {}
+        self.seconds = 0.0
+        self._known: set[tuple[int, ...]] = set()
 
     def look(self, place: str, data: bytes) -> None:
         """Look at what is whole."""
@@ -127,6 +129,17 @@ class Seeker:
         while b"\\\\" in data:
             data = data.replace(b"\\\\", b"\\")
             self._match(place, data, self._escapes)
+
+    def is_known(self, identity: tuple[int, ...]) -> bool:
+        """Tell whether this was asked before, of something that is expensive to look at."""
+        known = identity in self._known
+        self._known.add(identity)
+        return known
+
+    def summary(self) -> str:
+        """Return how much was looked at, how long it took, and in how many places something was found."""
+        kinds = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(self.looked.items()))
+        return f"{len(self.sightings)} sightings; MB looked at: {kinds}; {self.seconds:.1f} s"
 
     def verdict(self) -> None:
         """Fail, with the places and the forms, if anything was seen."""
