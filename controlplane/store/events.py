@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, rows
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -89,7 +89,7 @@ async def append(connection: Connection, session_id: str, events: Sequence[NewEv
         },
     )
     if not found:
-        raise NotFoundError(f"no session {session_id!r}", code="session_not_found", field="session_id")
+        raise NotFoundError(f"no session {shown_id(session_id)!r}", code="session_not_found", field="session_id")
     return sorted((Event.model_validate(row) for row in found), key=lambda event: event.seq)
 
 
