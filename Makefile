@@ -23,4 +23,4 @@ bench: setup
 	.venv/bin/python -m tests.bench
 
 clean:
-	rm -rf .venv .bulkhead .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-mitmproxy .bulkhead .ruff_cache .import_linter_cache .hypothesis

@@ -1,8 +1,9 @@
 """Identifiers: a prefix that names the kind, then 26 characters that sort by time of creation."""
 
+import re
 import secrets
 import time
-from typing import Literal
+from typing import Literal, get_args
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -11,8 +12,23 @@ Prefix = Literal[
     "vlt", "vcrd", "egr",
 ]  # fmt: skip
 
+_FORM = re.compile(f"({'|'.join((*get_args(Prefix), 'sthr'))})_[{_ALPHABET}]{{26}}")
+
+_SHORT_NAME = re.compile(r"[\w-]{1,30}(\[\])?")
+"""Our own fields have 30 characters at most, and the tokens of services 32 or more."""
+
 
 def new_id(prefix: Prefix) -> str:
     """Return ``prefix_`` and 48 bits of milliseconds followed by 80 random bits, in Crockford's base 32."""
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def shown_id(given: str) -> str:
+    """Return an id as errors and logs may repeat it: what has another form may be a secret in the wrong place."""
+    return given if _FORM.fullmatch(given) else "(not an id)"
+
+
+def shown_name(given: str) -> str:
+    """Return a field's or a thing's name as errors may repeat it: what is long or no word may be such a secret."""
+    return given if _SHORT_NAME.fullmatch(given) else "(a long name)"

@@ -11,6 +11,7 @@ from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.embedded.temporal import EmbeddedTemporal
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
+from tests.support.bait import Bait, baited
 from tests.support.stack import Stack
 
 _TEMPLATE = "migrated"
@@ -63,24 +64,30 @@ async def temporal_address(tmp_path_factory: pytest.TempPathFactory) -> AsyncGen
     await server.stop(process)
 
 
-_STACK = pytest.StashKey[Stack]()
+_BAIT = pytest.StashKey[Bait]()
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """The whole control plane as `bulkhead up` runs it; the end of its output is shown when a test fails."""
-    running = Stack(tmp_path_factory.mktemp("stack") / "data")
-    request.config.stash[_STACK] = running
-    running.start()
-    running.wait_ready()
-    yield running
-    running.end()
+async def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stack]:
+    """The whole control plane as `bulkhead up` runs it; the end of its output is shown when a test fails.
+
+    Its vault has a canary, which every session of `Client` may use; it is searched for when all tests are through.
+    """
+    async with baited(tmp_path_factory.mktemp("stack")) as bait:
+        request.config.stash[_BAIT] = bait
+        yield bait.stack
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Add the output of the running stack to the report of a failed test that uses it."""
     report = yield
-    if report.failed and "stack" in getattr(item, "fixturenames", ()) and _STACK in item.config.stash:
-        report.sections.append(("output of `bulkhead up`", item.config.stash[_STACK].tail()))
+    if report.failed and "stack" in getattr(item, "fixturenames", ()) and _BAIT in item.config.stash:
+        report.sections.append(("output of `bulkhead up`", item.config.stash[_BAIT].stack.tail()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what the search for the canaries came to."""
+    if _BAIT in config.stash:
+        terminalreporter.write_line(f"canaries: {config.stash[_BAIT].seeker.summary()}")

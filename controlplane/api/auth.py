@@ -29,7 +29,7 @@ class Authenticator:
         wanted = request.headers.get("anthropic-workspace-id")
         if wanted and wanted != key.workspace_id:
             raise PermissionDeniedError(
-                f"the API key does not belong to workspace {wanted!r}",
+                "the API key belongs to another workspace",
                 code="wrong_workspace",
                 field="anthropic-workspace-id",
                 next_step="omit the header, or use a key of that workspace",

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from starlette.requests import Request
 
 from controlplane.errors import InvalidRequestError, RequestTooLargeError
+from controlplane.ids import shown_name
 
 MAX_JSON_BYTES = 10 * 1024 * 1024
 """Fits a message with images in it; larger content goes through /v1/files."""
@@ -48,7 +49,7 @@ def parse(raw: bytes, content_type: str) -> JsonValue:
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise InvalidRequestError(
-            f"the content type {kind!r} is not JSON",
+            "the content type is not JSON's",
             code="unsupported_media_type",
             field="Content-Type",
             next_step="send the body as application/json",
@@ -103,7 +104,7 @@ def _check_text(text: str, path: tuple[Any, ...]) -> None:
 
 
 def _refused(path: tuple[Any, ...], reason: str) -> InvalidRequestError:
-    field = ".".join(str(part) for part in path).encode("ascii", "backslashreplace").decode()
+    field = ".".join(shown_name(str(part)) for part in path)
     return InvalidRequestError(
         f"{field or 'body'}: {reason}",
         code="invalid_value",

@@ -18,6 +18,7 @@ from controlplane.errors import (
     NotFoundError,
     UnavailableError,
 )
+from controlplane.ids import shown_name
 
 STATUS: Mapping[ErrorType, int] = {
     "invalid_request_error": 400,
@@ -80,6 +81,8 @@ def invalid(errors: Sequence[Any], data: object) -> InvalidRequestError:
     first = errors[0]
     field = field_path(first["loc"], data, kind=first["type"])
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_invalid":  # pydantic's own words repeat the value
+        message = f"the type is one of {first['ctx']['expected_tags']}"
     return InvalidRequestError(
         f"{field}: {message}" if field else message,
         code="invalid_request",
@@ -107,7 +110,7 @@ def field_path(location: Sequence[int | str], data: object, *, kind: str) -> str
             here = here[part]
         elif not (isinstance(here, dict) and last and kind == "missing"):
             continue
-        path.append(str(part))
+        path.append(shown_name(str(part)))
     return ".".join(path)
 
 

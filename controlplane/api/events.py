@@ -31,6 +31,7 @@ from controlplane.api.wire.events import (
     payload,
 )
 from controlplane.errors import ConflictError, InvalidRequestError
+from controlplane.ids import shown_id, shown_name
 from controlplane.store import events, files, sessions
 from controlplane.store.events import Event, EventFilter, NewEvent
 from controlplane.store.pool import Connection, rows
@@ -195,7 +196,10 @@ async def _check_files(connection: Connection, inputs: Sequence[InputEvent], fie
     for place, file_id in references:
         if file_id in missing:
             raise refused(
-                f"{field}.{place}", f"no file {file_id!r}", code="file_not_found", next_step="upload the file first"
+                f"{field}.{place}",
+                f"no file {shown_id(file_id)!r}",
+                code="file_not_found",
+                next_step="upload the file first",
             )
 
 
@@ -219,7 +223,7 @@ async def _check_tool_uses(connection: Connection, session_id: str, inputs: Sequ
         if not found:
             raise refused(
                 f"{field}.{index}.{name}",
-                f"the session has no {' or '.join(kinds)} event {use_id!r}",
+                f"the session has no {' or '.join(kinds)} event {shown_id(use_id)!r}",
                 code="tool_use_not_found",
                 next_step="take the id from stop_reason.event_ids of the last session.status_idle event",
             )
@@ -254,7 +258,7 @@ def _check_open(gate: SessionGate, session_id: str, expected_seq: int | None) ->
 def _known_types(types: list[str]) -> list[str] | None:
     for name in types:
         if name not in EVENT_TYPES:
-            raise refused("types", f"unknown event type {name!r}", next_step="see /docs for the types")
+            raise refused("types", f"unknown event type {shown_name(name)!r}", next_step="see /docs for the types")
     return types or None
 
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.errors import STATUS, error_response, translate
 from controlplane.api.metrics import Metrics
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -42,12 +42,12 @@ class RequestMiddleware:
 
     async def _fail(self, scope: Scope, receive: Receive, error: Exception, answer: "_Answer") -> None:
         if STATUS[translate(error).type] == 500:
-            _log.exception("request_failed", method=scope["method"], path=scope["path"])
+            _log.exception("request_failed", method=scope["method"], route=_route(scope))
         if answer.status is None:
             await error_response(error, answer.request_id)(scope, receive, answer.send)
 
     def _note(self, scope: Scope, answer: "_Answer") -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route(scope)
         status = answer.status or 499
         self._metrics.answered(scope["method"], route, status, answer.seconds)
         if route not in _QUIET_ROUTES:
@@ -85,6 +85,10 @@ class _Answer:
         await self._send(message)
 
 
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
 def _session_of(scope: MutableMapping[str, Any]) -> dict[str, str]:
     session_id = scope.get("path_params", {}).get("session_id")
-    return {"session_id": session_id} if session_id else {}
+    return {"session_id": shown_id(session_id)} if session_id else {}

@@ -20,6 +20,7 @@ from controlplane.api.wire.sessions import (
     UnsupportedMount,
 )
 from controlplane.errors import NotFoundError
+from controlplane.ids import shown_id
 from controlplane.store import files, resources, sessions
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
@@ -116,7 +117,10 @@ async def mounts_of(
         path = request.mount_path or f"{_UPLOADS}/{request.file_id}"
         if path in taken or any(path == mount.mount_path for mount in mounts):
             raise refused(
-                f"{at}mount_path", f"{path!r} is taken", code="mount_path_taken", next_step="choose another path"
+                f"{at}mount_path",
+                "another file has this path",
+                code="mount_path_taken",
+                next_step="choose another path",
             )
         mounts.append(FileMount(file_id=request.file_id, mount_path=path))
     await _require_files(connection, mounts, field)
@@ -128,7 +132,7 @@ async def _require_files(connection: Connection, mounts: list[FileMount], field:
     if missing:
         index = next(index for index, mount in enumerate(mounts) if mount.file_id == missing[0])
         raise NotFoundError(
-            f"no file {missing[0]!r}",
+            f"no file {shown_id(missing[0])!r}",
             code="file_not_found",
             field=f"{field}.{index}.file_id" if field else "file_id",
             next_step="upload the file to /v1/files first",

@@ -7,6 +7,7 @@ from controlplane.api.wire.common import MAX_METADATA_PAIRS
 from controlplane.api.wire.tools import MAX_TOOLS, RESERVED_TOOL_NAMES, TOOLSET_NAMES
 from controlplane.definitions import AgentToolset, CustomTool, Harness, McpServer, McpToolset, Tool
 from controlplane.errors import InvalidRequestError
+from controlplane.ids import shown_name
 
 _KNOWN_HARNESSES = ("builtin", "opencode", "claude-agent-sdk", "codex")
 
@@ -47,7 +48,7 @@ def check_harness(name: str | None) -> Harness:
         )
     raise refused(
         "harness",
-        f"{name!r} is unknown; known are {', '.join(_KNOWN_HARNESSES)}",
+        f"{shown_name(name)!r} is unknown; known are {', '.join(_KNOWN_HARNESSES)}",
         code="unknown_harness",
         next_step="omit the field, or set it to 'builtin'",
     )
@@ -99,13 +100,15 @@ def _check_servers(referenced: list[str], defined: list[str]) -> None:
     for name in referenced:
         if name not in defined:
             raise refused(
-                "tools", f"no MCP server {name!r} in mcp_servers", next_step="add the server, or remove the toolset"
+                "tools",
+                f"no MCP server {shown_name(name)!r} in mcp_servers",
+                next_step="add the server, or remove the toolset",
             )
     for name in defined:
         if name not in referenced:
             raise refused(
                 "mcp_servers",
-                f"no mcp_toolset refers to the server {name!r}",
+                f"no mcp_toolset refers to the server {shown_name(name)!r}",
                 next_step="add an mcp_toolset for it to tools, or remove the server",
             )
 
@@ -113,4 +116,4 @@ def _check_servers(referenced: list[str], defined: list[str]) -> None:
 def _unique(field: str, what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise refused(field, f"{what} {name!r} appears more than once")
+            raise refused(field, f"{what} {shown_name(name)!r} appears more than once")

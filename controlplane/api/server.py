@@ -10,6 +10,10 @@ from controlplane.api.parts import Parts
 GRACE_SECONDS = 5
 """For requests that are under way; a stream ends at once and resumes elsewhere."""
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection (httpx, and with it the public SDK: 5): of the two ends that close at
+the same time the client's would see its request fail."""
+
 
 class ApiServer(uvicorn.Server):
     """Serves the API until it is told to exit."""
@@ -24,6 +28,7 @@ class ApiServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

@@ -12,6 +12,7 @@ from controlplane.api.wire.common import Page
 from controlplane.api.wire.sessions import SessionThread
 from controlplane.definitions import SessionAgentBase
 from controlplane.errors import NotFoundError
+from controlplane.ids import shown_id
 from controlplane.store import sessions
 from controlplane.store.sessions import SessionRecord, SessionStatus
 
@@ -50,7 +51,7 @@ async def get_thread(exchange: CurrentExchange, session_id: str, thread_id: str)
         session = await sessions.get(connection, session_id)
     if thread_id != primary_thread_id(session_id):
         raise NotFoundError(
-            f"session {session_id!r} has no thread {thread_id!r}",
+            f"session {shown_id(session_id)!r} has no thread {shown_id(thread_id)!r}",
             code="thread_not_found",
             field="thread_id",
             next_step="list the session's threads",

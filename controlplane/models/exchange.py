@@ -10,15 +10,15 @@ from starlette.types import Receive, Scope, Send
 from controlplane.models.envelope import WireFormat, error_response
 from controlplane.models.upstream import Upstream, UpstreamRequest
 
-MAX_ERROR_BYTES = 1024 * 1024
-"""An error's body is held whole while a key is looked for in it; real ones take a few hundred bytes."""
-
 _NOT_PASSED_ON = frozenset(
     [
-        "connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "set-cookie",
-        "te", "trailer", "transfer-encoding", "upgrade",
+        "connection", "content-encoding", "content-length", "keep-alive", "proxy-authenticate",
+        "proxy-authorization", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
     ]
 )  # fmt: skip
+
+_UNPACKED = frozenset(["identity", "gzip", "deflate"])
+"""What httpx undoes. Nothing is asked to be packed, and in anything else a key would pass unseen."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,14 +51,16 @@ class Exchange:
 
     async def _relay(self, scope: Scope, *, receive: Receive, send: Send) -> None:
         started = False
+        scrubber = self._upstream.scrubber()
         try:
             async with self._upstream.answer(self._request) as answer:
-                if answer.status_code >= 400:
-                    return await self._pass_error(answer, send)
-                await send(_start(answer.status_code, answer.headers.raw))
+                _check_encoding(answer.headers)
+                headers = [(name, scrubber.mask(value)) for name, value in answer.headers.raw]
+                await send(_start(answer.status_code, headers))
                 started = True
-                async for chunk in answer.aiter_raw():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                async for chunk in answer.aiter_bytes():
+                    if clean := scrubber.feed(chunk):
+                        await send({"type": "http.response.body", "body": clean, "more_body": True})
         except httpx.HTTPError as error:
             reason = type(error).__name__
             _log.warning("model_provider_failed", provider=self._upstream.name, error=reason, started=started)
@@ -68,17 +70,12 @@ class Exchange:
                 f"the provider {self._upstream.name!r} gave no answer ({reason}); its base_url is in the settings"
             )
             return await error_response(self._format, 502, message)(scope, receive, send)
-        return await send({"type": "http.response.body", "body": b""})
+        return await send({"type": "http.response.body", "body": scrubber.finish()})
 
-    async def _pass_error(self, answer: httpx.Response, send: Send) -> None:
-        body = bytearray()
-        async for chunk in answer.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_ERROR_BYTES:
-                break
-        headers = [(name, value) for name, value in answer.headers.raw if name.lower() != b"content-encoding"]
-        await send(_start(answer.status_code, headers))
-        await send({"type": "http.response.body", "body": self._upstream.redact(bytes(body))})
+
+def _check_encoding(headers: httpx.Headers) -> None:
+    if not _UNPACKED.issuperset(headers.get_list("content-encoding", split_commas=True)):
+        raise httpx.DecodingError("an encoding that was not asked for")
 
 
 def _start(status: int, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, object]:

@@ -9,6 +9,7 @@ import httpx
 
 from controlplane.models.envelope import WireFormat
 from controlplane.settings import ModelProvider
+from sandbox.egress.scrub import KnownForms, Scrubber
 
 CONNECT_SECONDS = 10
 """Long enough for a slow TLS handshake, short enough that a dead address is reported while someone watches."""
@@ -23,13 +24,16 @@ watches with a shorter limit of its own."""
 KEEPALIVE_SECONDS = 60
 """Turns come in bursts of requests; providers close idle connections after a minute or more."""
 
+SHORTEST_SCRUBBED_KEY = 16
+"""The keys of providers have 32 characters and more; what is shorter is a word such as "ollama", for servers that
+want none, and may well stand in an answer."""
+
 ANTHROPIC_VERSION = "2023-06-01"
 """The one version of Anthropic's API, for a client that names none."""
 
 _REQUEST_HEADERS = frozenset(
     [
         "accept",
-        "accept-encoding",
         "anthropic-beta",
         "anthropic-version",
         "content-type",
@@ -68,6 +72,8 @@ class Upstream:
         self._format: WireFormat = provider.format
         self._url = provider.base_url.rstrip("/") + _API_PATHS[provider.format]
         self._key = provider.api_key.get_secret_value() if provider.api_key else None
+        scrubbed = (self._key.encode(),) if self._key and len(self._key) >= SHORTEST_SCRUBBED_KEY else ()
+        self._forms = KnownForms().of(scrubbed)
         self._client = client
         self._slots = asyncio.Semaphore(provider.max_concurrent_requests)
 
@@ -85,13 +91,13 @@ class Upstream:
             finally:
                 await response.aclose()
 
-    def redact(self, text: bytes) -> bytes:
-        """Return ``text`` without this provider's key: some quote it when they refuse it."""
-        return text.replace(self._key.encode(), b"[key]") if self._key else text
+    def scrubber(self) -> Scrubber:
+        """Return what takes this provider's key out of one answer: some quote it, escaped or not."""
+        return Scrubber(self._forms)
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         chosen = {name.lower(): value for name, value in headers.items() if name.lower() in _REQUEST_HEADERS}
-        chosen.setdefault("accept-encoding", "identity")
+        chosen["accept-encoding"] = "identity"  # in what is compressed a key would not be recognised
         if self._format == "anthropic":
             chosen.setdefault("anthropic-version", ANTHROPIC_VERSION)
         if self._key and self._format == "anthropic":

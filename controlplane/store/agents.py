@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from controlplane.definitions import AgentDefinition, stored
 from controlplane.errors import NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -66,7 +66,11 @@ async def get(connection: Connection, agent_id: str, *, version: int | None = No
         {"id": agent_id, "version": version},
     )
     if row is None:
-        what = f"agent {agent_id!r}" if version is None else f"version {version} of agent {agent_id!r}"
+        what = (
+            f"agent {shown_id(agent_id)!r}"
+            if version is None
+            else f"version {version} of agent {shown_id(agent_id)!r}"
+        )
         raise NotFoundError(f"no {what}", code="agent_not_found", field="agent", next_step="list the agents")
     return AgentRecord.model_validate(row)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from controlplane.definitions import stored
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store import vaults
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
@@ -222,7 +222,7 @@ def _columns(content: CredentialContent) -> dict[str, object]:
 
 def _unknown(credential_id: str) -> NotFoundError:
     return NotFoundError(
-        f"no credential {credential_id!r} in this vault",
+        f"no credential {shown_id(credential_id)!r} in this vault",
         code="credential_not_found",
         field="credential_id",
         next_step="list the credentials of the vault",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from controlplane.definitions import EnvironmentConfig, stored
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -136,7 +136,7 @@ def _columns(content: EnvironmentContent) -> dict[str, object]:
 
 def _unknown(environment_id: str) -> NotFoundError:
     return NotFoundError(
-        f"no environment {environment_id!r}",
+        f"no environment {shown_id(environment_id)!r}",
         code="environment_not_found",
         field="environment_id",
         next_step="list the environments",

@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store import interrupts
 from controlplane.store.pool import Connection, rows
 
@@ -90,7 +90,7 @@ async def append(connection: Connection, session_id: str, events: Sequence[NewEv
         },
     )
     if not found:
-        raise NotFoundError(f"no session {session_id!r}", code="session_not_found", field="session_id")
+        raise NotFoundError(f"no session {shown_id(session_id)!r}", code="session_not_found", field="session_id")
     recorded = sorted((Event.model_validate(row) for row in found), key=lambda event: event.seq)
     for event in recorded:
         if event.type == "user.interrupt":

@@ -6,7 +6,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -151,4 +151,6 @@ async def listing(connection: Connection, narrowed: FileFilter, *, limit: int) -
 
 
 def _unknown(file_id: str) -> NotFoundError:
-    return NotFoundError(f"no file {file_id!r}", code="file_not_found", field="file_id", next_step="list the files")
+    return NotFoundError(
+        f"no file {shown_id(file_id)!r}", code="file_not_found", field="file_id", next_step="list the files"
+    )

@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 
 _SHORTEST_SECRET = 16
@@ -104,7 +104,9 @@ async def revoke(connection: Connection, key_id: str) -> KeyRecord:
         {"id": key_id},
     )
     if row is None:
-        raise NotFoundError(f"no API key {key_id!r}", code="key_not_found", field="key_id", next_step="list the keys")
+        raise NotFoundError(
+            f"no API key {shown_id(key_id)!r}", code="key_not_found", field="key_id", next_step="list the keys"
+        )
     return KeyRecord.model_validate(row)
 
 

@@ -7,7 +7,7 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -96,7 +96,7 @@ async def delete(connection: Connection, session_id: str, resource_id: str) -> N
 
 def _unknown(session_id: str, resource_id: str) -> NotFoundError:
     return NotFoundError(
-        f"session {session_id!r} has no resource {resource_id!r}",
+        f"session {shown_id(session_id)!r} has no resource {shown_id(resource_id)!r}",
         code="resource_not_found",
         field="resource_id",
         next_step="list the session's resources",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.definitions import SessionAgent, stored
 from controlplane.errors import NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.events import announce
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
@@ -279,7 +279,10 @@ async def count_by_status(connection: Connection) -> dict[str, int]:
 def unknown(session_id: str) -> NotFoundError:
     """The error for a session that is not there."""
     return NotFoundError(
-        f"no session {session_id!r}", code="session_not_found", field="session_id", next_step="list the sessions"
+        f"no session {shown_id(session_id)!r}",
+        code="session_not_found",
+        field="session_id",
+        next_step="list the sessions",
     )
 
 

@@ -6,7 +6,7 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import InvalidRequestError, NotFoundError
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 from controlplane.vault import cipher
@@ -166,4 +166,6 @@ def _columns(content: VaultContent) -> dict[str, object]:
 
 
 def _unknown(vault_id: str, *, field: str = "vault_id") -> NotFoundError:
-    return NotFoundError(f"no vault {vault_id!r}", code="vault_not_found", field=field, next_step="list the vaults")
+    return NotFoundError(
+        f"no vault {shown_id(vault_id)!r}", code="vault_not_found", field=field, next_step="list the vaults"
+    )

@@ -25,7 +25,7 @@ class Record:
     ):
         self._sink = sink
         self._policy = policy
-        self._method, self._host, self._port = masked(method)[:32], host, port
+        self._method, self._host, self._port = masked(method)[:32], masked(host), port
         self._path = None if target is None else masked(target.partition("?")[0])[:MAX_AUDIT_PATH]
         self._id = os.urandom(16).hex()
         self._began = time.perf_counter()
@@ -64,7 +64,7 @@ class Record:
             credential=self.credential,
             verdict=verdict,
             reason=reason,
-            message=message,
+            message=masked(message),
             status=self.status,
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,

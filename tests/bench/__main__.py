@@ -232,8 +232,8 @@ async def memory_and_start(bench: Bench, _: int) -> list[Figure]:
 
 
 async def proxy(times: int) -> list[Figure]:
-    """The egress proxy beside a direct connection."""
-    measured = await asyncio.to_thread(egress.measure, times=times * 40)
+    """The egress proxy beside a direct connection and beside mitmproxy."""
+    measured = await asyncio.to_thread(lambda: egress.measure(times=times * 40, mitmproxy=egress.mitmdump()))
     return [Figure(**asdict(each)) for each in measured]
 
 
@@ -288,7 +288,8 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in on.items()))
     print(f"{'':52} {'median':>9} {'p95':>9} {'n':>4}  {'goal':10} floor")
     for each in found:
-        values = f"{each.median:9.1f} {each.p95:9.1f} {each.samples:4}"
+        digits = 1 if each.median >= 10 else 2
+        values = f"{each.median:9.{digits}f} {each.p95:9.{digits}f} {each.samples:4}"
         print(f"{each.name:52} {values}  {each.goal:10} {each.floor}  [{each.unit}]")
 
 

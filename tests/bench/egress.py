@@ -1,4 +1,4 @@
-"""The egress proxy beside a direct connection and, if asked for, beside mitmproxy: `python -m tests.bench.egress`.
+"""The egress proxy beside a direct connection and beside mitmproxy: `python -m tests.bench.egress`.
 
 Client, proxy and upstream are three processes that share the machine; `measure` returns the figures for `make bench`.
 """
@@ -26,9 +26,12 @@ from sandbox.egress import AddressRules, AuditEntry, Binding, EgressSettings, Gr
 from sandbox.egress.certificates import Authority
 from tests.support.egress import MemoryPolicies, RootAuthority, StaticResolver
 
+_ROOT = Path(__file__).parents[2]
+_MITMPROXY = _ROOT / ".venv-mitmproxy"
 _MB = 1024 * 1024
 _BIG_BYTES = 512 * _MB
 _ROUNDS = 3
+_WARM_UP = 50
 _BODY = b"x" * 100
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 _STUB = "bhstub_0123456789abcdefghijklmn"
@@ -146,12 +149,12 @@ Open = Callable[[], Peer]
 def latencies(open_peer: Open, times: int) -> list[float]:
     """Return the milliseconds of requests on one connection, one after another."""
     peer, found = open_peer(), []
-    for _ in range(times + 50):
+    for _ in range(times + _WARM_UP):
         began = time.perf_counter()
         peer.send()
         peer.receive()
         found.append((time.perf_counter() - began) * 1000)
-    return found[50:]
+    return found[_WARM_UP:]
 
 
 def rate(open_peer: Open, seconds: float) -> float:
@@ -168,14 +171,28 @@ def rate(open_peer: Open, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
+def mitmdump() -> Path | None:
+    """Return mitmproxy's program, installed into an environment of its own; None if it cannot be had."""
+    python, wanted = _MITMPROXY / "bin/python", _ROOT / "requirements/mitmproxy.txt"
+    try:
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", str(_MITMPROXY)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+        subprocess.run([*pip, "-r", str(wanted)], check=True, stdout=subprocess.DEVNULL)
+    except subprocess.CalledProcessError:
+        print("mitmproxy cannot be installed here; going on without it", file=sys.stderr)
+        return None
+    return _MITMPROXY / "bin/mitmdump"
+
+
 def measure(*, times: int = 2000, seconds: float = 2.0, mitmproxy: Path | None = None) -> list[Measured]:
-    """Measure everything; ``mitmproxy`` is its ``mitmdump``, in a virtual environment of its own."""
+    """Measure everything; ``mitmproxy`` is its ``mitmdump``."""
     with tempfile.TemporaryDirectory() as name, _upstream(Path(name)) as (port, root):
         folder = Path(name)
         with _proxy(folder, port, root) as (process, ear):
             idle = _rss(process)
             peers = _Peers(port, ear, root, folder / "session.pem")
-            found = [_added(peers, times), _opaque(peers)]
+            found = [_added(peers, times), _cpu(process, peers, times), _opaque(peers)]
             with _mitmproxy(mitmproxy, folder, port, root) as beside:
                 found += _rates(peers, beside, seconds)
             many = [peers.swapped() for _ in range(500)]
@@ -211,6 +228,16 @@ def _added(peers: _Peers, times: int) -> Measured:
     added = [_at(through, part) - _at(straight, part) for part in (0.5, 0.95, 0.99)]
     floor = f"direct p50 {_at(straight, 0.5):.2f} p99 {_at(straight, 0.99):.2f} ms; at p99 it adds {added[2]:.2f} ms"
     return Measured("egress: swapped request adds", "ms", "≤ 0.4", added[0], added[1], times, floor)
+
+
+def _cpu(process: psutil.Process, peers: _Peers, times: int) -> Measured:
+    """What the proxy computes for a request: unlike its latency, little changed by what else the machine does."""
+    found: list[float] = []
+    for _ in range(_ROUNDS):
+        before = sum(process.cpu_times()[:2])
+        latencies(peers.swapped, times)
+        found.append((sum(process.cpu_times()[:2]) - before) * 1000 / (times + _WARM_UP))
+    return _one("egress: CPU per swapped request", "ms", found)
 
 
 def _opaque(peers: _Peers) -> Measured:
@@ -273,7 +300,9 @@ def _proxy(folder: Path, upstream: int, root: Path) -> Generator[tuple[psutil.Pr
 
 @contextlib.contextmanager
 def _running(part: str, told: dict[str, Any], port: int) -> Generator[psutil.Process]:
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.egress", "--part", part, json.dumps(told)])
+    command = [sys.executable, "-m", "tests.bench.egress", "--part", part, json.dumps(told)]
+    # Its log of connections that ended would stand between the figures.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(port)
         yield psutil.Process(process.pid)
@@ -340,7 +369,6 @@ def _wait_for(port: int) -> None:
 def main() -> None:
     """Measure and print, or run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mitmproxy", type=Path, help="its mitmdump, in a virtual environment of its own")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
@@ -349,7 +377,7 @@ def main() -> None:
             asyncio.run(run(json.loads(options.part[1])))
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    for each in measure(mitmproxy=options.mitmproxy):
+    for each in measure(mitmproxy=mitmdump()):
         print(json.dumps(asdict(each), ensure_ascii=False))
 
 

@@ -135,7 +135,7 @@ async def test_the_builtin_harness_is_shown(client: AsyncAnthropic):
         ({"model": {"id": "m", "effort": "extreme"}}, "model.effort"),
         ({"system": "x" * 100_001}, "system"),
         ({"metadata": {f"k{i}": "v" for i in range(17)}}, "metadata"),
-        ({"metadata": {"k" * 65: "v"}}, "metadata." + "k" * 65),
+        ({"metadata": {"k" * 65: "v"}}, "metadata.(a long name)"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
         ({"metadata": {"k": 1}}, "metadata.k"),
         ({"tools": [{"type": "abacus"}]}, "tools.0"),

@@ -25,13 +25,15 @@ from typing import Any
 import pytest
 
 from sandbox.docker import docker_available
+from tests.support.canary import Canary, Seeker
 from tests.support.client import Client, run, script
 from tests.support.egress import Behaviour, Received, RootAuthority, TestHost, answer
+from tests.support.places import search
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
-SECRET = "the-canary-Q7x9-of-the-way-out"
-OTHER_SECRET = "another-canary-Z3w1-of-the-way-out"
+CANARY, OTHER_CANARY = Canary("the way out", special="-._~"), Canary("the other way out", special="-._~")
+SECRET, OTHER_SECRET = CANARY.value, OTHER_CANARY.value
 NAMES = ("files.test", "other.test", "api.test", "second.test", "plain.test")
 PROVIDERS = [pytest.param("namespace"), pytest.param("docker", marks=pytest.mark.docker)]
 
@@ -160,7 +162,7 @@ class World:
 
 @pytest.fixture(scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[World]:
-    """One control plane for all tests here."""
+    """One control plane for all tests here; its secrets are searched for when they are through."""
     folder = tmp_path_factory.mktemp("egress")
     content = folder / "content"
     make_content(content)
@@ -197,6 +199,10 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Worl
             )
         }
         yield World(stack, client, hosts, vault_id, credentials)
+        seeker = Seeker(CANARY, OTHER_CANARY)
+        await stack.ready_again()
+        await search(stack, seeker)
+        seeker.verdict()
 
 
 async def stored(client: Client, vault_id: str, *, name: str, secret: str, hosts: list[str]) -> str:

@@ -23,13 +23,22 @@ class Client:
 
     def __init__(self, stack: Stack):
         self.stack = stack
-        self._http = httpx.AsyncClient(base_url=stack.url, headers={"x-api-key": stack.api_key}, timeout=20)
+        self._http = httpx.AsyncClient(
+            base_url=stack.url,
+            headers={"x-api-key": stack.api_key},
+            timeout=20,
+            event_hooks={"response": [self._keep_error]},
+        )
 
     async def __aenter__(self) -> "Client":
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    async def _keep_error(self, answer: httpx.Response) -> None:
+        await answer.aread() if answer.is_error else None
+        self.stack.keep_error(answer)
 
     async def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """POST and return the answer, which must be a success."""
@@ -74,7 +83,12 @@ class Client:
         environment = await self.post(
             "/v1/environments", {"name": "e", "config": {"type": "cloud", **(config or {})}}
         )
-        made = {"agent": agent["id"], "environment_id": environment["id"], **more}
+        made = {
+            "agent": agent["id"],
+            "environment_id": environment["id"],
+            "vault_ids": self.stack.vault_ids,
+            **more,
+        }
         return (await self.post("/v1/sessions", made))["id"]
 
     async def say(self, session_id: str, *texts: str) -> list[dict[str, Any]]:

@@ -18,7 +18,10 @@ _LOOK_SECONDS = 0.05
 
 
 class Stack:
-    """One `bulkhead up` on a data directory of its own; its output goes to a file."""
+    """One `bulkhead up` on a data directory of its own; its output goes to a file.
+
+    ``vault_ids``: what sessions of tests get unless they say otherwise. ``errors``: the error pages that were met.
+    """
 
     def __init__(
         self, data_dir: Path, *, environment: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
@@ -30,6 +33,8 @@ class Stack:
         kept.pop("ANTHROPIC_API_KEY", None)
         self._environment = kept | dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self.vault_ids: list[str] = []
+        self.errors: list[bytes] = []
 
     @property
     def url(self) -> str:
@@ -50,7 +55,17 @@ class Stack:
     @property
     def client(self) -> httpx.Client:
         """An HTTP client with the key; the caller closes it."""
-        return httpx.Client(base_url=self.url, headers={"x-api-key": self.api_key}, timeout=30)
+        return httpx.Client(
+            base_url=self.url,
+            headers={"x-api-key": self.api_key},
+            timeout=30,
+            event_hooks={"response": [self.keep_error]},
+        )
+
+    def keep_error(self, answer: httpx.Response) -> None:
+        """Keep what an error page says, for whoever looks for secrets."""
+        if answer.is_error:
+            self.errors.append(repr(answer.headers.raw).encode() + answer.read())
 
     def parts(self) -> dict[str, int]:
         """The process id of every part."""

@@ -56,6 +56,8 @@ class Case:
     name: str = "-"
     answers: tuple[tuple[str, ...], ...] = ()
     times: int = 1
+    allow: tuple[str, ...] = ALLOWED
+    """What the installation's setting allows."""
 
 
 def _plain(authority: str) -> str:
@@ -92,7 +94,12 @@ NOTATIONS = [
         "padded": "127.000.000.001", "hexadecimal-part": "127.0.0.0x1", "trailing-dot": "127.0.0.1.",
     }.items()
 ]  # fmt: skip
+ALTHOUGH_ALLOWED = [
+    Case(f"{kind}-although-allowed", _plain("name.test"), "name.test", ((address,),), allow=("0.0.0.0/0", "::/0"))
+    for kind, address in FORBIDDEN.items()
+    if "metadata" in kind or kind in {"v6-mapped", "v6-compatible", "v6-translated", "v6-6to4", "v6-teredo"}
+]
 OWN_PORT = [Case("own-port", _plain("127.0.0.1:{ear}")), Case("own-port-connect", _connect("127.0.0.1:{ear}"))]
 REBOUND = Case("rebound", _plain("name.test"), "name.test", ((PUBLIC,), ("10.0.0.1",)))
 REBOUND_LATER = Case("rebound-later", _plain("name.test"), "name.test", ((PUBLIC,), ("10.0.0.1",)), times=2)
-CASES = [*RESOLVED, *LITERAL, *MIXED, *NOTATIONS, *OWN_PORT, REBOUND, REBOUND_LATER]
+CASES = [*RESOLVED, *LITERAL, *MIXED, *NOTATIONS, *ALTHOUGH_ALLOWED, *OWN_PORT, REBOUND, REBOUND_LATER]

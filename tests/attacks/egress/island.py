@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.attacks.egress.cases import ADDRESSES, ALLOWED, CASES, PORTS, Case
+from tests.attacks.egress.cases import ADDRESSES, CASES, PORTS, Case
 from tests.support.egress import Client, Stage, staged
 
 
@@ -44,8 +44,8 @@ async def main() -> None:
     listeners = Listeners()
     await listeners.start()
     found: dict[str, Any] = {"reachable": await _reachable(listeners)}
-    allow = tuple(ipaddress.ip_network(each) for each in ALLOWED)
     for case in CASES:
+        allow = tuple(ipaddress.ip_network(each) for each in case.allow)
         async with staged(table={case.name: [list(each) for each in case.answers]}, allow_cidrs=allow) as stage:
             listeners.reached.clear()
             found[case.id] = await _run(stage, case, listeners)

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.egress.cases import FORBIDDEN, LITERAL, MIXED, NOTATIONS, OWN_PORT, PUBLIC, RESOLVED, Case
+from tests.attacks.egress.cases import (
+    ALTHOUGH_ALLOWED,
+    FORBIDDEN,
+    LITERAL,
+    MIXED,
+    NOTATIONS,
+    OWN_PORT,
+    PUBLIC,
+    RESOLVED,
+    Case,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +41,7 @@ def test_the_island_would_show_a_packet_that_gets_through(island: dict[str, Any]
     assert wanted - set(island["reachable"]) == set()
 
 
-@pytest.mark.parametrize("case", [*RESOLVED, *MIXED], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [*RESOLVED, *MIXED, *ALTHOUGH_ALLOWED], ids=lambda case: case.id)
 def test_a_name_with_a_forbidden_address_is_refused(island: dict[str, Any], case: Case) -> None:
     got = island[case.id]
     assert [got["answers"][0][0], got["answers"][0][1]] == [403, "address_not_allowed"]

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from tests.support.egress import Stage, get, new_stub
+from tests.support.egress import CANARY, Stage, get, new_stub
 
 
 def _basic(pair: str) -> str:
@@ -136,6 +136,22 @@ async def test_the_stub_of_another_sandbox_is_worthless(stage: Stage, stub: str)
     assert host.connections == 0
 
 
+@pytest.mark.parametrize("pair", ["me:{stub}", "{stub}:", "{stub}:x-oauth-basic"])
+async def test_a_stub_in_basic_is_for_its_host_only(stage: Stage, stub: str, pair: str) -> None:
+    own, other = await stage.host("api.test"), await stage.host("second.test")
+    value = _basic(pair.format(stub=stub))
+    client = await stage.tunnel("api.test")
+    assert (await client.ask(get("/", "api.test", f"Authorization: {value}"))).status == 200
+    assert own.received[0].header("authorization") == _basic(pair.format(stub=CANARY))
+    assert (await stage.audit.wait()).credential == "API_TOKEN"
+    client = await stage.tunnel("second.test")
+    got = await client.ask(get("/", "second.test", f"Authorization: {value}"))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "credential_not_bound")
+    entry = await stage.audit.wait(2)
+    assert (entry.verdict, entry.host, entry.credential) == ("denied", "second.test", "API_TOKEN")
+    assert other.connections == 0
+
+
 @pytest.mark.parametrize(
     ("binding", "request_text"),
     [
@@ -167,4 +183,34 @@ async def test_a_secret_that_would_break_a_header_is_not_sent(stage: Stage, secr
     got = await client.ask(get("/", "api.test", f"Authorization: Bearer {token.stub}"))
     assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "secret_unusable")
     assert (await stage.audit.wait()).reason == "secret_unusable"
+    assert host.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("request_text", "reason"),
+    [
+        pytest.param("{stub} http://open.test/{stub}?{stub} HTTP/1.1|Host: open.test", "host_not_allowed", id="path"),
+        pytest.param("GET http://{stub}.test/ HTTP/1.1|Host: {stub}.test", "host_not_allowed", id="host"),
+        pytest.param("CONNECT {stub}:443 HTTP/1.1|Host: {stub}:443", "host_not_allowed", id="connect"),
+    ],
+)
+async def test_no_refusal_writes_a_stub_into_the_audit(
+    stage: Stage, stub: str, request_text: str, reason: str
+) -> None:
+    client = await stage.client()
+    got = await client.ask(_request(request_text, stub=stub))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, reason)
+    entry = await stage.audit.wait()
+    assert (entry.verdict, entry.reason) == ("denied", reason)
+    assert stub.lower() not in entry.model_dump_json().lower()
+
+
+async def test_a_method_that_is_a_stub_is_not_written_into_the_audit(stage: Stage) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"], methods=["GET"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    got = await client.ask(_request("{stub} /", stub=token.stub))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (403, "method_not_bound")
+    assert token.stub not in (await stage.audit.wait()).model_dump_json()
     assert host.connections == 0

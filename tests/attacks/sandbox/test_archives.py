@@ -61,6 +61,27 @@ async def test_a_hostile_archive_is_refused_and_leaves_nothing(
     assert (await box.run("ls -A /workspace; find / -name escaped 2>/dev/null")).stdout == ""
 
 
+@pytest.mark.parametrize("kind", ["files", "size"])
+async def test_an_archive_without_end_is_refused_long_before_it(box: Box, kind: str) -> None:
+    fed = 0
+
+    async def bomb() -> AsyncIterator[bytes]:
+        nonlocal fed
+        huge = tarfile.TarInfo("huge")
+        huge.size = 1 << 40
+        yield huge.tobuf() if kind == "size" else b""
+        while True:
+            empty = b"".join(tarfile.TarInfo(f"f{fed}-{number}").tobuf() for number in range(128))
+            yield empty if kind == "files" else bytes(1 << 16)
+            fed += 1
+
+    with pytest.raises(SandboxError, match="archive is refused") as caught:
+        await box.provider.write_archive(box.sandbox_id, "/workspace", bomb(), max_bytes=1 << 20)
+    assert caught.value.code == "archive_refused"
+    assert fed < 64
+    assert (await box.run("ls -A /workspace")).stdout == ""
+
+
 @pytest.mark.parametrize("trap", ["ln -s /tmp sub", "mkfifo sub", "touch sub"])
 async def test_what_waits_in_the_target_is_not_followed(box: Box, trap: str) -> None:
     await box.run(trap)

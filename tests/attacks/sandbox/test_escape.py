@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -48,6 +50,42 @@ async def errno_of(box: Box, call: str) -> int:
 )
 async def test_calls_that_widen_a_sandbox_fail(box: Box, call: str) -> None:
     assert await errno_of(box, call) > 0
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the calls of another architecture are those of i386 here")
+async def test_32_bit_calls_fail(box: Box) -> None:
+    # mov eax, 20 (getpid); int 0x80; ret
+    code = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "page = libc.mmap(None, ctypes.c_size_t(4096), 7, 0x22, -1, ctypes.c_long(0))\n"
+        "ctypes.memmove(page, bytes.fromhex('b814000000cd80c3'), 8)\n"
+        "print(ctypes.CFUNCTYPE(ctypes.c_int)(page)())"
+    )
+    result = await box.python(code)
+    assert result.stdout == f"{-errno.ENOSYS}\n", result
+
+
+async def test_no_shared_memory_of_the_host_is_there(box: Box) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    segment = libc.shmget(0, 4096, 0o1000 | 0o666)
+    assert segment >= 0
+    try:
+        assert len((await asyncio.to_thread(Path("/proc/sysvipc/shm").read_text)).splitlines()) > 1
+        listed = await box.run("cat /proc/sysvipc/shm | wc -l")
+        reached = await box.python(
+            f"import ctypes\nprint(ctypes.CDLL(None, use_errno=True).shmat({segment}, None, 0o10000))"
+        )
+    finally:
+        libc.shmctl(segment, 0, None)
+    assert (listed.stdout.strip(), reached.stdout) == ("1", "-1\n")
+
+
+async def test_the_kernels_own_files_are_empty(box: Box) -> None:
+    files = "/proc/kcore /proc/kmem /proc/keys /proc/timer_list /proc/sched_debug /proc/scsi/scsi /proc/kpagecount"
+    result = await box.run(f"head -qc 64 {files} /sys/firmware/*/* 2>/dev/null; ls /sys/firmware 2>/dev/null")
+    assert result.stdout == ""
 
 
 async def test_no_command_has_or_gets_capabilities(box: Box) -> None:

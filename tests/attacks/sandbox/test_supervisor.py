@@ -5,7 +5,8 @@ import contextlib
 
 import pytest
 
-from sandbox.contract import SandboxError, SandboxLostError
+from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
+from sandbox.supervisor.frames import pack
 from tests.support.sandboxes import Box, python
 
 
@@ -41,6 +42,29 @@ async def test_neither_process_1_nor_a_keeper_can_be_traced(box: Box) -> None:
     assert attempts == ["-1 1", "-1 1"]
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "nohup sleep 681 &",
+        "setsid sleep 681 &",
+        "(setsid sleep 681 &)",
+        "(trap '' TERM HUP INT; setsid sh -c 'trap \"\" TERM; (sleep 681 & sleep 681) & wait' &)",
+        "setsid sh -c 'while :; do sleep 681 & sleep 0.05; done' &",
+    ],
+    ids=["nohup", "session", "orphan", "deaf", "begetter"],
+)
+async def test_nothing_survives_a_timeout(box: Box, way: str) -> None:
+    result = await box.run(f"{way}\necho away; sleep 682", timeout_seconds=1)
+    assert (result.status, result.stdout, result.survivors) == ("timeout", "away\n", 0)
+    left = await box.run("grep -ls '^sleep' /proc/[0-9]*/comm | wc -l")
+    assert left.stdout.strip() == "0"
+
+
+async def test_a_command_inherits_nothing_but_its_standard_streams(box: Box) -> None:
+    code = "import os\nprint([n for n in range(3, 1024) if os.path.lexists(f'/proc/self/fd/{n}')])"
+    assert (await box.python(code)).stdout == "[]\n"
+
+
 async def test_killing_its_keeper_gains_a_command_nothing(box: Box) -> None:
     attack = "setsid sleep 651 & kill -9 $PPID; echo forged; sleep 652"
     result = await box.run(attack, exec_id="rebel", timeout_seconds=30)
@@ -66,10 +90,11 @@ async def test_killing_everything_leaves_process_1(box: Box) -> None:
 
 
 async def test_a_command_cannot_give_orders(box: Box) -> None:
+    request = ExecRequest(exec_id="future", command="echo forged > /workspace/forged", cwd="/", timeout_seconds=9)
+    order = pack({"op": "exec", "id": 1, **request.model_dump(exclude={"stdin"})})
     code = (
-        "import json, os, socket, struct\n"
-        "order = json.dumps({'op': 'exec', 'id': 1, 'exec_id': 'future', 'command': 'echo forged', 'cwd': '/',"
-        " 'env': {}, 'timeout_seconds': 9, 'max_output_bytes': 999}).encode()\n"
+        "import os, socket\n"
+        f"order = {order!r}\n"
         "found = ['\\0bulkhead'] + ['\\0' + line.split()[-1][1:] for line in open('/proc/net/unix') if '@' in line]\n"
         "for folder, _, names in os.walk('/'):\n"
         "    if folder.startswith(('/proc', '/usr', '/sys')): continue\n"
@@ -78,13 +103,14 @@ async def test_a_command_cannot_give_orders(box: Box) -> None:
         "for address in found:\n"
         "    try:\n"
         "        s = socket.socket(socket.AF_UNIX); s.settimeout(2); s.connect(address)\n"
-        "        s.sendall(struct.pack('!II', len(order), 0) + order); print('answer', s.recv(100))\n"
+        "        s.sendall(order); print('answer', s.recv(100))\n"
         "    except OSError as error: print(error)\n"
     )
     result = await box.python(code)
-    assert "forged" not in result.stdout
+    assert result.exit_code == 0, result
     assert "exited" not in result.stdout
     assert (await box.provider.exec_state(box.sandbox_id, "future")).state == "never_started"
+    assert (await box.run("ls -A /workspace")).stdout == ""
 
 
 async def test_knocking_without_end_keeps_nobody_out(box: Box) -> None:

@@ -1,6 +1,7 @@
 """The gateway: who may pass, where to, and that nothing is changed on the way."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -16,6 +17,7 @@ from controlplane.models.upstream import create_client
 from controlplane.settings import ModelProvider
 from tests.integration.models.conftest import Gateway, OpenGateway
 from tests.integration.models.fake_provider import fake_provider
+from tests.support.canary import Canary, Seeker
 
 KEY = "sk-a-real-secret"
 MESSAGES, COMPLETIONS = "/v1/messages", "/v1/chat/completions"
@@ -25,11 +27,13 @@ def _body(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}], **more}
 
 
-def _provider(url: str, *models: str, wire_format: Any = "anthropic", limit: int = 64) -> ModelProvider:
+def _provider(
+    url: str, *models: str, wire_format: Any = "anthropic", limit: int = 64, key: str = KEY
+) -> ModelProvider:
     return ModelProvider(
         format=wire_format,
         base_url=url,
-        api_key=SecretStr(KEY),
+        api_key=SecretStr(key),
         models=list(models),
         max_concurrent_requests=limit,
     )
@@ -129,15 +133,61 @@ async def test_openai_gets_its_key_as_a_bearer_and_a_model_without_its_prefix(op
     assert json.loads(asked.body) == _body("gpt-5", n=1)
 
 
-async def test_an_upstream_error_passes_with_its_status_headers_and_body_but_without_the_key(
-    open_gateway: OpenGateway,
-):
-    body = {"type": "error", "error": {"type": "rate_limit_error", "message": f"slow down, {KEY}"}}
+async def test_an_upstream_error_passes_with_its_status_headers_and_body(open_gateway: OpenGateway):
+    body = {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
     response = JSONResponse(body, status_code=429, headers={"retry-after": "7", "request-id": "req_2"})
     async with fake_provider(response) as fake, open_gateway({"a": _provider(fake.url, "*")}) as gateway:
         answer = await gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
     assert (answer.status_code, answer.headers["retry-after"], answer.headers["request-id"]) == (429, "7", "req_2")
-    assert answer.json()["error"]["message"] == "slow down, [key]"
+    assert answer.json() == body
+
+
+@pytest.mark.parametrize(
+    ("status", "form", "packed"),
+    [(401, "raw", False), (200, "raw", True), (401, "json", True), (500, "url", False), (200, "base64 at 1", False)],
+)
+async def test_a_key_that_its_provider_quotes_is_taken_out(
+    open_gateway: OpenGateway, status: int, form: str, packed: bool
+):
+    key = Canary("the provider", special='/+"&%')
+    quoted = key.forms()[form]
+    body = b"you sent " + quoted + b"!"
+
+    async def in_pieces() -> AsyncGenerator[bytes]:
+        sent = gzip.compress(body) if packed else body
+        for at in range(0, len(sent), 5):
+            yield sent[at : at + 5]
+
+    headers = {"x-you-sent": quoted.decode(), **({"content-encoding": "gzip"} if packed else {})}
+    response = StreamingResponse(in_pieces(), status_code=status, headers=headers)
+    async with fake_provider(response) as fake:
+        provider = _provider(fake.url, "*", key=key.value)
+        async with open_gateway({"a": provider}) as gateway:
+            answer = await gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+    assert fake.asked[0].headers["x-api-key"] == key.value
+    assert (answer.status_code, answer.content[:9], answer.content[-1:]) == (status, b"you sent ", b"!")
+    seeker = Seeker(key)
+    seeker.look("answer", repr(answer.headers.raw).encode() + answer.content)
+    seeker.verdict()
+
+
+async def test_an_answer_in_which_a_key_could_not_be_seen_is_none(open_gateway: OpenGateway):
+    packed = Response(b"\x0b\x02\x80secret\x03", headers={"content-encoding": "br"})
+    async with fake_provider(packed) as fake, open_gateway({"a": _provider(fake.url, "*")}) as gateway:
+        asked_for = {**gateway.key, "accept-encoding": "br"}
+        answer = await gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=asked_for)
+    assert fake.asked[0].headers["accept-encoding"] == "identity"
+    assert (answer.status_code, b"secret" in answer.content) == (502, False)
+
+
+async def test_a_word_that_stands_in_for_a_key_may_be_in_an_answer(open_gateway: OpenGateway):
+    said = {"said": "ollama runs models"}
+    async with (
+        fake_provider(JSONResponse(said)) as fake,
+        open_gateway({"a": _provider(fake.url, "*", key="ollama")}) as gateway,
+    ):
+        answer = await gateway.http.post(gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+    assert answer.json() == said
 
 
 @pytest.mark.parametrize(("wire_format", "path"), [("anthropic", MESSAGES), ("openai", COMPLETIONS)])

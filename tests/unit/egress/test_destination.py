@@ -1,7 +1,10 @@
 """One way to write where a request goes."""
 
 import ipaddress
+import socket
 import string
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,11 @@ from hypothesis import strategies as st
 from sandbox.egress.destination import Destination, DestinationError, canonical_host, parse_authority
 
 _LABELS = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12)
+_NUMBERS = st.lists(
+    st.sampled_from(["0", "1", "127", "010", "0x7f", "0X7F", "2130706433", "256", "1e1", "a", "0x", "08"]),
+    min_size=1,
+    max_size=5,
+).map(".".join)
 _SOUP = st.text(string.ascii_letters + string.digits + ".:[]@%-_/\\\0\t\n ä。①xX", max_size=40)
 
 
@@ -64,6 +72,30 @@ def test_canonical_hosts_are_stable(text: str) -> None:
     except DestinationError:
         return
     assert canonical_host(f"[{host}]" if ":" in host else host) == host
+
+
+@given(st.one_of(_SOUP, _NUMBERS))
+def test_no_name_is_an_address_to_the_systems_resolver(text: str) -> None:
+    """The C library takes many notations for addresses; each of these is one here too, or refused."""
+    try:
+        host = canonical_host(text)
+    except DestinationError:
+        return
+    with suppress(OSError):
+        assert socket.inet_ntoa(socket.inet_aton(host)) == host
+        assert Destination("https", host, 443).address == ipaddress.ip_address(host)
+
+
+@given(_SOUP)
+def test_others_read_the_same_host_and_port(text: str) -> None:
+    try:
+        found = parse_authority(text, "https")
+    except DestinationError:
+        return
+    theirs = urlsplit(f"https://{text}/")
+    assert theirs.hostname is not None
+    assert canonical_host(f"[{theirs.hostname}]" if ":" in theirs.hostname else theirs.hostname) == found.host
+    assert theirs.port == found.port
 
 
 @given(st.lists(_LABELS, min_size=1, max_size=4), st.integers(1, 65535))

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from sandbox.egress.contract import Binding, GrantedCredential
 from sandbox.egress.rules import RefusedError
-from sandbox.egress.stubs import Secret, StubScanner, mentioned, swap_body, swap_headers, swap_target
+from sandbox.egress.stubs import (
+    Secret,
+    StubScanner,
+    mentioned,
+    mentioned_in,
+    swap_body,
+    swap_headers,
+    swap_target,
+)
 
 _STUB = b"bhstub_0123456789ABCDEFGHIJabcdef"
 _NEAR = st.sampled_from([b"bhstub_", b"bhstub_012", b"bh", b"b", b"stub_", b"bhstub_0123456789ABCDEFGHIJa"])
@@ -45,6 +53,27 @@ def test_what_is_no_stub_passes_unchanged(parts: list[bytes], borders: list[int]
     data, scanner = b"".join(parts), StubScanner()
     passed = b"".join(scanner.feed(chunk) for chunk in _chunks(data, borders))
     assert passed + scanner.finish() == data
+
+
+@given(
+    st.lists(
+        st.one_of(_NEAR, st.just(_STUB), st.binary(max_size=6), st.sampled_from([b"-", b"Z" * 21])), max_size=10
+    ),
+    st.lists(st.integers(0, 400), max_size=16),
+)
+def test_borders_change_nothing(parts: list[bytes], borders: list[int]) -> None:
+    """What the chunks come to is what the whole comes to, and of a stub no border lets the recognisable part pass."""
+    data, scanner, passed, refused = b"".join(parts), StubScanner(), b"", False
+    try:
+        for chunk in _chunks(data, borders):
+            passed += scanner.feed(chunk)
+        passed += scanner.finish()
+    except RefusedError:
+        refused = True
+    assert refused == bool(mentioned_in(data))
+    assert data.startswith(passed)
+    assert refused or passed == data
+    assert not mentioned_in(passed)
 
 
 @given(st.binary(max_size=100))
