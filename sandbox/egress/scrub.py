@@ -3,11 +3,13 @@
 import base64
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import quote, quote_plus
 
 _SHORTEST_FORM = 4
 """Fewer bytes would be found by accident everywhere."""
+
+_BROWSERS_KEEP = "!'()*"
 
 
 class Scrubber:
@@ -76,17 +78,23 @@ class KnownForms:
 
 
 def forms(secret: bytes) -> set[bytes]:
-    """Return a secret raw, in base64 at every offset, in hex, and escaped for URLs, JSON and HTML."""
-    text = secret.decode("latin-1")
-    escaped = json.dumps(secret.decode(errors="replace"))[1:-1]
-    urls = {quote(secret, safe=""), quote(secret, safe="/"), quote_plus(secret)}
+    """Return a secret raw, in base64 at every offset, in hex, and escaped for URLs, JSON (also twice) and HTML."""
+    urls = {quote(secret, safe=""), quote(secret, safe="/"), quote(secret, safe=_BROWSERS_KEEP), quote_plus(secret)}
     found = {secret, secret.hex().encode(), secret.hex().upper().encode()}
     found |= {url.encode() for url in urls} | {_lower_escapes(url).encode() for url in urls}
-    found |= {escaped.encode(), escaped.replace("/", "\\/").encode()}
-    found |= {json.dumps(secret.decode(errors="replace"), ensure_ascii=False)[1:-1].encode()}
-    found |= {html.escape(text).encode("latin-1"), html.escape(text, quote=False).encode("latin-1")}
+    for text in {secret.decode(errors="replace"), secret.decode("latin-1")}:  # the latter: as servers read a header
+        found |= {html.escape(text).encode(), html.escape(text, quote=False).encode(), *_json_forms(text)}
     found |= {core for offset in range(3) for core in _base64_cores(secret, offset)}
     return {form for form in found if len(form) >= _SHORTEST_FORM}
+
+
+def _json_forms(text: str) -> Iterator[bytes]:
+    for in_ascii in (True, False):
+        plain = json.dumps(text, ensure_ascii=in_ascii)[1:-1]
+        for_html = plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+        for once in (plain, plain.replace("/", "\\/"), for_html):
+            yield once.encode()
+            yield json.dumps(once, ensure_ascii=in_ascii)[1:-1].encode()
 
 
 def _lower_escapes(url: str) -> str:

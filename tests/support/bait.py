@@ -78,7 +78,7 @@ async def baited(
     the customer, the host and the provider, and in no file of it.
     """
     root = RootAuthority(folder)
-    secret, key = Canary("the vault"), Canary("the model provider", special="/+=%")
+    secret, key = Canary("the vault"), Canary("the model provider", special='/+"&<>%!')
     async with AsyncExitStack() as open_now:
         reached: dict[str, TestHost] = {}
         for name, (tls, behaviour) in {HOST: (True, echo), **(hosts or {})}.items():
@@ -158,6 +158,7 @@ async def echo(asked: Received, reader: asyncio.StreamReader, writer: asyncio.St
         "json-in-utf8": json.dumps({"you sent": text}, ensure_ascii=False),
         "json-for-html": in_json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
         "json-in-json": json.dumps({"body": in_json}),
+        "json-as-latin-1": json.dumps({"you sent": secret.decode("latin-1")}),
         "base64": base64.b64encode(b"you sent " + secret),
         "hex": sent.hex(),
         "url": "you=" + quote(secret, safe=""),

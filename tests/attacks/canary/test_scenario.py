@@ -18,7 +18,7 @@ from tests.support.watch import Watcher
 OTHER = "other.canary.test"
 PATHS = (
     "plain", "json", "json-in-utf8", "base64", "hex", "url", "header", "error", "reason", "redirect", "chunked",
-    "sse", "websocket",
+    "sse", "websocket", "json-in-json", "json-for-html", "json-as-latin-1", "url-as-browsers-write-it",
 )  # fmt: skip
 KINDS = {
     "activity", "error", "file", "log", "name", "page", "process", "sandbox", "stream", "table", "workflow",
