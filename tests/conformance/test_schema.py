@@ -18,6 +18,8 @@ from controlplane.store.pool import Database
 
 from .conftest import Api, NoWorkflow, everything_is_ready
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 60
 """Per operation and kind of data; the whole suite stays under two minutes."""
 
