@@ -177,7 +177,7 @@ class TurnFinished(_Frozen):
     """The last item of a turn."""
 
     type: Literal["turn_finished"] = "turn_finished"
-    reason: Literal["end_turn", "refusal", "failed", "limit"]
+    reason: Literal["end_turn", "parked", "refusal", "failed", "limit"]
     message: str | None = None
 
 
@@ -187,8 +187,11 @@ HarnessEvent = ModelRequestStarted | PreviewStarted | TextDelta | ModelAnswered 
 class TurnPort(Protocol):
     """What a harness may do beside asking the model: its only hands, and its ear."""
 
-    async def call(self, use: ToolUse) -> ToolOutcome:
-        """Run a tool call that has been recorded; the outcome is recorded when this returns."""
+    async def call(self, use: ToolUse) -> ToolOutcome | None:
+        """Run a tool call that has been recorded; the outcome is recorded when this returns.
+
+        None: it waits for somebody. When its other calls are done the turn ends ``parked``, and another goes on.
+        """
         ...
 
     async def steering(self) -> list[UserInput]:

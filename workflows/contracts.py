@@ -48,7 +48,9 @@ class TurnInput(_Frozen):
     turn_id: str
 
 
-TurnEnd = Literal["end_turn", "retries_exhausted", "refusal", "interrupted", "nothing_to_do", "gone"]
+TurnEnd = Literal[
+    "end_turn", "requires_action", "retries_exhausted", "refusal", "interrupted", "nothing_to_do", "gone"
+]
 
 
 class TurnResult(_Frozen):

@@ -1,6 +1,6 @@
 """The conversation as a harness takes it, rebuilt from the event log alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -49,9 +49,9 @@ def build(events: Iterable[LoggedEvent]) -> list[HistoryItem]:
         if event.type.startswith("agent.") and event.type != "agent.tool_result":
             _add_block(history, event)
         elif event.type == "agent.tool_result":
-            history.append(_outcome(event, event.payload["tool_use_id"]))
+            history.append(outcome(event.payload["tool_use_id"], event.payload))
         elif event.type == "user.custom_tool_result":
-            history.append(_outcome(event, event.payload["custom_tool_use_id"]))
+            history.append(outcome(event.payload["custom_tool_use_id"], event.payload))
         else:
             history.append(
                 UserInput(
@@ -102,11 +102,12 @@ def _block(event: LoggedEvent) -> AnswerBlock:
             return ToolUse(event_id=event.id, name=event.payload["name"], input=event.payload["input"])
 
 
-def _outcome(event: LoggedEvent, tool_use_id: str) -> ToolOutcome:
+def outcome(tool_use_id: str, payload: Mapping[str, Any]) -> ToolOutcome:
+    """Return the outcome that the payload of a result's event holds."""
     return ToolOutcome(
         tool_use_id=tool_use_id,
-        content=_content(event.payload.get("content")),
-        is_error=bool(event.payload.get("is_error")),
+        content=_content(payload.get("content")),
+        is_error=bool(payload.get("is_error")),
     )
 
 

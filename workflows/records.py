@@ -122,7 +122,7 @@ class Journal(Protocol):
     """The side-effect journal, keyed by tool-use id."""
 
     async def dispatch(self, turn: TurnStart, use: ToolUse) -> JournaledCall:
-        """Move *intended* to *dispatched*, or to *refused* if the tool may not be used now; return the row as it is.
+        """Move *intended* to *dispatched*, to *refused*, or let it wait for a decision; return the row as it is.
 
         Raises `SupersededError` as in `TurnRecords`.
         """

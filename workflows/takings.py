@@ -1,9 +1,10 @@
 """What a turn takes from a session's queue; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-STARTS_A_TURN = frozenset({"user.message", "user.custom_tool_result", "user.tool_confirmation"})
+STARTS_A_TURN = frozenset({"user.message"})
+DECISIONS = frozenset({"user.custom_tool_result", "user.tool_confirmation"})
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,21 @@ def take(waiting: Sequence[Waiting]) -> Taken:
     return Taken(inputs=inputs if started else [], passed=passed)
 
 
+def decisions(waiting: Sequence[Waiting]) -> Taken:
+    """Take every decision that parked calls waited for, each with the system messages right after it."""
+    return Taken(inputs=_with_notes(waiting, lambda event: event.type in DECISIONS))
+
+
 def steering(waiting: Sequence[Waiting]) -> list[str]:
     """Take the messages that steer the running turn, each with the system messages right after it."""
+    return _with_notes(waiting, lambda event: event.steers)
+
+
+def _with_notes(waiting: Sequence[Waiting], wanted: Callable[[Waiting], bool]) -> list[str]:
     taken: list[str] = []
-    steers = False
+    taking = False
     for event in waiting:
-        steers = event.steers or (steers and event.type == "system.message")
-        if steers:
+        taking = wanted(event) or (taking and event.type == "system.message")
+        if taking:
             taken.append(event.id)
     return taken

@@ -60,13 +60,18 @@ class TurnTools:
         """Take what was said to steer the turn."""
         return await self._records.steering(self._turn)
 
-    async def call(self, use: ToolUse) -> ToolOutcome:
-        """Dispatch the call, or attach to it if it has been dispatched before, and return its recorded outcome."""
+    async def call(self, use: ToolUse) -> ToolOutcome | None:
+        """Dispatch the call, or attach to it if it has been dispatched before, and return its recorded outcome.
+
+        None: it waits for a person or for its client.
+        """
         if (problem := self._problem(use)) is not None:
             return await self._journal.refuse(self._turn, use, failure(use.event_id, problem))
         row = await self._journal.dispatch(self._turn, use)
         if row.outcome is not None:
             return row.outcome
+        if row.state == "intended":
+            return None
         call = ToolCallInput(tool_use_id=use.event_id, session_id=row.session_id, workspace_id=row.workspace_id)
         try:
             await self._run(call, row.host)

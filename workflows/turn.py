@@ -27,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 _ENDS: Mapping[str, TurnEnd] = {
     "end_turn": "end_turn",
+    "parked": "requires_action",
     "refusal": "refusal",
     "failed": "retries_exhausted",
     "limit": "retries_exhausted",

@@ -1,29 +1,33 @@
-"""Which tools an agent's definition names but this version must refuse; pure. Refusing is the safe answer."""
+"""Who decides about a tool call: nobody any more, a person, or the client that runs the tool itself; pure."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from harness_adapters.toolset.definitions import AGENT_TOOLS
+from harness_adapters.toolset import EXECUTE, PROVISION
 
-_ASKS = "needs a person's approval ({policy}), which this version cannot ask for"
-_CUSTOM = "is a custom tool, which this version cannot hand to a client"
+Verdict = Literal["allow", "ask", "client", "deny"]
+"""``ask``: it waits for a person's decision. ``client``: it waits for the client's result."""
 
-
-def denials(agent_tools: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return tool name → why a call of it is refused."""
-    found: dict[str, str] = {}
-    for entry in agent_tools:
-        if entry["type"] == "custom":
-            found[entry["name"]] = _CUSTOM
-            continue
-        own = {config["name"]: config for config in entry.get("configs") or []}
-        general = _policy(entry.get("default_config"))
-        for name in {tool.name for tool in AGENT_TOOLS} | own.keys():
-            policy = _policy(own.get(name)) or general
-            if policy not in {None, "always_allow"}:
-                found[name] = _ASKS.format(policy=policy)
-    return found
+WAITING: frozenset[Verdict] = frozenset({"ask", "client"})
 
 
-def _policy(config: Mapping[str, Any] | None) -> str | None:
-    return ((config or {}).get("permission_policy") or {}).get("type")
+def verdict(agent_tools: Iterable[Mapping[str, Any]], name: str) -> Verdict:
+    """Return the verdict on calls of a tool under an agent's ``tools``; a tool's own setting precedes the general.
+
+    `sandbox_execute` can do what `bash` can, so it goes by the setting of that. ``auto`` leaves it to rules; where
+    none says otherwise, a person is asked.
+    """
+    entries = list(agent_tools)
+    if name == PROVISION:
+        return "allow"
+    if name != EXECUTE and any(entry["type"] == "custom" and entry["name"] == name for entry in entries):
+        return "client"
+    wanted = "bash" if name == EXECUTE else name
+    policies = [_policy(entry, wanted) for entry in entries if entry["type"] != "custom"]
+    return "allow" if all(policy in {None, "always_allow"} for policy in policies) else "ask"
+
+
+def _policy(toolset: Mapping[str, Any], name: str) -> str | None:
+    own = next((config for config in toolset.get("configs") or [] if config["name"] == name), {})
+    settings = (own, toolset.get("default_config") or {})
+    return next(filter(None, ((each.get("permission_policy") or {}).get("type") for each in settings)), None)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from controlplane.api import (
     agents,
+    approvals,
     credentials,
     docs,
     egress,
@@ -24,6 +25,7 @@ from controlplane.api import (
     resume,
     sessions,
     threads,
+    tool_calls,
     vaults,
 )
 from controlplane.api.auth import Authenticator
@@ -44,6 +46,8 @@ _RESOURCES = (
     threads,
     resources,
     events,
+    tool_calls,
+    approvals,
     egress,
     files,
     vaults,

@@ -32,10 +32,10 @@ from controlplane.api.wire.events import (
 )
 from controlplane.errors import ConflictError, InvalidRequestError
 from controlplane.ids import shown_id, shown_name
-from controlplane.store import events, files, sessions
+from controlplane.store import approvals, events, files, sessions
+from controlplane.store.approvals import Decision
 from controlplane.store.events import Event, EventFilter, NewEvent
-from controlplane.store.pool import Connection, rows
-from controlplane.store.sessions import SessionGate
+from controlplane.store.pool import Connection
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/events", tags=["events"])
 
@@ -50,11 +50,10 @@ async def send_events(exchange: CurrentExchange, session_id: str, wanted: Events
     recorded: list[Event] = []
 
     async def effect(connection: Connection) -> SentEvents:
-        gate = await sessions.gate(connection, session_id)
-        _check_open(gate, session_id, wanted.expected_seq)
-        new = await recorded_inputs(connection, session_id, wanted.events, "events")
+        await check_open(connection, session_id, wanted.expected_seq)
+        new = await recorded_inputs(connection, session_id, wanted.events, "events", by=exchange.key_id)
         recorded.extend(await events.append(connection, session_id, new))
-        return SentEvents(data=[_wire(event) for event in recorded])
+        return sent(recorded)
 
     response = await exchange.once(effect)
     if recorded:
@@ -174,11 +173,15 @@ def _check_accompanied(inputs: Sequence[InputEvent], index: int, at: str) -> Non
 
 
 async def recorded_inputs(
-    connection: Connection, session_id: str, inputs: Sequence[InputEvent], field: str
+    connection: Connection, session_id: str, inputs: Sequence[InputEvent], field: str, *, by: str
 ) -> list[NewEvent]:
-    """Return ``inputs`` ready to be recorded; raises if one refers to something that is not there."""
+    """Return ``inputs`` ready to be recorded; raises if one refers to something that is not there, or does not wait.
+
+    ``by``: whose the decisions among them are.
+    """
     await _check_files(connection, inputs, field)
-    await _check_tool_uses(connection, session_id, inputs, field)
+    for index, event in enumerate(inputs):
+        await _check_reference(connection, session_id, event, f"{field}.{index}", by=by)
     return [NewEvent(type=event.type, payload=payload(event), queued=True) for event in inputs]
 
 
@@ -203,30 +206,20 @@ async def _check_files(connection: Connection, inputs: Sequence[InputEvent], fie
             )
 
 
-async def _check_tool_uses(connection: Connection, session_id: str, inputs: Sequence[InputEvent], field: str) -> None:
-    for index, event in enumerate(inputs):
-        match event:
-            case UserToolConfirmation():
-                name, use_id, kinds = "tool_use_id", event.tool_use_id, ["agent.tool_use", "agent.mcp_tool_use"]
-            case UserCustomToolResult():
-                name, use_id, kinds = "custom_tool_use_id", event.custom_tool_use_id, ["agent.custom_tool_use"]
-            case UserInterrupt():
-                _check_thread(event, session_id, f"{field}.{index}")
-                continue
-            case _:
-                continue
-        found = await rows(
-            connection,
-            "SELECT 1 FROM events WHERE id = %(id)s AND session_id = %(session_id)s AND type = ANY(%(kinds)s)",
-            {"id": use_id, "session_id": session_id, "kinds": kinds},
-        )
-        if not found:
-            raise refused(
-                f"{field}.{index}.{name}",
-                f"the session has no {' or '.join(kinds)} event {shown_id(use_id)!r}",
-                code="tool_use_not_found",
-                next_step="take the id from stop_reason.event_ids of the last session.status_idle event",
+async def _check_reference(connection: Connection, session_id: str, event: InputEvent, at: str, *, by: str) -> None:
+    match event:
+        case UserToolConfirmation():
+            decision = Decision(
+                tool_use_id=event.tool_use_id, kind=event.result, by=by, deny_message=event.deny_message
             )
+            await approvals.decide(connection, session_id, decision, field=f"{at}.tool_use_id")
+        case UserCustomToolResult():
+            decision = Decision(tool_use_id=event.custom_tool_use_id, kind="result", by=by)
+            await approvals.decide(connection, session_id, decision, field=f"{at}.custom_tool_use_id")
+        case UserInterrupt():
+            _check_thread(event, session_id, at)
+        case _:
+            pass
 
 
 def _check_thread(event: UserInterrupt, session_id: str, at: str) -> None:
@@ -237,7 +230,9 @@ def _check_thread(event: UserInterrupt, session_id: str, at: str) -> None:
         )  # fmt: skip
 
 
-def _check_open(gate: SessionGate, session_id: str, expected_seq: int | None) -> None:
+async def check_open(connection: Connection, session_id: str, expected_seq: int | None = None) -> None:
+    """Refuse inputs of a session that takes none, and hold it until the caller's transaction ends."""
+    gate = await sessions.gate(connection, session_id)
     require_unarchived("session", session_id, gate.archived_at)
     if gate.status == "terminated":
         raise InvalidRequestError(
@@ -260,6 +255,11 @@ def _known_types(types: list[str]) -> list[str] | None:
         if name not in EVENT_TYPES:
             raise refused("types", f"unknown event type {shown_name(name)!r}", next_step="see /docs for the types")
     return types or None
+
+
+def sent(recorded: Sequence[Event]) -> SentEvents:
+    """Return recorded events as the answer to whoever sent them."""
+    return SentEvents(data=[_wire(event) for event in recorded])
 
 
 def _wire(event: Event) -> WireEvent:

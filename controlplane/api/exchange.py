@@ -16,6 +16,7 @@ from controlplane.api.errors import invalid_model
 from controlplane.api.parts import Parts, parts_of
 from controlplane.errors import InvalidRequestError
 from controlplane.store import idempotency
+from controlplane.store.keys import KeyRecord
 from controlplane.store.pool import Connection
 
 M = TypeVar("M", bound=BaseModel)
@@ -28,10 +29,11 @@ Effect = Callable[[Connection], Awaitable[BaseModel]]
 class Exchange:
     """A request that was let in."""
 
-    def __init__(self, request: Request, parts: Parts, workspace_id: str):
+    def __init__(self, request: Request, parts: Parts, key: KeyRecord):
         self.request = request
         self.parts = parts
-        self.workspace_id = workspace_id
+        self.workspace_id = key.workspace_id
+        self.key_id = key.id
         self._digest = hashlib.sha256()
         self.hash_in(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
 
@@ -70,7 +72,7 @@ async def open_exchange(request: Request) -> Exchange:
     """Let a request in, or raise what keeps it out."""
     parts = parts_of(request)
     key = await parts.authenticator.authenticate(request)
-    return Exchange(request, parts, key.workspace_id)
+    return Exchange(request, parts, key)
 
 
 CurrentExchange = Annotated[Exchange, Depends(open_exchange)]

@@ -88,7 +88,9 @@ async def create_session(exchange: CurrentExchange, wanted: SessionCreate = read
         for mount in await mounts_of(connection, wanted.resources or [], taken=[]):
             await resources.add(connection, exchange.workspace_id, session_id=session_id, mount=mount)
         if wanted.initial_events:
-            new = await recorded_inputs(connection, session_id, wanted.initial_events, "initial_events")
+            new = await recorded_inputs(
+                connection, session_id, wanted.initial_events, "initial_events", by=exchange.key_id
+            )
             inputs.extend(await events.append(connection, session_id, new))
         return wire_session(await sessions.get(connection, session_id))
 

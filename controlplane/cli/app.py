@@ -10,6 +10,7 @@ import typer
 
 from controlplane.cli import (
     agents,
+    approvals,
     chat,
     demo,
     doctor,
@@ -36,6 +37,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(environments.app, name="environments")
 sessions.app.add_typer(egress.app, name="egress")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")
 app.add_typer(keys.app, name="keys")

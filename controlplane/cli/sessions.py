@@ -13,6 +13,7 @@ from controlplane.cli.stream import Screen, follow
 app = typer.Typer(help="Durable conversations with an agent.", no_args_is_help=True)
 
 _COLUMNS = ("id", "title", "status", "agent.name", "last_seq", "created_at", "archived_at")
+_CALL_COLUMNS = ("id", "name", "state", "verdict", "decision", "decided_by", "intended_at", "ended_at")
 _FIELDS = (
     "id", "title", "status", "stop_reason", "agent.id", "agent.name", "agent.model.id", "environment_id", "resources",
     "last_seq", "usage", "created_at", "archived_at",
@@ -31,6 +32,18 @@ def mount(server: Server, argument: str) -> dict[str, Any]:
 def said(text: str) -> dict[str, Any]:
     """Return a user's message as an event."""
     return {"type": "user.message", "content": [{"type": "text", "text": text}]}
+
+
+@app.command("tool-calls")
+@connected
+def tool_calls(
+    server: Server,
+    session: SessionId,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")] = 100,
+) -> None:
+    """List what a session's agent wanted done, and what came of it."""
+    found = server.listing(f"/v1/sessions/{session}/tool_calls", limit=limit)
+    server.output.table(found, _CALL_COLUMNS)
 
 
 @app.command("create")

@@ -122,6 +122,9 @@ class Screen:
                 self._line(f"[red]error: {escape(str(error.get('message', '')))} ({retry})[/red]")
             case "session.status_rescheduled":
                 self._line("[yellow]the turn was interrupted by a failure and goes on[/yellow]")
+            case "session.status_idle" if event["stop_reason"]["type"] == "requires_action":
+                for use_id in event["stop_reason"]["event_ids"]:
+                    self._line(f"[yellow]waits for a decision: bulkhead approvals allow {escape(use_id)}[/yellow]")
             case "session.status_idle" if event["stop_reason"]["type"] != "end_turn":
                 self._line(f"[yellow]idle: {event['stop_reason']['type']}[/yellow]")
             case "session.status_terminated" | "session.deleted" | "user.interrupt":

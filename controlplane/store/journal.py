@@ -1,10 +1,11 @@
 """The side-effect journal, keyed by tool-use id: *intended → dispatched → confirmed | unknown*, or *refused*."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
+from pydantic import BaseModel, ConfigDict
 
 from controlplane.store import events
 from controlplane.store.events import NewEvent
@@ -12,9 +13,10 @@ from controlplane.store.fence import fence
 from controlplane.store.pool import Connection, Database, one, rows
 from harness_adapters.contract import ToolOutcome, ToolUse
 from workflows.contracts import ToolCallInput, TurnInput
+from workflows.history import outcome
 from workflows.outcomes import failure, not_run, unknown
 from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnStart
-from workflows.verdicts import denials
+from workflows.verdicts import WAITING, Verdict, verdict
 
 _CALL: LiteralString = """
     SELECT c.*, e.payload AS result, t.begun_seq AS turn_begun_seq,
@@ -26,9 +28,9 @@ _CALL: LiteralString = """
 
 
 async def intend(
-    connection: Connection, turn: TurnInput, uses: Sequence[ToolUse], *, denied: Mapping[str, str]
+    connection: Connection, turn: TurnInput, uses: Sequence[ToolUse], *, verdicts: Mapping[str, Verdict]
 ) -> None:
-    """Journal tool uses in the transaction that records them; ``denied`` names the tools that are refused."""
+    """Journal tool uses in the transaction that records them; ``verdicts`` by tool name."""
     for use in uses:
         await connection.execute(
             "INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, verdict)"
@@ -40,18 +42,54 @@ async def intend(
                 turn.turn_id,
                 use.name,
                 Jsonb(events.storable(use.input)),
-                "deny" if use.name in denied else "allow",
+                verdicts[use.name],
             ),
         )
 
 
-async def close_open(connection: Connection, turn: TurnInput) -> None:
-    """Give every call of the session that has no outcome one, so that no tool use is left dangling."""
+class ParkedCall(BaseModel):
+    """A call that waits, or waited, for somebody's decision and has no outcome yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    decided: bool
+
+
+async def parked(connection: Connection, session_id: str) -> list[ParkedCall]:
+    """Return the session's calls that wait for a turn to act on a decision, in order."""
+    found = await rows(
+        connection,
+        "SELECT id, decision IS NOT NULL AS decided FROM tool_calls WHERE session_id = %(session)s"
+        " AND state = 'intended' AND verdict = ANY(%(waiting)s) ORDER BY intended_at, id",
+        {"session": session_id, "waiting": list(WAITING)},
+    )
+    return [ParkedCall.model_validate(row) for row in found]
+
+
+async def adopt_results(connection: Connection, session_id: str) -> None:
+    """Confirm the calls whose result a client has sent and a turn has taken."""
+    await connection.execute(
+        "UPDATE tool_calls c SET state = 'confirmed', result_event_id = e.id, ended_at = clock_timestamp()"
+        "  FROM events e WHERE c.session_id = %(session)s AND c.state = 'intended' AND c.decision = 'result'"
+        "   AND e.session_id = c.session_id AND e.type = 'user.custom_tool_result' AND e.processed_at IS NOT NULL"
+        "   AND e.payload ->> 'custom_tool_use_id' = c.id",
+        {"session": session_id},
+    )
+
+
+async def close_open(connection: Connection, turn: TurnInput, *, but_parked: bool = False) -> None:
+    """Give every call of the session that has no outcome one, so that no tool use is left dangling.
+
+    ``but_parked``: those that wait for a decision go on waiting.
+    """
     left = await rows(
         connection,
         "SELECT id, state, turn_id FROM tool_calls WHERE session_id = %(session)s"
-        " AND state IN ('intended', 'dispatched') ORDER BY intended_at FOR UPDATE",
-        {"session": turn.session_id},
+        " AND state IN ('intended', 'dispatched')"
+        " AND NOT (%(but_parked)s AND state = 'intended' AND verdict = ANY(%(waiting)s))"
+        " ORDER BY intended_at FOR UPDATE",
+        {"session": turn.session_id, "but_parked": but_parked, "waiting": list(WAITING)},
     )
     for row in left:
         if row["state"] == "intended":
@@ -72,15 +110,8 @@ class PostgresJournal:
             await fence(connection, turn)
             row = await _lock(connection, use.event_id)
             if row["state"] == "intended":
-                reason = await _denial(connection, turn.input.session_id, use.name)
-                if reason is not None:
-                    refused = failure(use.event_id, f"Not run: {use.name} {reason}.")
-                    await _settle(connection, turn.input, "refused", refused)
-                else:
-                    await connection.execute(
-                        "UPDATE tool_calls SET state = 'dispatched', dispatched_at = clock_timestamp() WHERE id = %s",
-                        (use.event_id,),
-                    )
+                now = await verdicts_now(connection, turn.input.session_id, [use.name])
+                await _judge(connection, turn.input, row, now[use.name])
                 row = await _lock(connection, use.event_id)
             return _call(row)
 
@@ -142,11 +173,28 @@ class PostgresJournal:
             return _call(row) if row else None
 
 
-async def _denial(connection: Connection, session_id: str, name: str) -> str | None:
+async def verdicts_now(connection: Connection, session_id: str, names: Iterable[str]) -> dict[str, Verdict]:
+    """Return what the session's agent, as it is now, says of calls of these tools."""
     row = await one(
         connection, "SELECT agent -> 'tools' AS tools FROM sessions WHERE id = %(id)s", {"id": session_id}
     )
-    return denials((row or {}).get("tools") or []).get(name)
+    tools = (row or {}).get("tools") or []
+    return {name: verdict(tools, name) for name in names}
+
+
+async def _judge(connection: Connection, turn: TurnInput, row: DictRow, now: Verdict) -> None:
+    """Dispatch an intended call, refuse it, or let it wait; a decision that was taken holds."""
+    if row["decision"] == "deny":
+        said = f": {row['deny_message']}" if row["deny_message"] else ", without giving a reason"
+        await _settle(connection, turn, "refused", failure(row["id"], f"Not run: a person denied this call{said}"))
+    elif row["decision"] == "allow" or (now == "allow" and row["verdict"] != "client"):
+        await connection.execute(
+            "UPDATE tool_calls SET state = 'dispatched', dispatched_at = clock_timestamp() WHERE id = %s",
+            (row["id"],),
+        )
+    elif row["decision"] is None and row["verdict"] not in WAITING:
+        # The agent's settings have changed since the model asked.
+        await connection.execute("UPDATE tool_calls SET verdict = %s WHERE id = %s", (now, row["id"]))
 
 
 async def _lock(connection: Connection, tool_use_id: str) -> DictRow:
@@ -192,7 +240,7 @@ def _call(row: DictRow) -> JournaledCall:
         input=row["input"],
         state=row["state"],
         sandbox_id=row["sandbox_id"],
-        outcome=ToolOutcome.model_validate(row["result"]) if row["result"] else None,
+        outcome=outcome(row["id"], row["result"]) if row["result"] else None,
         host=row["host"],
         turn_begun_seq=row["turn_begun_seq"],
     )

@@ -1,6 +1,6 @@
 """The end of a turn, however it comes: nothing of it is left open, and the session's status and its event agree."""
 
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
@@ -11,16 +11,18 @@ from controlplane.store.turn_events import request_lost
 from workflows import takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 
-_STOP_REASONS = {"retries_exhausted": "retries_exhausted", "refusal": "refusal"}
+_STOP_REASONS = {each: each for each in ("retries_exhausted", "refusal", "requires_action")}
 
 
 async def settle(
     connection: Connection, turn: TurnInput, reason: TurnEnd, *, errors: list[NewEvent] | None = None
 ) -> TurnResult:
     """Record the turn's end within the caller's transaction, which holds the session's row."""
-    await journal.close_open(connection, turn)
+    await journal.close_open(connection, turn, but_parked=reason == "requires_action")
     await _pass_interrupts(connection, turn)
-    stop_reason = {"type": _STOP_REASONS.get(reason, "end_turn")}
+    stop_reason: dict[str, Any] = {"type": _STOP_REASONS.get(reason, "end_turn")}
+    if reason == "requires_action":
+        stop_reason["event_ids"] = [call.id for call in await journal.parked(connection, turn.session_id)]
     ending = [
         *await open_requests(connection, turn),
         *(errors or []),
@@ -71,9 +73,34 @@ async def waiting(connection: Connection, session_id: str) -> list[takings.Waiti
     return [takings.Waiting(id=row["id"], type=row["type"], steers=bool(row["steers"])) for row in found]
 
 
+async def takeable(connection: Connection, session_id: str) -> takings.Taken:
+    """Return what a turn would take now: nothing while a call waits for a decision, and then the decisions."""
+    calls, queue = await journal.parked(connection, session_id), await waiting(connection, session_id)
+    if not calls:
+        return takings.take(queue)
+    return takings.decisions(queue) if all(call.decided for call in calls) else takings.Taken()
+
+
 async def more(connection: Connection, session_id: str) -> bool:
     """Say whether the queue holds something for another turn."""
-    return bool(takings.take(await waiting(connection, session_id)).inputs)
+    return bool((await takeable(connection, session_id)).inputs)
+
+
+async def withdraw(connection: Connection, turn: TurnInput) -> bool:
+    """Refuse the calls that wait, if an interrupt waits too: nobody need decide any more. Say whether it was so."""
+    calls, queue = await journal.parked(connection, turn.session_id), await waiting(connection, turn.session_id)
+    if not calls or all(event.type != "user.interrupt" for event in queue):
+        return False
+    await journal.close_open(connection, turn)
+    moot = [event.id for event in queue if event.type == "user.interrupt" or event.type in takings.DECISIONS]
+    await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (moot,))
+    stop_reason = {"type": "end_turn"}
+    idle = NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason})
+    await events.append(connection, turn.session_id, owned(turn, [idle]))
+    await connection.execute(
+        "UPDATE sessions SET stop_reason = %s WHERE id = %s", (Jsonb(stop_reason), turn.session_id)
+    )
+    return True
 
 
 _MEANT_FOR: LiteralString = """

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from controlplane.store.events import NewEvent
 from harness_adapters.contract import AnswerText, ModelRequestFailed, ThinkingBlock, ToolUse
 from workflows.records import CutAnswer
+from workflows.verdicts import Verdict
 
 _ERROR_TYPES = {
     "overloaded": "model_overloaded_error",
@@ -67,9 +68,9 @@ def cut_events(cut: CutAnswer) -> list[NewEvent]:
 
 
 def block_event(
-    block: ThinkingBlock | AnswerText | ToolUse, request_id: str, *, denied: Mapping[str, str]
+    block: ThinkingBlock | AnswerText | ToolUse, request_id: str, *, verdicts: Mapping[str, Verdict]
 ) -> NewEvent:
-    """The event of one block of an answer; ``denied`` names the tools that are refused."""
+    """The event of one block of an answer; ``verdicts`` by tool name."""
     internal = {"request_id": request_id}
     match block:
         case ThinkingBlock():
@@ -78,7 +79,9 @@ def block_event(
         case AnswerText():
             content = [{"type": "text", "text": block.text}]
             return NewEvent(id=block.event_id, type="agent.message", payload={"content": content}, internal=internal)
+        case ToolUse() if verdicts[block.name] == "client":
+            payload = {"name": block.name, "input": block.input}
+            return NewEvent(id=block.event_id, type="agent.custom_tool_use", payload=payload, internal=internal)
         case ToolUse():
-            permission = "deny" if block.name in denied else "allow"
-            payload = {"name": block.name, "input": block.input, "evaluated_permission": permission}
+            payload = {"name": block.name, "input": block.input, "evaluated_permission": verdicts[block.name]}
             return NewEvent(id=block.event_id, type="agent.tool_use", payload=payload, internal=internal)

@@ -14,7 +14,16 @@ from controlplane.store import deltas, events, journal
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
 from controlplane.store.pool import Connection, Database, one, rows
-from controlplane.store.settling import interrupt_waits, more, open_requests, owned, settle, waiting
+from controlplane.store.settling import (
+    interrupt_waits,
+    more,
+    open_requests,
+    owned,
+    settle,
+    takeable,
+    waiting,
+    withdraw,
+)
 from controlplane.store.turn_events import block_event, cut_events, model_error, request_lost, turn_error
 from harness_adapters import toolset
 from harness_adapters.contract import (
@@ -31,7 +40,6 @@ from workflows import history, takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.limits import MAX_TURN_ATTEMPTS
 from workflows.records import CutAnswer, SessionGoneError, TurnStart
-from workflows.verdicts import denials
 
 _log = structlog.get_logger(__name__)
 
@@ -116,11 +124,12 @@ class PostgresTurns:
         )
         uses = [block for block in answered.answer.blocks if isinstance(block, ToolUse)]
         async with self._fenced(turn) as connection:
-            denied = await _denied(connection, turn.input.session_id) if uses else {}
-            blocks = [block_event(block, request_id, denied=denied) for block in answered.answer.blocks]
+            session_id = turn.input.session_id
+            verdicts = await journal.verdicts_now(connection, session_id, {use.name for use in uses}) if uses else {}
+            blocks = [block_event(block, request_id, verdicts=verdicts) for block in answered.answer.blocks]
             await _append(connection, turn, [*blocks, span_end])
-            await _add_usage(connection, turn.input.session_id, usage)
-            await journal.intend(connection, turn.input, uses, denied=denied)
+            await _add_usage(connection, session_id, usage)
+            await journal.intend(connection, turn.input, uses, verdicts=verdicts)
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """See `TurnRecords.model_request_failed`."""
@@ -194,11 +203,14 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
     )
     if running is not None:
         return turn.model_copy(update={"turn_id": running["id"]})
-    taken = takings.take(await waiting(connection, turn.session_id))
+    if await withdraw(connection, turn):
+        session = await lock_session(connection, turn.session_id)
+    taken = await takeable(connection, turn.session_id)
     await _mark_taken(connection, taken.passed, position=session.last_seq)
     if not (taken.inputs or session.resume_wanted):
         return TurnResult(reason="nothing_to_do")
     await _mark_taken(connection, taken.inputs, position=session.last_seq + 1)
+    await journal.adopt_results(connection, turn.session_id)
     await connection.execute(
         "INSERT INTO turns (id, workspace_id, session_id, begun_seq) VALUES (%s, %s, %s, %s)",
         (turn.turn_id, turn.workspace_id, turn.session_id, session.last_seq),
@@ -256,13 +268,6 @@ async def _logged(
         {"id": session_id, "types": list(history.HISTORY_TYPES), "only": only},
     )
     return [history.LoggedEvent.model_validate(row) for row in found]
-
-
-async def _denied(connection: Connection, session_id: str) -> dict[str, str]:
-    row = await one(
-        connection, "SELECT agent -> 'tools' AS tools FROM sessions WHERE id = %(id)s", {"id": session_id}
-    )
-    return denials((row or {}).get("tools") or [])
 
 
 def _spec(turn: TurnInput, agent: dict[str, Any], *, gateway_url: str, token: str) -> HarnessSpec:

@@ -35,6 +35,8 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> list[Ne
         SELECT s.id AS session_id, s.workspace_id, false AS interrupt
           FROM sessions s JOIN waiting w ON w.session_id = s.id
          WHERE s.archived_at IS NULL AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
+           AND (w.interrupt OR NOT EXISTS (SELECT FROM tool_calls c WHERE c.session_id = s.id AND c.state = 'intended'
+                                              AND c.verdict IN ('ask', 'client') AND c.decision IS NULL))
          UNION ALL
         SELECT r.session_id, r.workspace_id, true FROM running r JOIN waiting w USING (session_id) WHERE w.interrupt
          UNION ALL

@@ -43,12 +43,17 @@ class BuiltinHarness:
         self, spec: HarnessSpec, history: list[HistoryItem], tools: TurnPort
     ) -> AsyncGenerator[HarnessEvent]:
         """Continue ``history``; see `Harness.run_turn`. Exceptions of ``tools`` come out as they are."""
-        turn = _Turn(spec, [*history, *await _call_all(tools, open_uses(history))], spec.max_model_requests)
-        turn.history += await tools.steering()
-        if turn.history and isinstance(turn.history[-1], Answer):
-            yield TurnFinished(reason="end_turn")
-            return
+        turn, called = _Turn(spec, list(history), spec.max_model_requests), open_uses(history)
         while True:
+            outcomes = await _call_all(tools, called)
+            turn.history += [outcome for outcome in outcomes if outcome is not None]
+            if None in outcomes:
+                yield TurnFinished(reason="parked")
+                return
+            turn.history += await tools.steering()
+            if turn.history and isinstance(turn.history[-1], Answer):
+                yield TurnFinished(reason="end_turn")
+                return
             answered = None
             async with aclosing(self._answer(turn)) as steps:
                 async for step in steps:
@@ -60,7 +65,7 @@ class BuiltinHarness:
             if not called:
                 yield _ending(answered, spec)
                 return
-            turn.history += [answered.answer, *await _call_all(tools, called), *await tools.steering()]
+            turn.history.append(answered.answer)
 
     async def _answer(self, turn: "_Turn") -> AsyncGenerator[HarnessEvent]:
         """Ask until there is a whole answer; the last item is `ModelAnswered`, or `TurnFinished` if there is none."""
@@ -120,7 +125,7 @@ def _ending(answered: ModelAnswered, spec: HarnessSpec) -> TurnFinished:
     return TurnFinished(reason="end_turn")
 
 
-async def _call_all(tools: TurnPort, called: Sequence[ToolUse]) -> list[ToolOutcome]:
+async def _call_all(tools: TurnPort, called: Sequence[ToolUse]) -> list[ToolOutcome | None]:
     """Call all at once and return the outcomes in the order of the uses.
 
     When one raises, or the turn is cancelled, the others are cancelled once and awaited: each has an end to record.

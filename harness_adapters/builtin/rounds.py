@@ -46,8 +46,6 @@ def open_uses(history: Sequence[HistoryItem]) -> list[ToolUse]:
             done.add(item.tool_use_id)
         elif isinstance(item, Answer):
             return [use for use in uses(item) if use.event_id not in done]
-        else:
-            return []
     return []
 
 

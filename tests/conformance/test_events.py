@@ -26,6 +26,26 @@ async def record(api: Api, session_id: str, *new: NewEvent) -> list[str]:
         return [event.id for event in await events.append(connection, session_id, new)]
 
 
+async def parked(api: Api, session_id: str, kind: str, *, verdict: str) -> str:
+    """Record a tool use that waits, as a turn leaves it, and return its id."""
+    [use_id] = await record(api, session_id, NewEvent(type=kind, payload={"name": "w", "input": {}}))
+    async with api.database.transaction(WORKSPACE) as connection:
+        await connection.execute(
+            "WITH turn AS (INSERT INTO turns (id, workspace_id, session_id, status)"
+            " VALUES (%(turn)s, %(workspace)s, %(session)s, 'ended') RETURNING id)"
+            " INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, verdict)"
+            " SELECT %(use)s, %(workspace)s, %(session)s, id, 'w', '{}', %(verdict)s FROM turn",
+            {
+                "turn": f"turn_{use_id}",
+                "workspace": WORKSPACE,
+                "session": session_id,
+                "use": use_id,
+                "verdict": verdict,
+            },
+        )
+    return use_id
+
+
 async def test_a_message_is_queued_and_passed_on(client: AsyncAnthropic, api: Api, session: Any):
     sent = await client.beta.sessions.events.send(session.id, events=[message("one"), message("two")])
     first, second = sent.data
@@ -74,7 +94,7 @@ async def test_an_interrupt_may_name_the_thread(client: AsyncAnthropic, session:
 
 @pytest.mark.parametrize("answer", [{"result": "allow"}, {"result": "deny", "deny_message": "not now"}])
 async def test_a_confirmation_is_queued(client: AsyncAnthropic, api: Api, session: Any, answer: Any):
-    [use] = await record(api, session.id, NewEvent(type="agent.tool_use", payload={"name": "bash", "input": {}}))
+    use = await parked(api, session.id, "agent.tool_use", verdict="ask")
     sent = await client.beta.sessions.events.send(
         session.id, events=[{"type": "user.tool_confirmation", "tool_use_id": use, **answer}]
     )
@@ -82,7 +102,7 @@ async def test_a_confirmation_is_queued(client: AsyncAnthropic, api: Api, sessio
 
 
 async def test_a_custom_result_is_queued_with_its_system_message(client: AsyncAnthropic, api: Api, session: Any):
-    [use] = await record(api, session.id, NewEvent(type="agent.custom_tool_use", payload={"name": "w", "input": {}}))
+    use = await parked(api, session.id, "agent.custom_tool_use", verdict="client")
     result: Any = {
         "type": "user.custom_tool_result",
         "custom_tool_use_id": use,
@@ -156,7 +176,7 @@ async def test_what_cannot_be_sent_is_refused_with_its_field_and_leaves_nothing(
 async def test_a_tool_use_of_another_session_is_unknown(
     client: AsyncAnthropic, api: Api, session: Any, agent: Any, environment: Any
 ):
-    [use] = await record(api, session.id, NewEvent(type="agent.tool_use", payload={"name": "bash", "input": {}}))
+    use = await parked(api, session.id, "agent.tool_use", verdict="ask")
     other = await client.beta.sessions.create(agent=agent.id, environment_id=environment.id)
     confirmation: Any = {"type": "user.tool_confirmation", "tool_use_id": use, "result": "allow"}
     with pytest.raises(BadRequestError) as caught:

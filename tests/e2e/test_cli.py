@@ -145,6 +145,28 @@ def test_a_session_from_its_first_message_to_the_archive(cli: Cli):
     assert cli.json("sessions", "archive", session)["archived_at"] is not None
 
 
+def test_what_waits_is_listed_and_decided(cli: Cli):
+    asking = {"type": "agent_toolset_20260401", "default_config": {"permission_policy": {"type": "always_ask"}}}
+    (cli.folder / "agent.json").write_text(json.dumps({"name": "careful", "tools": [asking]}))
+    agent = cli.json("agents", "create", "--from", "agent.json", "--model", "scripted/demo")["id"]
+    environment = cli.json("environments", "create", "--name", "e", "--provider", "namespace")["id"]
+    session = cli.json("sessions", "create", "--agent", agent, "--environment", environment)["id"]
+    first, second = (execute(f"echo {word}") for word in ("one", "two"))
+    shown = cli.text("sessions", "send", session, script(first, second, {"text": "both"}), "--follow")
+    (waits,) = [each for each in cli.json("approvals", "list") if each["session_id"] == session]
+    assert f"bulkhead approvals allow {waits['id']}" in shown
+    assert waits["input"] == {"command": "echo one"}
+    assert cli.json("approvals", "allow", waits["id"])["result"] == "allow"
+    assert "[tool_use_decided, tool_use_id]" in cli.refused("approvals", "deny", waits["id"])
+    until = time.monotonic() + 30
+    while not (found := [each for each in cli.json("approvals", "list") if each["session_id"] == session]):
+        assert time.monotonic() < until
+    assert cli.json("approvals", "deny", found[0]["id"], "-m", "enough")["deny_message"] == "enough"
+    states = [(each["state"], each["decision"]) for each in cli.json("sessions", "tool-calls", session)]
+    assert states[0] == ("confirmed", "allow")
+    assert states[1][1] == "deny"
+
+
 def test_agents_and_environments_go_by_name_where_it_is_the_only_one(cli: Cli):
     cli.json("agents", "create", "--name", "unique-agent", "--model", "scripted/demo")
     for _ in range(2):

@@ -1,26 +1,39 @@
-from workflows.verdicts import denials
+from typing import Any
+
+import pytest
+
+from workflows.verdicts import Verdict, verdict
+
+CUSTOM = {"type": "custom", "name": "lookup", "input_schema": {}}
 
 
-def test_a_tool_that_needs_approval_is_refused_and_the_others_are_not() -> None:
-    toolset = {
+def toolset(default: str, **own: str) -> dict[str, Any]:
+    configs = [{"name": name, "permission_policy": {"type": policy}} for name, policy in own.items()]
+    return {
         "type": "agent_toolset_20260401",
-        "default_config": {"permission_policy": {"type": "always_allow"}},
-        "configs": [
-            {"name": "bash", "permission_policy": {"type": "always_ask"}},
-            {"name": "read", "permission_policy": {"type": "always_allow"}},
-        ],
+        "default_config": {"permission_policy": {"type": default}},
+        "configs": configs,
     }
-    assert set(denials([toolset])) == {"bash"}
 
 
-def test_a_custom_tool_is_refused() -> None:
-    assert set(denials([{"type": "custom", "name": "lookup", "input_schema": {}}])) == {"lookup"}
-
-
-def test_a_policy_by_default_holds_for_tools_that_have_no_configuration_of_their_own() -> None:
-    toolset = {
-        "type": "agent_toolset_20260401",
-        "default_config": {"permission_policy": {"type": "always_ask"}},
-        "configs": [{"name": "read", "permission_policy": {"type": "always_allow"}}],
-    }
-    assert set(denials([toolset])) == {"bash", "write", "edit", "glob", "grep"}
+@pytest.mark.parametrize(
+    ("tools", "name", "expected"),
+    [
+        ([], "sandbox_execute", "allow"),
+        ([toolset("always_allow", bash="always_ask")], "bash", "ask"),
+        ([toolset("always_allow", bash="always_ask")], "read", "allow"),
+        ([toolset("always_ask", read="always_allow")], "read", "allow"),
+        ([toolset("always_ask", read="always_allow")], "write", "ask"),
+        ([toolset("auto")], "grep", "ask"),
+        ([CUSTOM], "lookup", "client"),
+        ([toolset("always_ask"), CUSTOM], "lookup", "client"),
+        # What can do all that bash can must not be a way around its setting.
+        ([toolset("always_allow", bash="always_ask")], "sandbox_execute", "ask"),
+        ([toolset("always_ask")], "sandbox_execute", "ask"),
+        ([toolset("always_ask", bash="always_allow")], "sandbox_execute", "allow"),
+        ([toolset("always_ask")], "sandbox_provision", "allow"),
+        ([{**CUSTOM, "name": "sandbox_execute"}], "sandbox_execute", "allow"),
+    ],
+)
+def test_who_decides(tools: list[dict[str, Any]], name: str, expected: Verdict) -> None:
+    assert verdict(tools, name) == expected

@@ -1,0 +1,66 @@
+"""/v1/approvals: tool calls that wait for a person, and the decision."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from controlplane.api.events import check_open, sent
+from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
+from controlplane.api.wire.common import Page
+from controlplane.api.wire.events import SentEvents
+from controlplane.api.wire.tool_calls import Approval, ApprovalDecision
+from controlplane.errors import NotFoundError
+from controlplane.ids import shown_id
+from controlplane.store import approvals, events
+from controlplane.store.approvals import Decision
+from controlplane.store.events import Event, NewEvent
+from controlplane.store.pool import Connection
+from controlplane.store.positions import Position
+
+router = APIRouter(prefix="/v1/approvals", tags=["approvals"])
+
+
+@router.get("", response_model=Page[Approval])
+async def list_approvals(
+    exchange: CurrentExchange, limit: LimitParam = DEFAULT_LIMIT, page: PageParam = None
+) -> Response:
+    """List the tool calls of all sessions that wait for a person, the oldest first."""
+    cursor = decode(page, "approvals")
+    async with exchange.transaction() as connection:
+        found = await approvals.waiting(connection, beyond=cursor.position(), limit=limit + 1)
+    shown, following = cut(found, limit, "approvals", lambda each: Position(created_at=each.asked_at, id=each.id))
+    data = [Approval(**each.model_dump()) for each in shown]
+    return json_response(Page[Approval](data=data, next_page=following))
+
+
+@router.post("/{tool_use_id}", response_model=SentEvents)
+async def decide_approval(
+    exchange: CurrentExchange, tool_use_id: str, wanted: ApprovalDecision = reads(ApprovalDecision)
+) -> Response:
+    """Decide on a call, once; the same as sending its session a `user.tool_confirmation`, which is the answer."""
+    async with exchange.transaction() as connection:
+        session_id = await approvals.session_of(connection, tool_use_id)
+    if session_id is None:
+        raise NotFoundError(
+            f"no tool call {shown_id(tool_use_id)!r}",
+            code="tool_use_not_found",
+            field="tool_use_id",
+            next_step="list what waits with GET /v1/approvals",
+        )
+    decision = Decision(
+        tool_use_id=tool_use_id, kind=wanted.result, by=exchange.key_id, deny_message=wanted.deny_message
+    )
+    said = {"tool_use_id": tool_use_id, **wanted.model_dump(exclude_none=True)}
+    recorded: list[Event] = []
+
+    async def effect(connection: Connection) -> SentEvents:
+        await check_open(connection, session_id)
+        await approvals.decide(connection, session_id, decision, field="tool_use_id")
+        event = NewEvent(type="user.tool_confirmation", payload=said, queued=True)
+        recorded.extend(await events.append(connection, session_id, [event]))
+        return sent(recorded)
+
+    response = await exchange.once(effect)
+    if recorded:
+        exchange.parts.submitter.submitted(exchange.workspace_id, session_id, recorded)
+    return response

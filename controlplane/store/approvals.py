@@ -1,0 +1,110 @@
+"""Decisions on tool calls that wait for somebody: taken once, by whoever the API let in, acted on by a turn."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.errors import BulkheadError, ConflictError, InvalidRequestError
+from controlplane.ids import shown_id
+from controlplane.store.pool import Connection, one, rows
+from controlplane.store.positions import Position
+
+
+class Approval(BaseModel):
+    """A tool call that waits for a person."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    session_id: str
+    session_title: str | None
+    agent_id: str
+    agent_name: str
+    name: str
+    input: dict[str, Any]
+    asked_at: datetime
+
+
+class Decision(BaseModel):
+    """What somebody decided. ``result``: a client sends the result of a call that it has run itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tool_use_id: str
+    kind: Literal["allow", "deny", "result"]
+    by: str
+    deny_message: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the calls that it can be taken on."""
+        return "client" if self.kind == "result" else "ask"
+
+
+async def decide(connection: Connection, session_id: str, decision: Decision, *, field: str) -> None:
+    """Record a decision; raises if the call does not wait for one. The caller appends the event that says it."""
+    taken = await one(
+        connection,
+        "UPDATE tool_calls SET decision = %(kind)s, deny_message = %(deny_message)s, decided_by = %(by)s,"
+        " decided_at = clock_timestamp() WHERE id = %(tool_use_id)s AND session_id = %(session)s"
+        " AND state = 'intended' AND verdict = %(verdict)s AND decision IS NULL RETURNING id",
+        {"session": session_id, "verdict": decision.verdict, **decision.model_dump()},
+    )
+    if taken is None:
+        raise await _refusal(connection, session_id, decision, field)
+
+
+async def waiting(connection: Connection, *, beyond: Position | None, limit: int) -> list[Approval]:
+    """Return up to ``limit`` of the calls that wait for a person, the oldest first."""
+    found = await rows(
+        connection,
+        """
+        SELECT c.id, c.session_id, s.title AS session_title, s.agent_id, s.agent ->> 'name' AS agent_name, c.name,
+               c.input, c.intended_at AS asked_at
+          FROM tool_calls c JOIN sessions s ON s.id = c.session_id
+         WHERE c.state = 'intended' AND c.verdict = 'ask' AND c.decision IS NULL AND s.archived_at IS NULL
+           AND (%(at)s::timestamptz IS NULL OR (c.intended_at, c.id) > (%(at)s::timestamptz, %(id)s::text))
+         ORDER BY c.intended_at, c.id LIMIT %(limit)s
+        """,
+        {"at": beyond.created_at if beyond else None, "id": beyond.id if beyond else None, "limit": limit},
+    )
+    return [Approval.model_validate(row) for row in found]
+
+
+async def session_of(connection: Connection, tool_use_id: str) -> str | None:
+    """Return the session of a tool call, if there is one."""
+    row = await one(connection, "SELECT session_id FROM tool_calls WHERE id = %(id)s", {"id": tool_use_id})
+    return row["session_id"] if row else None
+
+
+async def _refusal(connection: Connection, session_id: str, decision: Decision, field: str) -> BulkheadError:
+    row = await one(
+        connection,
+        "SELECT state, verdict, decision, decided_by, decided_at FROM tool_calls"
+        " WHERE id = %(id)s AND session_id = %(session)s",
+        {"id": decision.tool_use_id, "session": session_id},
+    )
+    shown = shown_id(decision.tool_use_id)
+    if row is None or (row["verdict"] == "client") != (decision.verdict == "client"):
+        what = "agent.custom_tool_use" if decision.verdict == "client" else "agent.tool_use"
+        return InvalidRequestError(
+            f"the session has no {what} event {shown!r}",
+            code="tool_use_not_found",
+            field=field,
+            next_step="take the id from stop_reason.event_ids of the last session.status_idle event",
+        )
+    if row["decision"] is not None:
+        taken = f"{row['decision']!r} by {row['decided_by']} at {row['decided_at']:%Y-%m-%d %H:%M:%S} UTC"
+        return ConflictError(
+            f"the call {shown!r} has been decided: {taken}",
+            code="tool_use_decided",
+            field=field,
+            next_step="nothing; a decision is taken once",
+        )
+    return ConflictError(
+        f"the call {shown!r} waits for nobody: it is {row['state']}",
+        code="tool_use_not_waiting",
+        field=field,
+        next_step="list what waits with GET /v1/approvals",
+    )
