@@ -212,8 +212,7 @@ class TlsChannel:
     async def receive(self) -> bytes:
         """Return what has come, at most one chunk; an end without a goodbye is an end."""
         while True:
-            # Asking in vain is an error to OpenSSL, and errors are slow.
-            if not (self._incoming.pending or self._incoming.eof or self._tls.pending()):
+            if not self._is_worth_asking:
                 await self._flush()
                 await self._fill()
             try:
@@ -223,6 +222,11 @@ class TlsChannel:
                     await self._fill()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
+
+    @property
+    def _is_worth_asking(self) -> bool:
+        # Asking in vain is an error to OpenSSL, and errors are slow.
+        return bool(self._incoming.pending or self._incoming.eof or self._tls.pending())
 
     async def send(self, data: bytes) -> None:
         """Return when the kernel has taken everything."""
@@ -236,6 +240,8 @@ class TlsChannel:
         if came == b"":
             return False
         self._incoming.write(came or b"")
+        if not self._is_worth_asking:
+            return not self._outgoing.pending
         try:
             self._tls.read(1)
         except ssl.SSLWantReadError:

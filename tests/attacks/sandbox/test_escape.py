@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.contract import SandboxProvider
 from sandbox.namespace import NamespaceProvider
-from tests.support.sandboxes import SMALL, Box
+from tests.support.sandboxes import SMALL, Box, ProviderFactory
 
 _CALLS = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
@@ -174,14 +173,18 @@ async def test_no_device_of_the_host_is_there(box: Box) -> None:
     assert devices <= harmless | {"stderr", "stdin", "stdout"}
 
 
-async def test_the_workers_environment_stays_outside(provider: SandboxProvider, box: Box) -> None:
+async def test_the_workers_environment_stays_outside(make_provider: ProviderFactory) -> None:
     os.environ["ANTHROPIC_API_KEY"] = "canary-of-the-environment"
+    # A provider of its own: what an earlier one has started was given the environment of that time.
+    provider = make_provider()
     try:
         await provider.provision("sbx_env", SMALL)
-        fresh = Box(provider=provider, sandbox_id="sbx_env", make_provider=box.make_provider)
+        fresh = Box(provider=provider, sandbox_id="sbx_env", make_provider=make_provider)
         result = await fresh.run("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'")
     finally:
         del os.environ["ANTHROPIC_API_KEY"]
+        await provider.destroy("sbx_env")
+        await provider.close()
     assert "canary-of-the-environment" not in result.stdout
     assert "PATH=" in result.stdout
 
