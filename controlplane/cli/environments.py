@@ -25,6 +25,10 @@ def create(
     memory_mb: Annotated[int | None, typer.Option("--memory-mb", help="MiB.")] = None,
     workspace_mb: Annotated[int | None, typer.Option("--workspace-mb", help="Disk: MiB in /workspace.")] = None,
     pids: Annotated[int | None, typer.Option("--pids", help="Processes and threads.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A host that its sandboxes reach, and then no other; repeatable."),
+    ] = None,
     lifetime_seconds: Annotated[
         int | None, typer.Option("--lifetime-seconds", help="How long it outlives its last command at most.")
     ] = None,
@@ -40,6 +44,7 @@ def create(
         "workspace_mb": workspace_mb,
         "pids": pids,
         "lifetime_seconds": lifetime_seconds,
+        "networking": {"type": "limited", "allowed_hosts": allow_host} if allow_host else None,
     }
     chosen = {field: value for field, value in given.items() if value is not None}
     if chosen:

@@ -13,30 +13,40 @@ _SHARED_DOMAINS = frozenset(
     [
         "amazonaws.com",
         "appspot.com",
+        "azurefd.net",
         "azurewebsites.net",
         "blogspot.com",
         "cloudfront.net",
+        "deno.dev",
+        "digitaloceanspaces.com",
+        "firebaseapp.com",
         "fly.dev",
         "github.io",
         "gitlab.io",
         "glitch.me",
         "herokuapp.com",
         "netlify.app",
+        "on.aws",
         "ngrok.app",
         "ngrok.io",
         "ngrok-free.app",
         "onrender.com",
         "pages.dev",
+        "r2.dev",
         "railway.app",
         "repl.co",
         "run.app",
         "trycloudflare.com",
         "vercel.app",
         "web.app",
+        "windows.net",
         "workers.dev",
     ]
 )
 """Well-known domains in which anybody gets a name within a minute; not the whole list of public suffixes."""
+
+_BY_SERVICE = frozenset(["amazonaws.com", "on.aws", "windows.net"])
+"""Those where it is a name under a service's own, such as ``bucket.s3.amazonaws.com``: no wildcard at any depth."""
 
 
 def bound_host(written: str) -> str:
@@ -69,6 +79,6 @@ def _is_address(name: str) -> bool:
 
 
 def _is_public(labels: list[str]) -> bool:
-    if ".".join(labels) in _SHARED_DOMAINS:
+    if ".".join(labels) in _SHARED_DOMAINS or ".".join(labels[-2:]) in _BY_SERVICE:
         return True
     return len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _REGISTRY_LABELS

@@ -40,7 +40,11 @@ class Wrapped(BaseModel):
 
 
 class Keyring:
-    """The master keys that are present. A file is read again when a key is asked for that was not in it before."""
+    """The master keys that are present.
+
+    A file is read again before anything is wrapped, so that nothing is under a key that has been replaced, and when a
+    key is asked for that was not in it before.
+    """
 
     def __init__(self, *, text: SecretStr | None = None, file: Path | None = None):
         self._file = file if text is None else None
@@ -53,9 +57,10 @@ class Keyring:
 
     def wrap(self, data_key: bytes, place: Place) -> Wrapped:
         """Wrap a data key with the newest master key; raises `UnavailableError` if there is none."""
+        self.reload()
+        newest_id = self.newest_id
         return Wrapped(
-            master_key_id=self.newest_id,
-            wrapped=cipher.seal(self._keys[self.newest_id], data_key, (*place, self.newest_id)),
+            master_key_id=newest_id, wrapped=cipher.seal(self._keys[newest_id], data_key, (*place, newest_id))
         )
 
     def unwrap(self, wrapped: Wrapped, place: Place) -> bytes:

@@ -18,6 +18,7 @@ from sandbox.egress.limits import (
     LINGER_SECONDS,
     MAX_LINGER_BYTES,
 )
+from sandbox.egress.pace import RefusalPace
 from sandbox.egress.peers import ClientSide, RequestHead
 from sandbox.egress.revocation import CutReason, Watch, Watched
 from sandbox.egress.rules import CutError, FailedError, RefusedError, Ruling, judge_destination
@@ -54,11 +55,12 @@ _CUTS: dict[CutReason, RefusedError] = {
 class Connection:
     """Serves one accepted socket until it ends, is cut, or the proxy stops."""
 
-    def __init__(self, services: Services, sandbox_id: str, accepted: socket.socket):
+    def __init__(self, services: Services, sandbox_id: str, accepted: socket.socket, *, refusals: RefusalPace):
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a connection is only made inside its task
         self._services = services
         self._sandbox_id = sandbox_id
+        self._refusals = refusals
         self._socket = SocketChannel(accepted)
         self._watched = Watched(sandbox_id, task)
         self._watched.channels.append(self._socket)
@@ -235,6 +237,7 @@ class Connection:
 
     async def _refuse(self, refused: RefusedError) -> None:
         self._watched.closed()
+        await self._refusals.turn()
         record = self._record
         if record is None and self._policy is None:
             with contextlib.suppress(RefusedError):

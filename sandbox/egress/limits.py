@@ -15,6 +15,11 @@ CHUNK_BYTES = 64 * 1024
 MAX_CONNECTIONS_PER_SANDBOX = 512
 """A browser opens 6 per host, a parallel download tool some dozens; a leak of connections should meet it soon."""
 
+REFUSALS_AT_ONCE = 100
+REFUSALS_PER_SECOND = 5
+"""Each is recorded for good, so a sandbox that asks for what it may not have must not fill the record. A tool that
+tries a list of mirrors stays far below."""
+
 MAX_CLIENT_HELLO_BYTES = 16 * 1024
 """One TLS record holds that much; hellos with post-quantum keys have about 2 KiB."""
 

@@ -13,6 +13,7 @@ from sandbox.egress.certificates import Authority, Certificates
 from sandbox.egress.connection import Connection, Services
 from sandbox.egress.contract import AuditSink, PolicySource
 from sandbox.egress.limits import MAX_CONNECTIONS_PER_SANDBOX
+from sandbox.egress.pace import RefusalPace
 from sandbox.egress.revocation import Watch
 from sandbox.egress.tunnel import Pipes
 from sandbox.egress.upstream import Dialler, upstream_context
@@ -35,6 +36,7 @@ class _Ear:
         self.listener = listener
         self.connections: set[asyncio.Task[None]] = set()
         self.accepting: asyncio.Task[None] | None = None
+        self.refusals = RefusalPace()
 
 
 class Proxy:
@@ -101,13 +103,13 @@ class Proxy:
             if len(ear.connections) >= MAX_CONNECTIONS_PER_SANDBOX:
                 _turn_away(accepted)
                 continue
-            task = asyncio.create_task(self._serve(sandbox_id, accepted))
+            task = asyncio.create_task(self._serve(sandbox_id, accepted, ear.refusals))
             ear.connections.add(task)
             task.add_done_callback(ear.connections.discard)
 
-    async def _serve(self, sandbox_id: str, accepted: socket.socket) -> None:
+    async def _serve(self, sandbox_id: str, accepted: socket.socket, refusals: RefusalPace) -> None:
         try:
-            await Connection(self._services, sandbox_id, accepted).run()
+            await Connection(self._services, sandbox_id, accepted, refusals=refusals).run()
         # A mistake of ours must not be felt by other connections, and its text is not logged: it could hold a value.
         except Exception as error:  # noqa: BLE001
             _log.error("egress_connection_failed", sandbox_id=sandbox_id, error=type(error).__name__)

@@ -3,14 +3,25 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, NonEmpty, Request
 from controlplane.definitions import EnvironmentConfig
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _must_be_name(host: str) -> str:
+    """An address is never reached by its number, whatever the list says."""
+    if host.rpartition(".")[2].isdigit():
+        raise ValueError("a host name is wanted; sandboxes reach no address by its number")
+    return host
+
+
 Host = Annotated[
-    str, Field(max_length=253, pattern=r"^(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*$")
+    str,
+    Field(max_length=253, pattern=r"^(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*$"),
+    AfterValidator(_must_be_name),
 ]
 PackageNames = Annotated[list[Annotated[NonEmpty, Field(max_length=256)]], Field(max_length=256)]
 
@@ -55,7 +66,10 @@ class CloudRequest(Request):
         default=None, description="CPU limit of the sandbox, in cores."
     )
     memory_mb: Annotated[int, Field(ge=16, le=1_048_576)] | None = Field(
-        default=None, description="Memory limit of the sandbox, in MiB."
+        default=None,
+        description="What commands may use, in MiB. Files lie in memory too and have their own limits (`workspace_mb`"
+        " for /workspace and for /mnt/session, 256 for /tmp, /dev/shm and the home folder each); what they leave free"
+        " of those, commands may use as well.",
     )
     workspace_mb: Annotated[int, Field(ge=16, le=1_048_576)] | None = Field(
         default=None, description="What /workspace may hold, in MiB."

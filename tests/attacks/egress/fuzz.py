@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["h11", "sandbox.egress"], enable_loader
     from sandbox.egress.connection import Connection, Services
     from sandbox.egress.contract import Binding, GrantedCredential, SandboxPolicy
     from sandbox.egress.destination import Destination
+    from sandbox.egress.pace import RefusalPace
     from sandbox.egress.revocation import Watch
     from sandbox.egress.scrub import forms
     from sandbox.egress.tunnel import Pipes
@@ -157,7 +158,7 @@ class Target:
         self._check(seen)
 
     async def _serve(self, kind: type[Connection], accepted: socket.socket) -> None:
-        await kind(self._services, "sbx_fuzz", accepted).run()
+        await kind(self._services, "sbx_fuzz", accepted, refusals=RefusalPace()).run()
 
     def _check(self, seen: bytes) -> None:
         """Raise `Broken` if anything is not as it must be after any input."""

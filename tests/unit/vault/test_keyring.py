@@ -54,6 +54,15 @@ def test_a_key_that_is_added_to_the_file_is_found_without_a_restart(tmp_path: Pa
     assert reader.unwrap(wrapped, PLACE) == b"data"
 
 
+def test_nothing_is_wrapped_with_a_key_that_has_been_replaced_meanwhile(tmp_path: Path):
+    old, new = new_master_key(), new_master_key()
+    path = written(tmp_path / "master-key", old)
+    running = Keyring(file=path)
+    written(path, old, new)
+    written(path, new)
+    assert Keyring(file=path).unwrap(running.wrap(b"data", PLACE), PLACE) == b"data"
+
+
 @pytest.mark.parametrize("text", ["not base64!", base64.b64encode(b"x" * 31).decode(), "A" * 43])
 def test_what_is_no_key_is_refused_without_being_shown(text: str):
     with pytest.raises(InvalidRequestError) as caught:
