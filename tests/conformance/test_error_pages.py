@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.canary import Canary, Seeker
 
+pytestmark = pytest.mark.slow
+
 MISSING = "0" * 26
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}

@@ -32,6 +32,8 @@ from tests.support.places import search
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
+pytestmark = pytest.mark.slow
+
 CANARY, OTHER_CANARY = Canary("the way out", special="-._~"), Canary("the other way out", special="-._~")
 SECRET, OTHER_SECRET = CANARY.value, OTHER_CANARY.value
 NAMES = ("files.test", "other.test", "api.test", "second.test", "plain.test")

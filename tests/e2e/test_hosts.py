@@ -16,6 +16,8 @@ from tests.support.client import Client, run, script
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
+pytestmark = pytest.mark.slow
+
 CLOSED = {"networking": {"type": "limited", "allowed_hosts": []}, "provider": "namespace"}
 """Nothing to reach, so a second host needs no proxy of its own."""
 

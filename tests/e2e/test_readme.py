@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 TOUR = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

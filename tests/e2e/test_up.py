@@ -18,6 +18,8 @@ import pytest
 
 from tests.support.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 PARTS = ["postgres", "temporal", "gateway", "egress", "sandboxes", "brain", "api"]
 GONE_SECONDS = 15
 PATIENCE_SECONDS = 60

@@ -13,6 +13,8 @@ import pytest
 from controlplane.vault.keyring import new_master_key
 from tests.support.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 SECRET = "the-canary-of-the-command-line"
 MASTER_KEY = new_master_key()
 

@@ -17,6 +17,8 @@ import pytest
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
+pytestmark = pytest.mark.slow
+
 PARTS = ["api", "brain", "sandboxes", "temporal", "postgres"]
 
 SLOW_TEXT = "One word after the other, slowly enough that something can die in the middle of them. " * 3

@@ -32,6 +32,8 @@ from tests.support.places import (
 from tests.support.sandboxes import Box
 from tests.support.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 SOON = timedelta(minutes=1)
 FORMS = tuple(Canary("any").forms())
 

@@ -3,10 +3,14 @@
 import errno
 import os
 
+import pytest
+
 from sandbox import storage
 from sandbox.docker import INODES_PER_MB
 from sandbox.namespace import SUPERVISOR_MB
 from tests.support.sandboxes import SMALL, Box
+
+pytestmark = pytest.mark.slow
 
 _BOMB = (
     "import os, signal\n"
