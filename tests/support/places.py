@@ -25,6 +25,7 @@ _READ_BYTES = 4 << 20
 _AT_ONCE = 8
 _NO_TEXT = ("N", "B", "D", "T")  # Postgres's categories of numbers, booleans, dates and intervals
 _LISTED = "100"
+_KERNELS = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"})
 
 _TABLES = """
 SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -141,9 +142,24 @@ def search_containers(seeker: Seeker, installation: str) -> None:
             if known["HostConfig"]["LogConfig"]["Type"] != "none":
                 seeker.look(f"container {name} log", engine.logs(each["Id"]))
             if pid := known["State"]["Pid"]:
-                search_sandboxes(seeker, {name: pid})
+                _search_mounts(seeker, name, pid)
     finally:
         engine.close()
+
+
+def _search_mounts(seeker: Seeker, name: str, pid: int) -> None:
+    """Look at what a container may write to; its root is the image, which is large, and nobody can change it."""
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        point, options = mount.split()[4:6]
+        if "rw" not in options.split(",") or filesystem.split()[0] in _KERNELS:
+            continue
+        place = Path(f"/proc/{pid}/root{point}")
+        if place.is_file():
+            search_file(seeker, f"sandbox {name} {point}", place)
+        for path in _files(place, since=seeker.since, skip=frozenset()):
+            search_file(seeker, f"sandbox {name} {point}/{path.relative_to(place)}", path)
+    search_open_files(seeker, _same_pid_namespace(pid))
 
 
 async def search_postgres(seeker: Seeker, url: str) -> None:
