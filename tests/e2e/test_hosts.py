@@ -16,7 +16,7 @@ from tests.support.client import Client, run, script
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CLOSED = {"networking": {"type": "limited", "allowed_hosts": []}, "provider": "namespace"}
 """Nothing to reach, so a second host needs no proxy of its own."""
