@@ -5,7 +5,7 @@ way, Temporal's cancellation, comes with the next heartbeat.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -67,8 +67,18 @@ def interrupted() -> bool:
     return hearing is not None and hearing.stopped
 
 
-async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await what may not be left half done: an interrupt comes on two ways, and the second must not cut it short."""
+async def cancelled_once(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await what may be cancelled, but tidies up then: an interrupt comes on two ways, and the first is enough."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        return await to_its_end(task)
+
+
+async def to_its_end(work: Awaitable[_T]) -> _T:
+    """Await what may not be left half done, whatever cancels it meanwhile."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with suppress(asyncio.CancelledError):

@@ -19,7 +19,7 @@ from harness_adapters.contract import (
 from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
 from workflows.heartbeat import heartbeats
 from workflows.history import is_unfinished
-from workflows.interrupts import Interrupts, interrupted, to_its_end
+from workflows.interrupts import Interrupts, cancelled_once, interrupted, to_its_end
 from workflows.records import CutAnswer, SessionGoneError, SupersededError, TurnRecords, TurnStart
 from workflows.tools import ToolDispatcher
 
@@ -74,7 +74,7 @@ class TurnRunner:
         spoken = _Spoken()
         try:
             with self._interrupts.stop(start.input.session_id, since=start.begun_seq):
-                finished = await self._follow(start, spoken)
+                finished = await cancelled_once(self._follow(start, spoken))
         except asyncio.CancelledError:
             # One that was meant for an earlier turn may come late: then the next attempt goes on.
             if not interrupted() or not await to_its_end(self._records.is_interrupted(start)):
@@ -98,6 +98,7 @@ class TurnRunner:
                     return step.model_copy(update={"message": None}) if given_up else step
                 spoken.hear(step)
                 await self._record(start, step)
+                spoken.recorded(step)
                 given_up = isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None
         finally:
             if isinstance(steps, AsyncGenerator):
@@ -133,15 +134,15 @@ class _Spoken:
 
     def hear(self, step: HarnessEvent) -> None:
         """Take note of a step before it is recorded."""
-        match step:
-            case ModelRequestStarted():
-                self._request_id, self._texts = step.request_id, {}
-            case TextDelta():
-                self._texts[step.event_id] = self._texts.get(step.event_id, "") + step.text
-            case ModelAnswered() | ModelRequestFailed():
-                self._texts = {}
-            case _:
-                pass
+        if isinstance(step, ModelRequestStarted):
+            self._request_id, self._texts = step.request_id, {}
+        elif isinstance(step, TextDelta):
+            self._texts[step.event_id] = self._texts.get(step.event_id, "") + step.text
+
+    def recorded(self, step: HarnessEvent) -> None:
+        """Take note that a step is durable."""
+        if isinstance(step, ModelAnswered | ModelRequestFailed):
+            self._texts = {}
 
     def cut(self) -> CutAnswer | None:
         """Return it, if it is more than blanks."""

@@ -171,7 +171,11 @@ class PostgresTurns:
         """See `TurnRecords.end`."""
         async with self._fenced(turn) as connection:
             if cut is not None:
-                await _append(connection, turn, cut_events(cut))
+                # Who was interrupted while an answer was committed does not know that it is recorded.
+                known = await rows(
+                    connection, "SELECT id FROM events WHERE id = ANY(%(ids)s)", {"ids": list(cut.texts)}
+                )
+                await _append(connection, turn, cut_events(cut) if not known else [])
             return await settle(connection, turn.input, reason, errors=[turn_error(message)] if message else [])
 
     @asynccontextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sandbox.egress.limits import REFUSALS_AT_ONCE
 from tests.support.egress import Client, Received, Stage, TestHost, get, raw_answer
 
 Change = Callable[[Stage], None]
@@ -98,6 +99,24 @@ async def test_an_open_stream_is_cut(stage: Stage, kind: str, change: Change) ->
     entry = await stage.audit.wait()
     assert (entry.verdict, entry.reason) == ("cut", "revoked")
     assert entry.credential == (None if kind == "tunnel" else "API_TOKEN")
+
+
+async def test_who_has_been_refused_often_is_still_cut_at_once(stage: Stage) -> None:
+    client, _ = await _open(stage, "stream")
+    knocking = [asyncio.create_task(_knock(stage)) for _ in range(REFUSALS_AT_ONCE + 60)]
+    await stage.audit.wait(REFUSALS_AT_ONCE)
+    _no_network(stage)
+    async with asyncio.timeout(5):
+        await client.rest()
+    assert "cut" in {entry.verdict for entry in stage.audit.ended}
+    assert not all(task.done() for task in knocking), "others still wait to be refused"
+    for task in knocking:
+        task.cancel()
+
+
+async def _knock(stage: Stage) -> None:
+    client = await stage.client()
+    await client.ask("CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n", "CONNECT")
 
 
 @pytest.mark.parametrize("change", [_no_credential, _no_network, _another_host, _ended, _store_away])

@@ -1,10 +1,11 @@
 """The short way of an interrupt: whom it stops, and what it does not cut short."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from workflows.interrupts import Interrupts, to_its_end
+from workflows.interrupts import Interrupts, cancelled_once, to_its_end
 
 
 async def _running(interrupts: Interrupts, session_id: str, *, since: int) -> asyncio.Task[None]:
@@ -62,3 +63,37 @@ async def test_what_fails_at_its_end_says_so() -> None:
 
     with pytest.raises(OSError, match="disk full"):
         await to_its_end(fail())
+
+
+async def test_what_is_cancelled_twice_tidies_up_once_and_whole() -> None:
+    done: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            done.append("begun")
+            await asyncio.sleep(0.05)
+            done.append("tidy")
+            raise
+
+    task = asyncio.create_task(cancelled_once(work()))
+    for _ in range(3):
+        await asyncio.sleep(0.005)
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["begun", "tidy"]
+
+
+async def test_what_ends_although_it_was_cancelled_has_ended() -> None:
+    async def work() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return "done"
+
+    task = asyncio.create_task(cancelled_once(work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == "done"
