@@ -31,6 +31,9 @@ HISTORY_TYPES = (
 """The event types that a model sees."""
 
 
+_USE_ID = {"agent.tool_result": "tool_use_id", "user.custom_tool_result": "custom_tool_use_id"}
+
+
 class LoggedEvent(BaseModel):
     """What the history needs of a recorded event."""
 
@@ -43,15 +46,20 @@ class LoggedEvent(BaseModel):
 
 
 def build(events: Iterable[LoggedEvent]) -> list[HistoryItem]:
-    """Return the conversation in order; blocks of one model request become one answer."""
+    """Return the conversation in order; blocks of one model request become one answer.
+
+    A call has one outcome: the result of a client that comes after the call was closed is not it.
+    """
     history: list[HistoryItem] = []
+    answered: set[str] = set()
     for event in events:
-        if event.type.startswith("agent.") and event.type != "agent.tool_result":
+        if event.type in _USE_ID:
+            use_id = event.payload[_USE_ID[event.type]]
+            if use_id not in answered:
+                history.append(outcome(use_id, event.payload))
+            answered.add(use_id)
+        elif event.type.startswith("agent."):
             _add_block(history, event)
-        elif event.type == "agent.tool_result":
-            history.append(outcome(event.payload["tool_use_id"], event.payload))
-        elif event.type == "user.custom_tool_result":
-            history.append(outcome(event.payload["custom_tool_use_id"], event.payload))
         else:
             history.append(
                 UserInput(
@@ -112,8 +120,17 @@ def outcome(tool_use_id: str, payload: Mapping[str, Any]) -> ToolOutcome:
 
 
 def _content(blocks: list[dict[str, Any]] | None) -> list[TextBlock | MediaBlock]:
-    return [
-        TextBlock(text=block["text"]) if block["type"] == "text" else MediaBlock.model_validate(block)
-        for block in blocks or []
-        if block["type"] in {"text", "image", "document"}
-    ]
+    return [found for block in blocks or [] if (found := _block_of_content(block)) is not None]
+
+
+def _block_of_content(block: dict[str, Any]) -> TextBlock | MediaBlock | None:
+    match block["type"]:
+        case "text":
+            return TextBlock(text=block["text"])
+        case "image" | "document":
+            return MediaBlock.model_validate(block)
+        case "search_result":
+            said = "\n".join(part["text"] for part in block["content"])
+            return TextBlock(text=f"{block['title']} ({block['source']})\n{said}")
+        case _:
+            return None

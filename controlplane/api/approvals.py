@@ -12,7 +12,7 @@ from controlplane.api.wire.tool_calls import Approval, ApprovalDecision
 from controlplane.errors import NotFoundError
 from controlplane.ids import shown_id
 from controlplane.store import approvals, events
-from controlplane.store.approvals import Decision
+from controlplane.store.approvals import CallDecision
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
@@ -47,7 +47,7 @@ async def decide_approval(
             field="tool_use_id",
             next_step="list what waits with GET /v1/approvals",
         )
-    decision = Decision(
+    decision = CallDecision(
         tool_use_id=tool_use_id, kind=wanted.result, by=exchange.key_id, deny_message=wanted.deny_message
     )
     said = {"tool_use_id": tool_use_id, **wanted.model_dump(exclude_none=True)}

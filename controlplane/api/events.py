@@ -33,7 +33,7 @@ from controlplane.api.wire.events import (
 from controlplane.errors import ConflictError, InvalidRequestError
 from controlplane.ids import shown_id, shown_name
 from controlplane.store import approvals, events, files, sessions
-from controlplane.store.approvals import Decision
+from controlplane.store.approvals import CallDecision
 from controlplane.store.events import Event, EventFilter, NewEvent
 from controlplane.store.pool import Connection
 
@@ -209,12 +209,12 @@ async def _check_files(connection: Connection, inputs: Sequence[InputEvent], fie
 async def _check_reference(connection: Connection, session_id: str, event: InputEvent, at: str, *, by: str) -> None:
     match event:
         case UserToolConfirmation():
-            decision = Decision(
+            decision = CallDecision(
                 tool_use_id=event.tool_use_id, kind=event.result, by=by, deny_message=event.deny_message
             )
             await approvals.decide(connection, session_id, decision, field=f"{at}.tool_use_id")
         case UserCustomToolResult():
-            decision = Decision(tool_use_id=event.custom_tool_use_id, kind="result", by=by)
+            decision = CallDecision(tool_use_id=event.custom_tool_use_id, kind="result", by=by)
             await approvals.decide(connection, session_id, decision, field=f"{at}.custom_tool_use_id")
         case UserInterrupt():
             _check_thread(event, session_id, at)

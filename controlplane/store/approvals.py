@@ -26,7 +26,7 @@ class Approval(BaseModel):
     asked_at: datetime
 
 
-class Decision(BaseModel):
+class CallDecision(BaseModel):
     """What somebody decided. ``result``: a client sends the result of a call that it has run itself."""
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +42,7 @@ class Decision(BaseModel):
         return "client" if self.kind == "result" else "ask"
 
 
-async def decide(connection: Connection, session_id: str, decision: Decision, *, field: str) -> None:
+async def decide(connection: Connection, session_id: str, decision: CallDecision, *, field: str) -> None:
     """Record a decision; raises if the call does not wait for one. The caller appends the event that says it."""
     taken = await one(
         connection,
@@ -78,7 +78,7 @@ async def session_of(connection: Connection, tool_use_id: str) -> str | None:
     return row["session_id"] if row else None
 
 
-async def _refusal(connection: Connection, session_id: str, decision: Decision, field: str) -> BulkheadError:
+async def _refusal(connection: Connection, session_id: str, decision: CallDecision, field: str) -> BulkheadError:
     row = await one(
         connection,
         "SELECT state, verdict, decision, decided_by, decided_at FROM tool_calls"

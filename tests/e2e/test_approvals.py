@@ -3,14 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from tests.support.client import Client, run, script
-from tests.support.stack import Stack
-from tests.support.watch import Watcher
+from tests.support.client import Client, run, script, text
 
 CUSTOM = {
     "type": "custom",
@@ -18,13 +15,6 @@ CUSTOM = {
     "description": "Looks something up.",
     "input_schema": {"type": "object", "properties": {"key": {"type": "string"}}},
 }
-
-
-@pytest.fixture
-async def client(stack: Stack) -> AsyncGenerator[Client]:
-    await stack.ready_again()
-    async with Client(stack) as made:
-        yield made
 
 
 def asking(*names: str) -> dict[str, Any]:
@@ -37,16 +27,8 @@ def call(name: str, **given: Any) -> dict[str, Any]:
     return {"name": name, "input": given}
 
 
-def text(event: dict[str, Any]) -> str:
-    return "".join(block["text"] for block in event["content"])
-
-
 def confirmation(use: dict[str, Any], result: str, **more: Any) -> dict[str, Any]:
     return {"type": "user.tool_confirmation", "tool_use_id": use["id"], "result": result, **more}
-
-
-def watching(client: Client, session_id: str) -> Watcher:
-    return Watcher(client.stack.url, client.stack.api_key, session_id)
 
 
 async def calls_of(client: Client, session_id: str) -> list[dict[str, Any]]:
@@ -56,7 +38,7 @@ async def calls_of(client: Client, session_id: str) -> list[dict[str, Any]]:
 async def test_a_call_waits_until_it_is_allowed_and_then_runs(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
     steps = script({"tools": [call("bash", command="echo done >> log; wc -l < log")]}, {"text": "ran {{result}}"})
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, steps)
         await watcher.until_idle()
         (use,) = watcher.of("agent.tool_use")
@@ -78,7 +60,7 @@ async def test_a_call_waits_until_it_is_allowed_and_then_runs(client: Client) ->
 
 async def test_what_is_denied_does_not_run_and_the_model_hears_why(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": [call("bash", command="touch ran")]}, {"text": "{{result}}"}))
         await watcher.until_idle()
         (use,) = watcher.of("agent.tool_use")
@@ -94,7 +76,7 @@ async def test_what_is_denied_does_not_run_and_the_model_hears_why(client: Clien
 
 async def test_the_way_around_a_tool_that_asks_asks_too(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("touch ran"), {"text": "never"}))
         await watcher.until_idle()
         assert watcher.events[-1]["stop_reason"]["type"] == "requires_action"
@@ -103,7 +85,7 @@ async def test_the_way_around_a_tool_that_asks_asks_too(client: Client) -> None:
 
 async def test_a_decision_is_taken_once_and_by_nobody_else(client: Client) -> None:
     session_id, other = await client.session(tools=[asking("bash")]), await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": [call("bash", command="true")]}, {"text": "ok"}))
         await watcher.until_idle()
         (use,) = watcher.of("agent.tool_use")
@@ -123,7 +105,7 @@ async def test_a_decision_is_taken_once_and_by_nobody_else(client: Client) -> No
 
 async def test_a_call_that_needs_no_decision_takes_none(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("true"), {"text": "ok"}))
         await watcher.until_idle()
         (use,) = watcher.of("agent.tool_use")
@@ -134,7 +116,7 @@ async def test_a_call_that_needs_no_decision_takes_none(client: Client) -> None:
 async def test_parallel_calls_run_without_the_one_that_waits_and_messages_queue_behind_it(client: Client) -> None:
     session_id = await client.session(tools=[asking("write")])
     both = [call("write", file_path="a", content="x"), call("sandbox_execute", command="echo free")]
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": both}, {"text": "one: {{result.1}} two: {{result.2}}"}))
         await watcher.until_idle()
         assert [text(event) for event in watcher.of("agent.tool_result")] == ["free"]
@@ -152,7 +134,7 @@ async def test_parallel_calls_run_without_the_one_that_waits_and_messages_queue_
 async def test_two_decisions_are_both_waited_for(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
     both = [call("bash", command="echo one"), call("bash", command="echo two")]
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": both}, {"text": "{{result.1}} {{result.2}}"}))
         await watcher.until_idle()
         one, two = watcher.of("agent.tool_use")
@@ -168,7 +150,7 @@ async def test_two_decisions_are_both_waited_for(client: Client) -> None:
 
 async def test_an_interrupt_withdraws_what_waits(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": [call("bash", command="touch ran")]}, {"text": "never"}))
         await watcher.until_idle()
         (use,) = watcher.of("agent.tool_use")
@@ -185,7 +167,7 @@ async def test_an_interrupt_withdraws_what_waits(client: Client) -> None:
 
 async def test_a_custom_tool_is_run_by_its_client(client: Client) -> None:
     session_id = await client.session(tools=[CUSTOM])
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": [call("lookup", key="k")]}, {"text": "found {{result}}"}))
         await watcher.until_idle()
         (use,) = watcher.of("agent.custom_tool_use")
@@ -209,7 +191,7 @@ async def test_a_custom_tool_is_run_by_its_client(client: Client) -> None:
 
 async def test_what_waits_outlives_the_brain(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(
             session_id, script({"tools": [call("bash", command="echo survived")]}, {"text": "{{result}}"})
         )
@@ -219,3 +201,22 @@ async def test_what_waits_outlives_the_brain(client: Client) -> None:
         await client.send(session_id, confirmation(use, "allow"))
         await watcher.until_idle(times=2)
         assert text(watcher.of("agent.message")[-1]) == "survived"
+
+
+@pytest.mark.parametrize("part", ["brain", "sandboxes", "api"])
+async def test_what_was_allowed_runs_once_whoever_dies(client: Client, part: str) -> None:
+    session_id = await client.session(tools=[asking("bash")], config={"provider": "namespace"})
+    command = "echo ran >> log; touch begun; sleep 1.5; wc -l < log"
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"tools": [call("bash", command=command)]}, {"text": "{{result}}"}))
+        await watcher.until_idle()
+        (use,) = watcher.of("agent.tool_use")
+        await client.send(session_id, confirmation(use, "allow"))
+        if part != "api":
+            await watcher.until(lambda w: w.types.count("session.status_running") == 2)
+        os.kill(client.stack.parts()[part], signal.SIGKILL)
+        await watcher.until_idle(times=2)
+        assert text(watcher.of("agent.message")[-1]).strip() == "1"
+    await client.stack.ready_again()
+    (row,) = await calls_of(client, session_id)
+    assert (row["state"], row["decision"]) == ("confirmed", "allow")

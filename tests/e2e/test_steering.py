@@ -1,33 +1,11 @@
 """A person who speaks while a turn runs: in order, right into it, or to stop it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import os
+import signal
 from typing import Any
 
-import pytest
-
-from tests.support.client import Client, run, script
-from tests.support.stack import Stack
-from tests.support.watch import Watcher
-
-
-@pytest.fixture
-async def client(stack: Stack) -> AsyncGenerator[Client]:
-    await stack.ready_again()
-    async with Client(stack) as made:
-        yield made
-
-
-@asynccontextmanager
-async def watching(client: Client, session_id: str) -> AsyncGenerator[Watcher]:
-    async with Watcher(client.stack.url, client.stack.api_key, session_id) as watcher:
-        await watcher.until(lambda w: w.connections > 0)
-        yield watcher
-
-
-def text(event: dict[str, Any]) -> str:
-    return "".join(block["text"] for block in event["content"])
+from tests.support.client import Client, run, script, text
 
 
 def message(said: str, **more: Any) -> dict[str, Any]:
@@ -36,7 +14,7 @@ def message(said: str, **more: Any) -> dict[str, Any]:
 
 async def test_a_steering_message_goes_in_before_the_next_model_request(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("sleep 1.5; echo done"), {"text": "the old way"}))
         await client.say(session_id, script({"text": "a turn of its own"}))
         await watcher.until(lambda w: "agent.tool_use" in w.types)
@@ -50,7 +28,7 @@ async def test_a_steering_message_goes_in_before_the_next_model_request(client: 
 
 async def test_what_steers_nothing_is_a_message_like_any_other(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.send(session_id, message(script({"text": "at once"}), delivery="steer"))
         await watcher.until_idle()
         assert [text(event) for event in watcher.of("agent.message")] == ["at once"]
@@ -59,7 +37,7 @@ async def test_what_steers_nothing_is_a_message_like_any_other(client: Client) -
 async def test_a_system_message_steers_with_the_message_that_it_accompanies(client: Client) -> None:
     session_id = await client.session()
     note = {"type": "system.message", "content": [{"type": "text", "text": script({"text": "as noted"})}]}
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("sleep 1.5"), {"text": "unheard"}))
         await watcher.until(lambda w: "agent.tool_use" in w.types)
         await client.send(session_id, message("look at the note", delivery="steer"), note)
@@ -70,7 +48,7 @@ async def test_a_system_message_steers_with_the_message_that_it_accompanies(clie
 async def test_what_was_said_before_an_interrupt_is_kept_and_marked(client: Client) -> None:
     session_id = await client.session()
     words = " ".join(f"word{n}" for n in range(400))
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"text": words, "chunk_ms": 50, "chunk_chars": 20}))
         await watcher.until(lambda w: any(frame["type"] == "event_delta" for frame in w.previews))
         await client.send(session_id, {"type": "user.interrupt"})
@@ -90,7 +68,7 @@ async def test_what_was_said_before_an_interrupt_is_kept_and_marked(client: Clie
 
 async def test_an_interrupt_means_the_turn_that_ran_when_it_was_sent(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("sleep 300"), {"text": "never"}))
         await watcher.until(lambda w: "agent.tool_use" in w.types)
         await client.send(session_id, message(script({"text": "the next"})), {"type": "user.interrupt"})
@@ -102,7 +80,7 @@ async def test_an_interrupt_that_is_sent_with_its_message_stops_that_message_alo
     session_id = await client.session()
     first, second = (message(script(run("sleep 300"), {"text": f"never {n}"})) for n in (1, 2))
     stop = {"type": "user.interrupt"}
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.send(session_id, first, stop, second, stop, message(script({"text": "the third"})))
         await watcher.until_idle(times=3)
         assert [text(event) for event in watcher.of("agent.message")] == ["the third"]
@@ -112,7 +90,7 @@ async def test_an_interrupt_that_is_sent_with_its_message_stops_that_message_alo
 async def test_a_command_that_ignores_the_request_to_end_is_killed_with_its_whole_tree(client: Client) -> None:
     session_id = await client.session()
     stubborn = "trap '' TERM; (trap '' TERM; sleep 299.5) & sleep 299.5"
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run(stubborn), {"text": "never"}))
         await watcher.until(lambda w: "agent.tool_use" in w.types)
         await asyncio.sleep(0.5)
@@ -132,3 +110,17 @@ async def test_a_delivery_that_is_not_known_is_refused(client: Client) -> None:
     assert refused.status_code == 400
     assert "events.0" in error["field"]
     assert "delivery" in error["field"]
+
+
+async def test_what_has_steered_is_not_lost_with_the_brain(client: Client) -> None:
+    session_id = await client.session()
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script(run("sleep 1.5"), {"text": "the old way"}))
+        await watcher.until(lambda w: "agent.tool_use" in w.types)
+        slow = script({"text": "the new way", "first_byte_ms": 1500})
+        await client.send(session_id, message(slow, delivery="steer"))
+        await watcher.until(lambda w: w.types.count("span.model_request_start") == 2)
+        os.kill(client.stack.parts()["brain"], signal.SIGKILL)
+        await watcher.until_idle()
+        assert [text(event) for event in watcher.of("agent.message")] == ["the new way"]
+        assert "session.status_rescheduled" in watcher.types

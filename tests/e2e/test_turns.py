@@ -4,41 +4,18 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
-import pytest
 
-from tests.support.client import Client, run, script
-from tests.support.stack import Stack
-from tests.support.watch import Watcher
+from tests.support.client import Client, run, script, text
 
 UNUSUAL_SECONDS = "61.0625"  # so that no other sleep on this machine is taken for ours
 
 
-@pytest.fixture
-async def client(stack: Stack) -> AsyncGenerator[Client]:
-    await stack.ready_again()
-    async with Client(stack) as made:
-        yield made
-
-
-@asynccontextmanager
-async def watching(client: Client, session_id: str) -> AsyncGenerator[Watcher]:
-    async with Watcher(client.stack.url, client.stack.api_key, session_id) as watcher:
-        await watcher.until(lambda w: w.connections > 0)
-        yield watcher
-
-
-def text(event: dict[str, Any]) -> str:
-    return "".join(block["text"] for block in event["content"])
-
-
 async def test_messages_are_answered_in_order_one_turn_each(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, *(script({"text": f"answer {n}"}) for n in range(5)))
         await watcher.until_idle(times=5)
         assert [text(e) for e in watcher.of("agent.message")] == [f"answer {n}" for n in range(5)]
@@ -47,7 +24,7 @@ async def test_messages_are_answered_in_order_one_turn_each(client: Client) -> N
 async def test_a_session_that_runs_no_command_never_has_a_sandbox(client: Client) -> None:
     session_id = await client.session(config={"provider": "namespace"})
     provision = {"tools": [{"name": "sandbox_provision", "input": {"task_description": "the first"}}]}
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"text": "no hands needed"}))
         await watcher.until_idle()
         await client.say(session_id, script(provision, {"text": "hands needed"}))
@@ -64,7 +41,7 @@ async def test_parallel_tool_calls_run_at_the_same_time(client: Client) -> None:
         {"name": "sandbox_execute", "input": {"command": meet.format("a", "b")}},
         {"name": "sandbox_execute", "input": {"command": meet.format("b", "a")}},
     ]
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": calls}, {"text": "met"}))
         await watcher.until_idle()
         assert [e["is_error"] for e in watcher.of("agent.tool_result")] == [False, False]
@@ -72,7 +49,7 @@ async def test_parallel_tool_calls_run_at_the_same_time(client: Client) -> None:
 
 async def test_an_interrupt_kills_the_command_and_the_queue_goes_on(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("sleep 300 & sleep 300"), {"text": "never"}))
         await client.say(session_id, script(run("pgrep sleep || echo none"), {"text": "next: {{result}}"}))
         await watcher.until(lambda w: "agent.tool_use" in w.types)
@@ -92,7 +69,7 @@ async def test_a_failed_turn_is_resumed_from_its_last_answer(client: Client) -> 
         {"text": "counted {{result}}", "fail": {"status": 400, "times": 1}, **run("wc -l < /workspace/effects")},
         {"text": "lines: {{result}}"},
     )
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, steps)
         await watcher.until_idle()
         assert watcher.events[-1]["stop_reason"]["type"] == "retries_exhausted"
@@ -107,7 +84,7 @@ async def test_a_failed_turn_is_resumed_from_its_last_answer(client: Client) -> 
 async def test_an_overloaded_model_is_asked_again_after_the_time_it_names(client: Client) -> None:
     session_id = await client.session()
     failing = {"text": "at last", "fail": {"status": 529, "times": 2, "retry_after_seconds": 0.2}}
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(failing))
         await watcher.until_idle()
         errors = [e["error"] for e in watcher.of("session.error")]
@@ -120,7 +97,7 @@ async def test_an_overloaded_model_is_asked_again_after_the_time_it_names(client
 
 async def test_a_command_whose_sandbox_dies_has_an_unknown_outcome_and_the_model_is_told(client: Client) -> None:
     session_id = await client.session(config={"provider": "namespace"})
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         steps = script(run("true"), run(f"sleep {UNUSUAL_SECONDS}"), run("echo again"), {"text": "{{result}}"})
         await client.say(session_id, steps)
         await watcher.until(lambda w: len(w.of("agent.tool_use")) == 2)
@@ -147,7 +124,7 @@ async def test_a_file_of_the_session_is_in_the_sandbox(client: Client) -> None:
     file_id = await client.upload("data.csv", b"a,b\n1,2\n")
     resources = [{"type": "file", "file_id": file_id, "mount_path": "/workspace/data.csv"}]
     session_id = await client.session(resources=resources)
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("cat /workspace/data.csv"), {"text": "{{result}}"}))
         await watcher.until_idle()
         assert text(watcher.of("agent.tool_result")[0]) == "a,b\n1,2"
@@ -155,7 +132,7 @@ async def test_a_file_of_the_session_is_in_the_sandbox(client: Client) -> None:
 
 async def test_a_command_that_takes_too_long_is_killed_and_says_so(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         command = run("echo before; setsid sleep 300 & sleep 300", timeout_seconds=1)
         await client.say(session_id, script(command, run("pgrep sleep || echo none"), {"text": "{{result}}"}))
         await watcher.until_idle()
@@ -176,7 +153,7 @@ async def test_the_toolset_reads_writes_and_edits_in_the_same_sandbox(client: Cl
         {"tools": [{"name": "bash", "input": {"command": "cat /workspace/a.txt"}}]},
         {"text": "{{result}}"},
     )
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, steps)
         await watcher.until_idle()
         assert [e["is_error"] for e in watcher.of("agent.tool_result")] == [False] * 5
@@ -190,7 +167,7 @@ async def test_a_tool_that_is_not_the_agents_or_is_called_wrongly_is_refused_and
         {"tools": [{"name": "sandbox_execute", "input": {"command": 7}}]},
         {"text": "refused twice"},
     )
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, steps)
         await watcher.until_idle()
         results = watcher.of("agent.tool_result")
@@ -201,7 +178,7 @@ async def test_a_tool_that_is_not_the_agents_or_is_called_wrongly_is_refused_and
 
 async def test_a_deleted_session_stops_its_turn(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("true"), {"text": "done"}))
         await watcher.until_idle()
         await client.delete(f"/v1/sessions/{session_id}")
@@ -210,7 +187,7 @@ async def test_a_deleted_session_stops_its_turn(client: Client) -> None:
 
 async def test_output_that_is_not_text_comes_back_as_far_as_it_can_be_kept(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run(r"printf 'a\0b\377c'"), {"text": "{{result}}"}))
         await watcher.until_idle()
         assert text(watcher.of("agent.tool_result")[0]) == "a\ufffdb\ufffdc"
@@ -219,7 +196,7 @@ async def test_output_that_is_not_text_comes_back_as_far_as_it_can_be_kept(clien
 async def test_every_parallel_call_of_an_interrupted_turn_says_how_it_ended(client: Client) -> None:
     session_id = await client.session()
     sleeping = {"name": "sandbox_execute", "input": {"command": "echo started; sleep 300"}}
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script({"tools": [sleeping, sleeping, sleeping]}))
         await watcher.until(lambda w: len(w.of("agent.tool_use")) == 3)
         await asyncio.sleep(1)
@@ -232,7 +209,7 @@ async def test_every_parallel_call_of_an_interrupted_turn_says_how_it_ended(clie
 
 async def test_an_interrupt_holds_when_the_brain_dies_before_it_obeys(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         steps = script({"text": "slow " * 40, "chunk_chars": 5, "chunk_ms": 100, **run("echo never")})
         await client.say(session_id, steps, script({"text": "the queue goes on"}))
         await watcher.until(lambda w: any(p["type"] == "event_delta" for p in w.previews))
@@ -249,7 +226,7 @@ async def test_a_system_message_goes_with_the_message_that_it_accompanies(client
     session_id = await client.session()
     said = {"type": "user.message", "content": [{"type": "text", "text": script({"text": "heard"})}]}
     noted = {"type": "system.message", "content": [{"type": "text", "text": "the user is in a hurry"}]}
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.send(session_id, said, noted)
         await watcher.until_idle()
     listed = (await client.get(f"/v1/sessions/{session_id}/events", limit="100"))["data"]
@@ -258,7 +235,7 @@ async def test_a_system_message_goes_with_the_message_that_it_accompanies(client
 
 async def test_a_session_with_a_message_to_answer_is_not_archived(client: Client) -> None:
     session_id = await client.session()
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("sleep 1"), {"text": "answered"}))
         refused = await client.refused(f"/v1/sessions/{session_id}/archive")
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_running")
@@ -273,7 +250,7 @@ def execute(**fields: object) -> dict[str, Any]:
 async def test_a_command_goes_on_in_the_background_and_is_fed_read_and_signalled(client: Client) -> None:
     session_id = await client.session()
     command = "trap 'exit 3' INT; while :; do read -r line && echo \"got $line\"; done"
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(execute(command=command, yield_after_seconds=0), {"text": "started"}))
         await watcher.until_idle()
         exec_id = watcher.of("agent.tool_use")[0]["id"]
@@ -295,7 +272,7 @@ async def test_a_command_goes_on_in_the_background_and_is_fed_read_and_signalled
 async def test_an_interrupt_leaves_what_runs_in_the_background_alone(client: Client) -> None:
     session_id = await client.session()
     command = "until test -e go; do sleep 0.05; done; echo survived"
-    async with watching(client, session_id) as watcher:
+    async with client.watching(session_id) as watcher:
         await client.say(session_id, script(execute(command=command, yield_after_seconds=0), {"text": "started"}))
         await watcher.until_idle()
         exec_id = watcher.of("agent.tool_use")[0]["id"]

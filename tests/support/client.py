@@ -1,11 +1,14 @@
 """A client of a running stack, for tests that drive sessions."""
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
 from tests.support.stack import Stack
+from tests.support.watch import Watcher
 
 
 def script(*steps: dict[str, Any]) -> str:
@@ -16,6 +19,11 @@ def script(*steps: dict[str, Any]) -> str:
 def run(command: str, **more: Any) -> dict[str, Any]:
     """A step that runs one command."""
     return {"tools": [{"name": "sandbox_execute", "input": {"command": command, **more}}]}
+
+
+def text(event: dict[str, Any]) -> str:
+    """What an event's content says."""
+    return "".join(block["text"] for block in event["content"])
 
 
 class Client:
@@ -90,6 +98,13 @@ class Client:
             **more,
         }
         return (await self.post("/v1/sessions", made))["id"]
+
+    @asynccontextmanager
+    async def watching(self, session_id: str) -> AsyncGenerator[Watcher]:
+        """Watch a session from now on."""
+        async with Watcher(self.stack.url, self.stack.api_key, session_id) as watcher:
+            await watcher.until(lambda w: w.connections > 0)
+            yield watcher
 
     async def say(self, session_id: str, *texts: str) -> list[dict[str, Any]]:
         """Send user messages in one request."""

@@ -1,11 +1,13 @@
 from datetime import timedelta
 
 from controlplane.ids import new_id
-from controlplane.store import events, idempotency, waiting
+from controlplane.store import approvals, events, idempotency, journal, waiting
+from controlplane.store.approvals import CallDecision
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.store.turns import PostgresTurns
 from controlplane.store.waiting import Neglected
+from harness_adapters.contract import ToolUse
 from tests.integration.store.conftest import WORKSPACE, Say
 from workflows.contracts import TurnInput
 from workflows.records import TurnStart
@@ -61,6 +63,26 @@ async def test_an_interrupt_that_the_turn_has_not_seen_is_sent_again(
     async with database.transaction(WORKSPACE) as connection:
         await events.append(connection, session_id, [NewEvent(type="user.interrupt", queued=True)])
     assert [each.interrupt for each in await neglected(database)] == [True]
+
+
+async def test_a_session_whose_call_waits_for_somebody_is_left_alone_until_it_is_decided_or_stopped(
+    database: Database, session_id: str, say: Say
+) -> None:
+    await say("one", "two")
+    turns, start = await begin(database, session_id)
+    async with database.transaction(WORKSPACE) as connection:
+        use = ToolUse(event_id=new_id("sevt"), name="bash", input={})
+        await journal.intend(connection, start.input, [use], verdicts={"bash": "ask"})
+    await turns.end(start, "requires_action")
+    assert await neglected(database) == []
+    async with database.transaction(WORKSPACE) as connection:
+        decision = CallDecision(tool_use_id=use.event_id, kind="allow", by="key_a")
+        await approvals.decide(connection, session_id, decision, field="tool_use_id")
+    assert [each.session_id for each in await neglected(database)] == [session_id]
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute("UPDATE tool_calls SET decision = NULL")
+        await events.append(connection, session_id, [NewEvent(type="user.interrupt", queued=True)])
+    assert [each.session_id for each in await neglected(database)] == [session_id]
 
 
 async def test_a_turn_whose_worker_is_gone_is_found(database: Database, session_id: str, say: Say) -> None:

@@ -1,6 +1,6 @@
 from typing import Any
 
-from harness_adapters.contract import Answer, AnswerText, ThinkingBlock, ToolOutcome, ToolUse, UserInput
+from harness_adapters.contract import Answer, AnswerText, TextBlock, ThinkingBlock, ToolOutcome, ToolUse, UserInput
 from workflows.history import LoggedEvent, build, is_unfinished, unanswered
 
 
@@ -39,6 +39,31 @@ def test_a_tool_use_without_outcome_is_unanswered_and_leaves_the_history_unfinis
     )
     assert [use.event_id for use in unanswered(history)] == ["e2"]
     assert is_unfinished(history)
+
+
+def test_a_search_result_that_a_client_found_is_shown_as_text() -> None:
+    found = {
+        "type": "search_result",
+        "source": "https://example.com/a",
+        "title": "On wells",
+        "citations": {"enabled": True},
+        "content": [{"type": "text", "text": "They are deep."}, {"type": "text", "text": "And cold."}],
+    }
+    sent = {"custom_tool_use_id": "e1", "content": [found]}
+    (outcome,) = build([event("e2", "user.custom_tool_result", sent)])
+    assert isinstance(outcome, ToolOutcome)
+    assert outcome.content == [TextBlock(text="On wells (https://example.com/a)\nThey are deep.\nAnd cold.")]
+
+
+def test_a_result_that_comes_after_its_call_was_closed_is_not_its_outcome() -> None:
+    history = build(
+        [
+            event("e1", "agent.custom_tool_use", {"name": "t", "input": {}}, request_id="r1"),
+            event("e2", "agent.tool_result", {"tool_use_id": "e1", "content": TEXT, "is_error": True}),
+            event("e3", "user.custom_tool_result", {"custom_tool_use_id": "e1", "content": TEXT}),
+        ]
+    )
+    assert [item.is_error for item in history if isinstance(item, ToolOutcome)] == [True]
 
 
 def test_a_history_that_ends_in_text_is_finished() -> None:
