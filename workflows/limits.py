@@ -19,8 +19,10 @@ TURN_RETRY_FIRST = timedelta(milliseconds=100)
 TURN_RETRY_LONGEST = timedelta(seconds=5)
 """A turn fails over at once when its brain has died, and keeps trying while Postgres is away."""
 
+MAX_TURN_CRASHES = 3
 MAX_TURN_ATTEMPTS = 10
-"""A turn that has ended its worker this often is given up and says so."""
+"""A turn at one and the same step of which so many workers died, or so many attempts failed, is given up: what is in
+it may be the reason, and it takes others' turns with it each time."""
 
 TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 TOOL_TIMEOUT = timedelta(hours=4)

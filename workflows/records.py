@@ -18,6 +18,7 @@ from harness_adapters.contract import (
     UserInput,
 )
 from workflows.contracts import ToolCallInput, TurnEnd, TurnInput, TurnResult
+from workflows.failures import Failure
 
 
 class _Frozen(BaseModel):
@@ -111,10 +112,21 @@ class TurnRecords(Protocol):
         turn: TurnStart,
         reason: TurnEnd,
         *,
-        message: str | None = None,
+        failure: Failure | None = None,
+        note: str | None = None,
         cut: CutAnswer | None = None,
     ) -> TurnResult:
-        """Record the turn's end and the session's idleness; ``cut``: what had been said of an answer till then."""
+        """Record the turn's end and the session's idleness.
+
+        ``failure``: why it failed, unless a failed model request has said it. ``note``: what to know of a turn that
+        did not fail. ``cut``: what had been said of an answer till then.
+        """
+        ...
+
+    async def attempt_ended(
+        self, turn: TurnStart, ending: Literal["failed", "stopped"], *, error: str | None = None
+    ) -> None:
+        """Record how an attempt ended that is not the end of its turn."""
         ...
 
 

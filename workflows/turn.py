@@ -1,7 +1,10 @@
 """A turn: the activity that lets a harness work, and records every step before the next one starts."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Literal
 
 import structlog
 from temporalio import activity
@@ -16,10 +19,12 @@ from harness_adapters.contract import (
     TextDelta,
     TurnFinished,
 )
+from workflows import failures
 from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
 from workflows.heartbeat import heartbeats
 from workflows.history import is_unfinished
 from workflows.interrupts import Interrupts, cancelled_once, interrupted, to_its_end
+from workflows.limits import DRAIN
 from workflows.records import CutAnswer, SessionGoneError, SupersededError, TurnRecords, TurnStart
 from workflows.tools import ToolDispatcher
 
@@ -61,13 +66,33 @@ class TurnRunner:
                 start = await self._records.begin(
                     turn, worker_id=self._worker_id, task_token=activity.info().task_token
                 )
-                if isinstance(start, TurnResult):
-                    return start
-                return await self._run(start)
+                return start if isinstance(start, TurnResult) else await self._attempt(start)
             except SessionGoneError:
                 return TurnResult(reason="gone")
             except SupersededError as error:
                 raise ApplicationError("a newer attempt has taken this turn over", type="superseded") from error
+
+    async def _attempt(self, start: TurnStart) -> TurnResult:
+        try:
+            return await self._run(start)
+        except (SessionGoneError, SupersededError):
+            raise
+        except asyncio.CancelledError:
+            await self._ended(start, "stopped")
+            raise
+        except Exception as error:
+            await self._ended(start, "failed", error=_place(error))
+            raise
+
+    async def _ended(
+        self, start: TurnStart, ending: Literal["failed", "stopped"], *, error: str | None = None
+    ) -> None:
+        """Record how an attempt ended, if it can be recorded: the next one draws its own conclusion otherwise."""
+        recording = asyncio.ensure_future(self._records.attempt_ended(start, ending, error=error))
+        await asyncio.wait({recording}, timeout=DRAIN.total_seconds())
+        if not recording.done() or recording.cancelled() or recording.exception() is not None:
+            recording.cancel()
+            _log.warning("attempt_end_lost", ending=ending, error=error)
 
     async def _run(self, start: TurnStart) -> TurnResult:
         _log.info("turn_started", attempt=start.attempt, model=start.spec.model, harness=start.harness)
@@ -80,7 +105,14 @@ class TurnRunner:
             if not interrupted() or not await to_its_end(self._records.is_interrupted(start)):
                 raise
             return await to_its_end(self._records.end(start, "interrupted", cut=spoken.cut()))
-        result = await to_its_end(self._records.end(start, _ENDS[finished.reason], message=finished.message))
+        failure = failures.of_turn(finished)
+        end = self._records.end(
+            start,
+            _ENDS[finished.reason],
+            failure=None if spoken.given_up else failure,
+            note=None if failure else finished.message,
+        )
+        result = await to_its_end(end)
         _log.info("turn_ended", attempt=start.attempt, reason=result.reason)
         return result
 
@@ -89,17 +121,14 @@ class TurnRunner:
             # Killed between the last answer and the end of the turn: nothing is left to ask.
             return TurnFinished(reason="end_turn")
         harness = self._harnesses[start.harness]
-        given_up = False
         steps = harness.run_turn(start.spec, start.history, self._dispatcher.port(start))
         try:
             async for step in steps:
                 if isinstance(step, TurnFinished):
-                    # A model request that was given up has said why in an error event of its own.
-                    return step.model_copy(update={"message": None}) if given_up else step
+                    return step
                 spoken.hear(step)
                 await self._record(start, step)
                 spoken.recorded(step)
-                given_up = isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None
         finally:
             if isinstance(steps, AsyncGenerator):
                 await steps.aclose()
@@ -125,10 +154,20 @@ class TurnRunner:
                 await self._records.preview(start, step)
 
 
+def _place(error: Exception) -> str:
+    """Say what was raised and where, without its text: that may quote anything."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+
+
 class _Spoken:
-    """What the model has said in the answer that is not recorded yet."""
+    """What the model has said in the answer that is not recorded yet.
+
+    ``given_up``: its last request has failed for good, and has said why in an event of its own.
+    """
 
     def __init__(self) -> None:
+        self.given_up = False
         self._request_id = ""
         self._texts: dict[str, str] = {}
 
@@ -143,6 +182,7 @@ class _Spoken:
         """Take note that a step is durable."""
         if isinstance(step, ModelAnswered | ModelRequestFailed):
             self._texts = {}
+        self.given_up = isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None
 
     def cut(self) -> CutAnswer | None:
         """Return it, if it is more than blanks."""

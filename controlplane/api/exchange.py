@@ -79,15 +79,18 @@ CurrentExchange = Annotated[Exchange, Depends(open_exchange)]
 
 
 class BodyReader(Generic[M]):
-    """Reads a JSON body into a model, after the caller was let in."""
+    """Reads a JSON body into a model, after the caller was let in; ``optional``: no body is an empty one."""
 
-    def __init__(self, model: type[M]):
+    def __init__(self, model: type[M], *, optional: bool = False):
         self.model = model
+        self.optional = optional
 
     async def __call__(self, exchange: CurrentExchange) -> M:
         """Return the body; raises `InvalidRequestError` with the field, or `RequestTooLargeError`."""
         raw = await bodies.read(exchange.request)
         exchange.hash_in(raw)
+        if self.optional and not raw:
+            raw = b"{}"
         data = bodies.parse(raw, exchange.request.headers.get("content-type", "application/json"))
         try:
             return self.model.model_validate(data)
@@ -95,9 +98,9 @@ class BodyReader(Generic[M]):
             raise invalid_model(error, data) from error
 
 
-def reads(model: type[M]) -> Any:
+def reads(model: type[M], *, optional: bool = False) -> Any:
     """Declare the default of a parameter that takes the body."""
-    return Depends(BodyReader(model))
+    return Depends(BodyReader(model, optional=optional))
 
 
 def json_response(answer: BaseModel) -> Response:

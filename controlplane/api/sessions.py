@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from controlplane.api import rosters
+from controlplane.api import changes, rosters
 from controlplane.api.events import check_inputs, recorded_inputs
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import (
@@ -22,8 +22,6 @@ from controlplane.api.pages import (
 from controlplane.api.resources import mounts_of, wire_resource
 from controlplane.api.rules import (
     check_tools,
-    not_supported,
-    patched_metadata,
     refused,
     require_unarchived,
 )
@@ -33,7 +31,6 @@ from controlplane.api.wire.sessions import (
     AgentAtVersion,
     AgentChoice,
     AgentWithOverrides,
-    BudgetRequest,
     Session,
     SessionCreate,
     SessionDeleted,
@@ -42,14 +39,13 @@ from controlplane.api.wire.sessions import (
     SessionUpdate,
 )
 from controlplane.api.wire.tools import resolved_servers, resolved_tools
-from controlplane.definitions import SessionAgent, stored
+from controlplane.definitions import SessionAgent
 from controlplane.errors import ConflictError
 from controlplane.store import agents, environments, events, resources, sessions, vaults
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
 from controlplane.store.sessions import (
-    Budget,
     SessionContent,
     SessionFilter,
     SessionRecord,
@@ -76,7 +72,7 @@ async def create_session(exchange: CurrentExchange, wanted: SessionCreate = read
             agent=await _chosen_agent(connection, wanted.agent),
             title=wanted.title,
             metadata=wanted.metadata or {},
-            budget=_budget(wanted.budget),
+            budget=changes.budget(wanted.budget),
         )
         session_id = await sessions.create(
             connection,
@@ -110,6 +106,7 @@ async def list_sessions(
     agent_version: Annotated[Version | None, SmallInteger, Query(description="Only with agent_id.")] = None,
     deployment_id: Annotated[str | None, Query(description="There are no deployments in this version.")] = None,
     memory_store_id: Annotated[str | None, Query(description="There are no memory stores in this version.")] = None,
+    failed: Annotated[bool | None, Query(description="Only sessions whose last turn failed, or did not.")] = None,
     include_archived: bool = False,
     order: Annotated[str, Query(pattern="^(asc|desc)$", description="By time of creation.")] = "desc",
     limit: LimitParam = DEFAULT_LIMIT,
@@ -123,6 +120,7 @@ async def list_sessions(
         agent_id=agent_id,
         agent_version=agent_version if agent_id is not None else None,
         statuses=[*(statuses or []), *(statuses_bracketed or [])] or None,
+        failed=failed,
         include_archived=include_archived,
         created_at_gt=window.gt,
         created_at_gte=window.gte,
@@ -153,8 +151,8 @@ async def update_session(
     async def effect(connection: Connection) -> Session:
         before = await sessions.lock(connection, session_id)
         require_unarchived("session", session_id, before.archived_at)
-        after = before.model_copy(update=_changes(before, wanted))
-        changed = _changed_fields(before, after)
+        after = before.model_copy(update=changes.wanted_changes(before, wanted))
+        changed = changes.changed_fields(before, after)
         if changed is not None:
             await sessions.replace(connection, session_id, after)
             await events.append(connection, session_id, [NewEvent(type="session.updated", payload=changed)])
@@ -168,7 +166,7 @@ async def delete_session(exchange: CurrentExchange, session_id: str) -> Response
     """Delete a session with its events for good. One that is running must be interrupted first."""
     async with exchange.transaction() as connection:
         session = await sessions.lock(connection, session_id)
-        _require_rest(session)
+        changes.require_rest(session)
         await sessions.delete(connection, exchange.workspace_id, session_id=session_id, seq=session.last_seq + 1)
     return json_response(SessionDeleted(id=session_id))
 
@@ -178,7 +176,7 @@ async def archive_session(exchange: CurrentExchange, session_id: str) -> Respons
     """Make a session read-only. One that is running, or has messages to answer, must come to rest first."""
 
     async def effect(connection: Connection) -> Session:
-        _require_rest(await sessions.lock(connection, session_id))
+        changes.require_rest(await sessions.lock(connection, session_id))
         if await sessions.has_inputs(connection, session_id):
             raise ConflictError(
                 f"session {session_id!r} has messages that no turn has taken yet",
@@ -225,96 +223,15 @@ async def _chosen_agent(connection: Connection, choice: AgentChoice) -> SessionA
 
 def _overrides(wanted: AgentWithOverrides, agent: SessionAgent) -> dict[str, Any]:
     given = wanted.model_fields_set
-    changes: dict[str, Any] = {
+    found: dict[str, Any] = {
         "system": wanted.system or None,
         "tools": resolved_tools(wanted.tools),
         "mcp_servers": resolved_servers(wanted.mcp_servers),
         "skills": [skill.resolve() for skill in wanted.skills or []],
     }
     if "model" in given:
-        changes["model"] = resolved_model(wanted.model, agent.model)
-    return {name: value for name, value in changes.items() if name in given}
-
-
-def _changes(before: SessionRecord, wanted: SessionUpdate) -> dict[str, Any]:
-    given = wanted.model_fields_set
-    changes: dict[str, Any] = {}
-    if "vault_ids" in given:
-        raise not_supported("vault_ids", "changing the vaults of a session is", next_step="omit the field")
-    if "title" in given:
-        changes["title"] = wanted.title
-    if "metadata" in given:
-        changes["metadata"] = patched_metadata(before.metadata, wanted.metadata)
-    if "budget" in given:
-        changes["budget"] = _new_budget(before, wanted.budget)
-    if wanted.agent is not None:
-        changes["agent"] = _new_agent(before, wanted)
-    return changes
-
-
-def _new_agent(before: SessionRecord, wanted: SessionUpdate) -> SessionAgent:
-    update = wanted.agent
-    if update is None or not update.model_fields_set:
-        return before.agent
-    _require_rest(before)
-    changes: dict[str, Any] = {}
-    if "tools" in update.model_fields_set:
-        changes["tools"] = resolved_tools(update.tools)
-    if "mcp_servers" in update.model_fields_set:
-        changes["mcp_servers"] = resolved_servers(update.mcp_servers)
-    agent = before.agent.model_copy(update=changes)
-    check_tools(agent.tools, agent.mcp_servers)
-    return agent
-
-
-def _new_budget(before: SessionRecord, wanted: BudgetRequest | None) -> Budget | None:
-    if before.status == "terminated":
-        raise refused("budget", "the session has ended", code="session_terminated")
-    if wanted is None:
-        return None
-    if before.budget is None:
-        raise refused(
-            "budget",
-            "a budget can only be given when the session is created",
-            code="budget_create_only",
-            next_step="create a session with a budget",
-        )
-    spent = int(before.usage.get("list_cost", {}).get("amount", 0))
-    if int(wanted.max_list_cost.amount) <= spent:
-        raise refused(
-            "budget.max_list_cost.amount",
-            f"the session has cost {spent} already",
-            code="budget_not_raised",
-            next_step="set a higher amount, or null to remove the budget",
-        )
-    return _budget(wanted)
-
-
-def _budget(wanted: BudgetRequest | None) -> Budget | None:
-    return Budget.model_validate(wanted.model_dump()) if wanted else None
-
-
-def _changed_fields(before: SessionRecord, after: SessionRecord) -> dict[str, Any] | None:
-    changed: dict[str, Any] = {}
-    if after.title != before.title:
-        changed["title"] = after.title
-    if after.budget != before.budget:
-        changed["budget"] = stored(after.budget) if after.budget else None
-    if after.agent != before.agent:
-        changed["agent"] = stored(after.agent)
-    if after.metadata != before.metadata and after.metadata:
-        changed["metadata"] = after.metadata
-    return changed if changed or after.metadata != before.metadata else None
-
-
-def _require_rest(session: SessionRecord) -> None:
-    if session.status in ("running", "rescheduling"):
-        raise ConflictError(
-            f"session {session.id!r} is {session.status}",
-            code="session_running",
-            field="session_id",
-            next_step="send a user.interrupt event and wait until the session is idle",
-        )
+        found["model"] = resolved_model(wanted.model, agent.model)
+    return {name: value for name, value in found.items() if name in given}
 
 
 def _session_page(found: list[SessionRecord], *, limit: int, cursor: Cursor) -> SessionPage:

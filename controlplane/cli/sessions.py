@@ -13,12 +13,14 @@ from controlplane.cli.stream import Screen, follow
 app = typer.Typer(help="Durable conversations with an agent.", no_args_is_help=True)
 
 _COLUMNS = ("id", "title", "status", "agent.name", "last_seq", "created_at", "archived_at")
+_FAILED_COLUMNS = ("id", "title", "agent.name", "failure.status", "failure.cause", "failure.message", "failure.at")
 _CALL_COLUMNS = ("id", "name", "state", "verdict", "decision", "decided_by", "intended_at", "ended_at")
 _FIELDS = (
-    "id", "title", "status", "stop_reason", "agent.id", "agent.name", "agent.model.id", "environment_id", "resources",
-    "last_seq", "usage", "created_at", "archived_at",
+    "id", "title", "status", "stop_reason", "failure", "agent.id", "agent.name", "agent.model.id", "environment_id",
+    "resources", "last_seq", "usage", "created_at", "archived_at",
 )  # fmt: skip
 
+ModelOption = Annotated[str | None, typer.Option("--model", help="The model to go on with.")]
 Message = Annotated[str | None, typer.Option("--message", "-m", help="The first message.")]
 
 
@@ -79,12 +81,16 @@ def show_all(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")] = 100,
     agent: Annotated[str | None, typer.Option("--agent", help="Only sessions of this agent.")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those whose last turn failed.")] = False,
 ) -> None:
     """List sessions, newest first."""
     agent_id = resolve(server, "agents", agent) if agent else None
     archived_too = "true" if archived else None
-    found = server.listing("/v1/sessions", limit=limit, agent_id=agent_id, include_archived=archived_too)
-    server.output.table(found, _COLUMNS)
+    failed_only = "true" if failed else None
+    found = server.listing(
+        "/v1/sessions", limit=limit, agent_id=agent_id, include_archived=archived_too, failed=failed_only
+    )
+    server.output.table(found, _FAILED_COLUMNS if failed else _COLUMNS)
 
 
 @app.command("show")
@@ -135,6 +141,15 @@ def send(
     chat.until_idle(server, session, after=after, message_id=sent["data"][0]["id"])
 
 
+@app.command("explain")
+@connected
+def explain(server: Server, session: SessionId) -> None:
+    """Say in five lines why a session stands where it stands."""
+    server.output.object(
+        server.get(f"/v1/sessions/{session}/explanation"), ("stands", "because", "does", "waits", "next_step")
+    )
+
+
 @app.command("resume")
 @connected
 def resume(
@@ -143,14 +158,59 @@ def resume(
     following: Annotated[
         bool, typer.Option("--follow", "-f", help="Show the stream until the session is idle.")
     ] = False,
+    model: ModelOption = None,
+    budget_cents: Annotated[
+        int | None, typer.Option("--budget-cents", min=1, help="What it may cost in all, from now on.")
+    ] = None,
 ) -> None:
     """Try the turn again that failed; to go on talking, use `bulkhead chat --session`."""
     before = server.get(f"/v1/sessions/{session}")["last_seq"]
-    resumed = server.post(f"/v1/sessions/{session}/resume")
+    settings: dict[str, Any] = {"model": model} if model else {}
+    if budget_cents is not None:
+        cost = {"amount": str(budget_cents), "currency": "USD"}
+        settings["budget"] = {"type": "limit", "max_list_cost": cost}
+    resumed = server.post(f"/v1/sessions/{session}/resume", settings)
     if following:
         chat.until_idle(server, session, after=before)
     else:
         server.output.object(resumed, _FIELDS)
+
+
+@app.command("resume-failed")
+@connected
+def resume_failed(
+    server: Server,
+    *,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only sessions of this agent.")] = None,
+    cause: Annotated[list[str] | None, typer.Option("--cause", help="Only this cause; repeatable.")] = None,
+    terminal: Annotated[
+        bool, typer.Option("--terminal", help="Those too that another try alone cannot help.")
+    ] = False,
+    since: Annotated[str | None, typer.Option("--since", help="Failed at this time (RFC 3339) or later.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Failed before this time.")] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, max=100, help="How many a second.")] = 2.0,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")] = 1000,
+    model: ModelOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which.")] = False,
+) -> None:
+    """Try the failed turns of many sessions again, as after an outage of the provider."""
+    wanted = {
+        "agent_id": resolve(server, "agents", agent) if agent else None,
+        "causes": cause or None,
+        "statuses": ["exhausted", "terminal"] if terminal else None,
+        "failed_after": since,
+        "failed_before": until,
+        "model": model,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    bounds = {"rate_per_second": rate, "limit": limit, "dry_run": dry_run}
+    answer = server.post("/v1/sessions/resume", given | bounds)
+    if server.as_json:
+        server.output.json(answer)
+        return
+    server.output.table(answer["data"], ("session_id", "resume_at"))
+    if answer["has_more"]:
+        server.output.line(f"More than {limit} match: run the command again for the others.")
 
 
 @app.command("archive")

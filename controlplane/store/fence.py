@@ -18,7 +18,8 @@ async def lock_session(connection: Connection, session_id: str) -> LockedSession
     """Lock a session's row, always before any other row of it; raises `SessionGoneError`."""
     row = await one(
         connection,
-        "SELECT resume_wanted, last_seq FROM sessions WHERE id = %(id)s AND archived_at IS NULL FOR UPDATE",
+        "SELECT resume_wanted AND coalesce(resume_at <= clock_timestamp(), true) AS resume_wanted, last_seq"
+        "  FROM sessions WHERE id = %(id)s AND archived_at IS NULL FOR UPDATE",
         {"id": session_id},
     )
     if row is None:

@@ -52,6 +52,7 @@ class SessionRecord(SessionContent):
     vault_ids: list[str]
     status: SessionStatus
     stop_reason: dict[str, Any] | None
+    failure: dict[str, Any] | None
     last_seq: int
     usage: dict[str, Any]
     active_ms: int
@@ -76,6 +77,7 @@ class SessionFilter(_Frozen):
     agent_id: str | None = None
     agent_version: int | None = None
     statuses: list[SessionStatus] | None = None
+    failed: bool | None = None
     created_at_gt: datetime | None = None
     created_at_gte: datetime | None = None
     created_at_lt: datetime | None = None
@@ -115,7 +117,7 @@ async def get(connection: Connection, session_id: str) -> SessionRecord:
         connection,
         """
         SELECT s.id, s.agent, s.environment_id, s.title, s.metadata, s.vault_ids, s.budget, s.status, s.stop_reason,
-               s.last_seq, s.usage, s.active_ms, s.created_at, s.updated_at, s.archived_at,
+               s.failure, s.last_seq, s.usage, s.active_ms, s.created_at, s.updated_at, s.archived_at,
                extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
                                   - s.created_at)::float8 AS age_seconds,
                coalesce((SELECT jsonb_agg(to_jsonb(r) - 'workspace_id' - 'session_id' ORDER BY r.created_at, r.id)
@@ -173,14 +175,6 @@ async def replace(connection: Connection, session_id: str, content: SessionConte
     )
 
 
-async def want_resumed(connection: Connection, session_id: str) -> None:
-    """Ask for another try at the session's failed turn; the next turn takes it."""
-    await connection.execute(
-        "UPDATE sessions SET resume_wanted = true, updated_at = clock_timestamp() WHERE id = %(id)s",
-        {"id": session_id},
-    )
-
-
 async def has_inputs(connection: Connection, session_id: str) -> bool:
     """Say whether inputs wait that no turn has taken."""
     found = await one(
@@ -227,7 +221,7 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
         connection,
         """
         SELECT s.id, s.agent, s.environment_id, s.title, s.metadata, s.vault_ids, s.budget, s.status, s.stop_reason,
-               s.last_seq, s.usage, s.active_ms, s.created_at, s.updated_at, s.archived_at,
+               s.failure, s.last_seq, s.usage, s.active_ms, s.created_at, s.updated_at, s.archived_at,
                extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
                                   - s.created_at)::float8 AS age_seconds,
                coalesce((SELECT jsonb_agg(to_jsonb(r) - 'workspace_id' - 'session_id' ORDER BY r.created_at, r.id)
@@ -236,6 +230,7 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
          WHERE (%(agent_id)s::text IS NULL OR s.agent_id = %(agent_id)s)
            AND (%(agent_version)s::int IS NULL OR s.agent_version = %(agent_version)s)
            AND (%(statuses)s::text[] IS NULL OR s.status = ANY(%(statuses)s))
+           AND (%(failed)s::boolean IS NULL OR %(failed)s = (s.failure IS NOT NULL))
            AND (%(include_archived)s OR s.archived_at IS NULL)
            AND (%(gt)s::timestamptz IS NULL OR s.created_at > %(gt)s)
            AND (%(gte)s::timestamptz IS NULL OR s.created_at >= %(gte)s)
@@ -254,6 +249,7 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
             "agent_id": narrowed.agent_id,
             "agent_version": narrowed.agent_version,
             "statuses": narrowed.statuses,
+            "failed": narrowed.failed,
             "include_archived": narrowed.include_archived,
             "gt": narrowed.created_at_gt,
             "gte": narrowed.created_at_gte,

@@ -1,5 +1,6 @@
 """The end of a turn, however it comes: nothing of it is left open, and the session's status and its event agree."""
 
+from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -7,17 +8,26 @@ from psycopg.types.json import Jsonb
 from controlplane.store import events, journal
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
-from controlplane.store.turn_events import request_lost
+from controlplane.store.turn_events import failed, noted, request_lost
 from workflows import takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
+from workflows.failures import Failure
 
 _STOP_REASONS = {each: each for each in ("retries_exhausted", "refusal", "requires_action")}
 
 
 async def settle(
-    connection: Connection, turn: TurnInput, reason: TurnEnd, *, errors: list[NewEvent] | None = None
+    connection: Connection,
+    turn: TurnInput,
+    reason: TurnEnd,
+    *,
+    failure: Failure | None = None,
+    note: str | None = None,
 ) -> TurnResult:
-    """Record the turn's end within the caller's transaction, which holds the session's row."""
+    """Record the turn's end within the caller's transaction, which holds the session's row.
+
+    ``failure``: why it failed, unless that is recorded already. ``note``: what to know of one that did not fail.
+    """
     await journal.close_open(connection, turn, but_parked=reason == "requires_action")
     await _pass_interrupts(connection, turn)
     stop_reason: dict[str, Any] = {"type": _STOP_REASONS.get(reason, "end_turn")}
@@ -25,23 +35,31 @@ async def settle(
         stop_reason["event_ids"] = [call.id for call in await journal.parked(connection, turn.session_id)]
     ending = [
         *await open_requests(connection, turn),
-        *(errors or []),
+        *([failed(failure)] if failure else []),
+        *([noted(note)] if note else []),
         NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason}),
     ]
     await events.append(connection, turn.session_id, owned(turn, ending))
     await connection.execute(
         "WITH ended AS (UPDATE turns SET status = 'ended', ended_at = clock_timestamp(), outcome = %(outcome)s"
         " WHERE id = %(turn)s RETURNING extract(epoch FROM clock_timestamp() - started_at) * 1000 AS ms)"
-        " UPDATE sessions SET status = 'idle', stop_reason = %(stop)s, active_ms = active_ms + ended.ms FROM ended"
-        " WHERE id = %(session)s",
+        " UPDATE sessions SET status = 'idle', stop_reason = %(stop)s, active_ms = active_ms + ended.ms,"
+        " failure = CASE WHEN %(failed)s THEN coalesce(%(failure)s, failure) END FROM ended WHERE id = %(session)s",
         {
             "outcome": Jsonb({"reason": reason}),
             "turn": turn.turn_id,
             "stop": Jsonb(stop_reason),
             "session": turn.session_id,
+            "failed": reason == "retries_exhausted",
+            "failure": Jsonb(recorded(turn, failure)) if failure else None,
         },
     )
     return TurnResult(reason=reason, more=await more(connection, turn.session_id))
+
+
+def recorded(turn: TurnInput, failure: Failure) -> dict[str, Any]:
+    """Return a failure as a session keeps it."""
+    return {**failure.model_dump(mode="json"), "turn_id": turn.turn_id, "at": datetime.now(UTC).isoformat()}
 
 
 async def open_requests(connection: Connection, turn: TurnInput) -> list[NewEvent]:

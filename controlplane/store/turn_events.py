@@ -3,40 +3,40 @@
 from collections.abc import Mapping
 
 from controlplane.store.events import NewEvent
-from harness_adapters.contract import AnswerText, ModelRequestFailed, ThinkingBlock, ToolUse
+from harness_adapters.contract import AnswerText, ThinkingBlock, ToolUse
+from workflows.failures import Cause, Failure
 from workflows.records import CutAnswer
 from workflows.verdicts import Verdict
 
-_ERROR_TYPES = {
+_ERROR_TYPES: Mapping[Cause, str] = {
     "overloaded": "model_overloaded_error",
     "rate_limited": "model_rate_limited_error",
     "billing": "billing_error",
     "unknown": "unknown_error",
+    "model_request_limit": "unknown_error",
+    "harness_failed": "unknown_error",
+    "worker_crashed": "unknown_error",
+    "attempts_failed": "unknown_error",
 }
 
-_RETRYABLE = {"overloaded", "rate_limited", "interrupted_stream", "unreachable", "unknown"}
 
-
-def model_error(failed: ModelRequestFailed) -> NewEvent:
-    """The `session.error` of a failed model request: retrying, exhausted or terminal."""
-    if failed.retry_in_seconds is not None:
-        status = "retrying"
-    else:
-        status = "exhausted" if failed.kind in _RETRYABLE else "terminal"
+def failed(failure: Failure, *, retry_in_seconds: float | None = None) -> NewEvent:
+    """The `session.error` of a failure."""
     error = {
-        "type": _ERROR_TYPES.get(failed.kind, "model_request_failed_error"),
-        "message": failed.message,
-        "code": failed.kind,
-        "retry_status": {"type": status},
-        **({"retry_in_seconds": failed.retry_in_seconds} if status == "retrying" else {}),
+        "type": _ERROR_TYPES.get(failure.cause, "model_request_failed_error"),
+        "message": failure.message,
+        "code": failure.cause,
+        "retry_status": {"type": failure.status},
+        "next_step": failure.next_step,
+        **({"retry_in_seconds": retry_in_seconds} if retry_in_seconds is not None else {}),
     }
     return NewEvent(type="session.error", payload={"error": error})
 
 
-def turn_error(message: str) -> NewEvent:
-    """The `session.error` of a turn that was given up."""
+def noted(message: str) -> NewEvent:
+    """The `session.error` of a turn that came to an end all the same."""
     retry_status = {"type": "exhausted"}
-    error = {"type": "unknown_error", "message": message, "code": "turn_failed", "retry_status": retry_status}
+    error = {"type": "unknown_error", "message": message, "code": "turn_cut", "retry_status": retry_status}
     return NewEvent(type="session.error", payload={"error": error})
 
 

@@ -4,13 +4,13 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
-from controlplane.store import deltas, events, journal
+from controlplane.store import attempts, deltas, events, journal, turn_events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
 from controlplane.store.pool import Connection, Database, one, rows
@@ -19,12 +19,13 @@ from controlplane.store.settling import (
     more,
     open_requests,
     owned,
+    recorded,
     settle,
     takeable,
     waiting,
     withdraw,
 )
-from controlplane.store.turn_events import block_event, cut_events, model_error, request_lost, turn_error
+from controlplane.store.turn_events import block_event, cut_events, request_lost
 from harness_adapters import toolset
 from harness_adapters.contract import (
     HarnessSpec,
@@ -36,9 +37,9 @@ from harness_adapters.contract import (
     ToolUse,
     UserInput,
 )
-from workflows import history, takings
+from workflows import failures, history, takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
-from workflows.limits import MAX_TURN_ATTEMPTS
+from workflows.failures import Failure
 from workflows.records import CutAnswer, SessionGoneError, TurnStart
 
 _log = structlog.get_logger(__name__)
@@ -62,8 +63,8 @@ class PostgresTurns:
             attempt = await _next_attempt(connection, opened, worker_id, task_token, model_token)
             if await interrupt_waits(connection, opened):
                 return await settle(connection, opened, "interrupted")
-            if attempt > MAX_TURN_ATTEMPTS:
-                return await settle(connection, opened, "retries_exhausted", errors=[_GIVEN_UP])
+            if given_up := await attempts.begin(connection, opened, attempt, worker_id=worker_id):
+                return await settle(connection, opened, "retries_exhausted", failure=given_up)
             if attempt > 1:
                 await _go_on(connection, opened, attempt)
         # The attempt is counted before what it works with is read: should that fail each time, the count tells.
@@ -93,7 +94,7 @@ class PostgresTurns:
         """See `TurnRecords.model_request_started`."""
         async with self._fenced(turn) as connection:
             again = await connection.execute(
-                "UPDATE sessions SET status = 'running' WHERE id = %s AND status = 'rescheduling'",
+                "UPDATE sessions SET status = 'running', failure = NULL WHERE id = %s AND status = 'rescheduling'",
                 (turn.input.session_id,),
             )
             new = [NewEvent(id=started.request_id, type="span.model_request_start")]
@@ -133,14 +134,18 @@ class PostgresTurns:
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """See `TurnRecords.model_request_failed`."""
-        retrying = failed.retry_in_seconds is not None
-        new = [request_lost(failed.request_id), model_error(failed)]
+        failure = failures.of_request(failed)
+        error = turn_events.failed(failure, retry_in_seconds=failed.retry_in_seconds)
+        new = [request_lost(failed.request_id), error]
+        retrying = failure.status == "retrying"
+        if retrying:
+            new.append(NewEvent(type="session.status_rescheduled"))
         async with self._fenced(turn) as connection:
-            if retrying:
-                new.append(NewEvent(type="session.status_rescheduled"))
-                await connection.execute(
-                    "UPDATE sessions SET status = 'rescheduling' WHERE id = %s", (turn.input.session_id,)
-                )
+            await connection.execute(
+                "UPDATE sessions SET status = CASE WHEN %s THEN 'rescheduling' ELSE status END, failure = %s"
+                " WHERE id = %s",
+                (retrying, Jsonb(recorded(turn.input, failure)), turn.input.session_id),
+            )
             await _append(connection, turn, new)
 
     async def steering(self, turn: TurnStart) -> list[UserInput]:
@@ -165,7 +170,8 @@ class PostgresTurns:
         turn: TurnStart,
         reason: TurnEnd,
         *,
-        message: str | None = None,
+        failure: Failure | None = None,
+        note: str | None = None,
         cut: CutAnswer | None = None,
     ) -> TurnResult:
         """See `TurnRecords.end`."""
@@ -176,19 +182,20 @@ class PostgresTurns:
                     connection, "SELECT id FROM events WHERE id = ANY(%(ids)s)", {"ids": list(cut.texts)}
                 )
                 await _append(connection, turn, cut_events(cut) if not known else [])
-            return await settle(connection, turn.input, reason, errors=[turn_error(message)] if message else [])
+            return await settle(connection, turn.input, reason, failure=failure, note=note)
+
+    async def attempt_ended(
+        self, turn: TurnStart, ending: Literal["failed", "stopped"], *, error: str | None = None
+    ) -> None:
+        """See `TurnRecords.attempt_ended`."""
+        async with self._database.transaction(turn.input.workspace_id) as connection:
+            await attempts.end(connection, turn.input.turn_id, turn.attempt, ending=ending, error=error)
 
     @asynccontextmanager
     async def _fenced(self, turn: TurnStart) -> AsyncGenerator[Connection]:
         async with self._database.transaction(turn.input.workspace_id) as connection:
             await fence(connection, turn)
             yield connection
-
-
-_GIVEN_UP = turn_error(
-    f"the turn was tried {MAX_TURN_ATTEMPTS} times, and each time its worker died or failed; "
-    "resume the session to try again"
-)
 
 
 async def _append(connection: Connection, turn: TurnStart, new: list[NewEvent]) -> None:
@@ -220,7 +227,9 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
         (turn.turn_id, turn.workspace_id, turn.session_id, session.last_seq),
     )
     await connection.execute(
-        "UPDATE sessions SET status = 'running', resume_wanted = false WHERE id = %s", (turn.session_id,)
+        "UPDATE sessions SET status = 'running', resume_wanted = false, resume_at = NULL, failure = NULL"
+        " WHERE id = %s",
+        (turn.session_id,),
     )
     await events.append(connection, turn.session_id, owned(turn, [NewEvent(type="session.status_running")]))
     return turn

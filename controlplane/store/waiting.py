@@ -41,7 +41,8 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> list[Ne
         SELECT r.session_id, r.workspace_id, true FROM running r JOIN waiting w USING (session_id) WHERE w.interrupt
          UNION ALL
         SELECT s.id, s.workspace_id, false FROM sessions s
-         WHERE s.resume_wanted AND s.status = 'idle' AND s.updated_at < clock_timestamp() - %(age)s::interval
+         WHERE s.resume_wanted AND s.status = 'idle' AND s.archived_at IS NULL
+           AND coalesce(s.resume_at, s.updated_at + %(age)s::interval) < clock_timestamp()
          UNION ALL
         SELECT r.session_id, r.workspace_id, false FROM running r
          WHERE r.started_at < clock_timestamp() - 15 * %(age)s::interval

@@ -3,18 +3,23 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, LiteralString
 
 import psycopg
 import structlog
 
-from controlplane.store.pool import ALL_WORKSPACES, Database, rows
+from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, rows
 from workflows.records import DeadWork
 
 _log = structlog.get_logger(__name__)
 
 _LOCK_CLASS = 7_100
 """The first half of the advisory locks' keys; the second is the worker's ``lock_key``."""
+
+_WORKERS: LiteralString = """
+    SELECT w.id, EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = %(class)s
+                                                  AND l.objid = w.lock_key AND l.objsubid = 2 AND l.granted) AS lives
+      FROM workers w"""
 
 _CHECK_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.2  # far less than the looks of a sweep, so that a reconnection is not taken for a death
@@ -55,13 +60,8 @@ class PostgresLeases:
     async def dead(self) -> Sequence[str]:
         """See `Leases.dead`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
-            found = await rows(
-                connection,
-                "SELECT id FROM workers w WHERE NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory'"
-                " AND l.classid = %(class)s AND l.objid = w.lock_key AND l.objsubid = 2 AND l.granted)",
-                {"class": _LOCK_CLASS},
-            )
-        return [row["id"] for row in found]
+            found = await rows(connection, _WORKERS, {"class": _LOCK_CLASS})
+        return [row["id"] for row in found if not row["lives"]]
 
     async def work_of(self, worker_id: str) -> Sequence[DeadWork]:
         """See `Leases.work_of`."""
@@ -79,3 +79,9 @@ class PostgresLeases:
         """See `Leases.forget`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             await connection.execute("DELETE FROM workers WHERE id = %s", (worker_id,))
+
+
+async def living(connection: Connection) -> set[str]:
+    """Return the workers that hold their lease."""
+    found = await rows(connection, _WORKERS, {"class": _LOCK_CLASS})
+    return {row["id"] for row in found if row["lives"]}

@@ -4,19 +4,22 @@ import posixpath
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, field_validator
 
-from controlplane.api.wire.agents import Model, SkillRequests, System, string_or_object
+from controlplane.api.wire.agents import Harness, Model, SkillRequests, System, string_or_object
 from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Page, Reference, Request, Version
 from controlplane.api.wire.events import MAX_EVENTS, UserDefineOutcome, UserMessage
 from controlplane.api.wire.tools import McpServerRequests, ToolRequests
 from controlplane.definitions import SessionAgent, SessionAgentBase
+from controlplane.explanation import Explanation
 from controlplane.store.sessions import Budget, SessionStatus
+from workflows.failures import Cause, Failure
 
 MOUNT_ROOTS = ("/workspace/", "/mnt/session/")
 MAX_RESOURCES = 500
 MAX_VAULTS = 20
 
+Moment = Annotated[AwareDatetime, Field(strict=False)]
 Title = Annotated[str, Field(max_length=512)]
 
 
@@ -122,6 +125,52 @@ class SessionUpdate(Request):
     vault_ids: list[str] | None = None
 
 
+class ResumeSettings(Request):
+    """What the agent of a resumed session works with from then on; omitted keeps."""
+
+    model: Model | None = None
+    harness: Harness | None = None
+
+
+class SessionResume(ResumeSettings):
+    """How to try a failed turn again."""
+
+    budget: BudgetRequest | None = None
+
+
+class SessionsResume(ResumeSettings):
+    """Which failed sessions to try again, and how fast. Omitted fields narrow nothing."""
+
+    agent_id: Reference | None = None
+    statuses: Annotated[list[Literal["exhausted", "terminal"]], Field(min_length=1)] = Field(
+        default=["exhausted"], description="Of the failure: another try cannot help one that is `terminal`."
+    )
+    causes: Annotated[list[Cause], Field(min_length=1)] | None = None
+    failed_after: Moment | None = None
+    failed_before: Moment | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 1000
+    rate_per_second: Annotated[float, Field(ge=0.01, le=100)] = Field(
+        default=2.0, description="How many are tried again in a second."
+    )
+    dry_run: bool = False
+
+
+class ResumedSession(Answer):
+    """A session that is tried again, at ``resume_at`` at the earliest."""
+
+    session_id: str
+    resume_at: datetime
+
+
+class SessionsResumed(Answer):
+    """The sessions that are tried again, or would be; ``has_more``: more than the limit did match."""
+
+    type: Literal["sessions_resumed"] = "sessions_resumed"
+    dry_run: bool
+    data: list[ResumedSession]
+    has_more: bool
+
+
 class ResourceUpdate(Request):
     """A new token for a repository; files have none."""
 
@@ -153,8 +202,16 @@ class SessionStats(Answer):
     duration_seconds: float
 
 
+class SessionFailure(Failure):
+    """Why a session's last turn failed."""
+
+    turn_id: str
+    at: datetime
+
+
 class Session(Answer):
-    """A session. `last_seq` and `stop_reason` are ours: its newest event, and why it is idle."""
+    """A session. Ours are `last_seq`, its newest event; `stop_reason`, why it is idle; and `failure`, why its last
+    turn failed or is being tried again."""
 
     type: Literal["session"] = "session"
     id: str
@@ -164,6 +221,7 @@ class Session(Answer):
     metadata: dict[str, str]
     status: SessionStatus
     stop_reason: dict[str, Any] | None
+    failure: SessionFailure | None
     last_seq: int
     budget: Budget | None
     resources: list[FileResource]
@@ -175,6 +233,13 @@ class Session(Answer):
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+
+
+class SessionExplanation(Explanation, Answer):
+    """Where a session stands, why, what runs for it, what waits, and what to do."""
+
+    type: Literal["session_explanation"] = "session_explanation"
+    session_id: str
 
 
 class SessionPage(Page[Session]):

@@ -17,7 +17,10 @@ Say = Callable[..., Awaitable[list[Event]]]
 async def session_id(database: Database) -> str:
     """A session whose agent has the two sandbox tools."""
     found, agent, environment = new_id("sesn"), new_id("agent"), new_id("env")
-    definition = {"id": agent, "model": {"id": "scripted/test"}, "tools": [], "system": "Be brief."}
+    definition = {
+        "type": "agent", "id": agent, "version": 1, "name": "a", "model": {"id": "scripted/test"}, "tools": [],
+        "mcp_servers": [], "skills": [], "system": "Be brief.",
+    }  # fmt: skip
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute(
             "INSERT INTO agents (id, workspace_id, version) VALUES (%s, %s, 1)", (agent, WORKSPACE)

@@ -1,13 +1,15 @@
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from controlplane.ids import new_id
-from controlplane.store import events
+from controlplane.store import events, resuming, sessions, waiting
 from controlplane.store.events import NewEvent
 from controlplane.store.journal import PostgresJournal
-from controlplane.store.pool import Database
+from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.store.resuming import FailedFilter
 from controlplane.store.turns import PostgresTurns
 from harness_adapters.contract import (
     Answer,
@@ -24,7 +26,7 @@ from harness_adapters.contract import (
 )
 from tests.integration.store.conftest import WORKSPACE, Say
 from workflows.contracts import ToolCallInput, TurnInput, TurnResult
-from workflows.limits import MAX_TURN_ATTEMPTS
+from workflows.limits import MAX_TURN_ATTEMPTS, MAX_TURN_CRASHES
 from workflows.records import SupersededError, TurnStart
 
 
@@ -136,15 +138,102 @@ async def test_the_next_attempt_closes_the_lost_model_request_and_keeps_the_answ
     ]
 
 
-async def test_a_turn_that_kills_its_workers_is_given_up(
+async def failure(database: Database, session_id: str) -> dict[str, Any] | None:
+    async with database.transaction(WORKSPACE) as connection:
+        return (await sessions.get(connection, session_id)).failure
+
+
+async def test_a_turn_that_kills_its_workers_at_one_step_is_given_up_with_the_evidence(
     turns: PostgresTurns, database: Database, session_id: str, say: Say
 ) -> None:
     await say("one")
-    for _ in range(MAX_TURN_ATTEMPTS):
-        await begun(turns, turn_of(session_id))
-    result = await turns.begin(turn_of(session_id), worker_id="wrk_1", task_token=b"")
+    for n in range(MAX_TURN_CRASHES):
+        assert isinstance(await turns.begin(turn_of(session_id), worker_id=f"wrk_{n}", task_token=b""), TurnStart)
+    result = await turns.begin(turn_of(session_id), worker_id="wrk_last", task_token=b"")
     assert result == TurnResult(reason="retries_exhausted")
     assert (await types(database, session_id))[-2:] == ["session.error", "session.status_idle"]
+    found = await failure(database, session_id)
+    assert found and (found["status"], found["cause"]) == ("exhausted", "worker_crashed")
+    assert [(e["worker_id"], e["ending"]) for e in found["evidence"]] == [
+        (f"wrk_{n}", "crashed") for n in range(MAX_TURN_CRASHES)
+    ]
+
+
+async def test_a_turn_that_gets_on_between_two_crashes_is_not_given_up(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    for n in range(2 * MAX_TURN_CRASHES):
+        start = await turns.begin(turn_of(session_id), worker_id=f"wrk_{n}", task_token=b"")
+        assert isinstance(start, TurnStart)
+        request = new_id("sevt")
+        await turns.model_request_started(start, ModelRequestStarted(request_id=request))
+        await turns.model_answered(start, answer(AnswerText(event_id=new_id("sevt"), text="on"), request_id=request))
+
+
+async def test_attempts_that_were_stopped_or_cut_off_are_no_crashes(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    for n in range(2 * MAX_TURN_CRASHES):
+        start = await turns.begin(turn_of(session_id), worker_id=f"wrk_{n}", task_token=b"")
+        assert isinstance(start, TurnStart)
+        await turns.attempt_ended(start, "stopped")
+    for _ in range(MAX_TURN_ATTEMPTS):
+        assert isinstance(await turns.begin(turn_of(session_id), worker_id="wrk_same", task_token=b""), TurnStart)
+    result = await turns.begin(turn_of(session_id), worker_id="wrk_same", task_token=b"")
+    assert result == TurnResult(reason="retries_exhausted")
+    found = await failure(database, session_id)
+    assert found and (found["cause"], len(found["evidence"])) == ("attempts_failed", MAX_TURN_ATTEMPTS)
+
+
+async def test_a_failure_stays_with_the_session_until_another_turn_begins(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_request_failed(
+        start, ModelRequestFailed(request_id="sevt_1", kind="overloaded", message="busy", retry_in_seconds=1)
+    )
+    found = await failure(database, session_id)
+    assert found and (found["status"], found["cause"], found["message"]) == ("retrying", "overloaded", "busy")
+    await turns.model_request_started(start, ModelRequestStarted(request_id=new_id("sevt")))
+    assert await failure(database, session_id) is None
+    await turns.model_request_failed(
+        start, ModelRequestFailed(request_id="sevt_2", kind="authentication", message="no key")
+    )
+    await turns.end(start, "retries_exhausted")
+    found = await failure(database, session_id)
+    assert found and (found["status"], found["turn_id"]) == ("terminal", "turn_1")
+    await say("two")
+    await begun(turns, turn_of(session_id, "turn_2"))
+    assert await failure(database, session_id) is None
+
+
+async def test_failed_sessions_are_resumed_at_their_time_and_not_before(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_request_failed(
+        start, ModelRequestFailed(request_id="sevt_1", kind="overloaded", message="busy")
+    )
+    await turns.end(start, "retries_exhausted")
+    async with database.transaction(WORKSPACE) as connection:
+        wanted = FailedFilter(statuses=["exhausted"], causes=["overloaded"])
+        assert session_id in await resuming.failed(connection, wanted, limit=1000)
+        assert session_id not in await resuming.failed(connection, FailedFilter(causes=["billing"]), limit=1000)
+        await resuming.want(connection, session_id, after_seconds=0.5)
+        assert session_id not in await resuming.failed(connection, wanted, limit=1000)
+        due = await waiting.neglected(connection, older_than=timedelta(0))
+        assert session_id not in {each.session_id for each in due}
+    early = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_1", task_token=b"")
+    assert early == TurnResult(reason="nothing_to_do")
+    await asyncio.sleep(0.6)
+    async with database.transaction(ALL_WORKSPACES) as connection:
+        due = await waiting.neglected(connection, older_than=timedelta(0))
+        assert session_id in {each.session_id for each in due}
+    await begun(turns, turn_of(session_id, "turn_2"))
 
 
 async def test_a_new_turn_takes_over_one_that_its_workflow_has_forgotten(

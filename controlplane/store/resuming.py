@@ -1,0 +1,50 @@
+"""Failed sessions that are to be tried again: which, and when."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.store.pool import Connection, rows
+
+
+class FailedFilter(BaseModel):
+    """Which failed sessions; None is any. ``statuses`` and ``causes``: of the failure."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agent_id: str | None = None
+    statuses: list[str] | None = None
+    causes: list[str] | None = None
+    failed_after: datetime | None = None
+    failed_before: datetime | None = None
+
+
+async def failed(connection: Connection, narrowed: FailedFilter, *, limit: int) -> list[str]:
+    """Return the ids of up to ``limit`` sessions that failed and are not to be resumed yet, the longest failed first.
+
+    Nobody else changes them until the caller's transaction ends; one that is being changed is left out.
+    """
+    found = await rows(
+        connection,
+        """
+        SELECT id FROM sessions
+         WHERE failure IS NOT NULL AND status = 'idle' AND NOT resume_wanted AND archived_at IS NULL
+           AND (%(agent_id)s::text IS NULL OR agent_id = %(agent_id)s)
+           AND (%(statuses)s::text[] IS NULL OR failure ->> 'status' = ANY(%(statuses)s))
+           AND (%(causes)s::text[] IS NULL OR failure ->> 'cause' = ANY(%(causes)s))
+           AND (%(failed_after)s::timestamptz IS NULL OR (failure ->> 'at')::timestamptz >= %(failed_after)s)
+           AND (%(failed_before)s::timestamptz IS NULL OR (failure ->> 'at')::timestamptz < %(failed_before)s)
+         ORDER BY (failure ->> 'at')::timestamptz, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        """,
+        {**narrowed.model_dump(), "limit": limit},
+    )
+    return [row["id"] for row in found]
+
+
+async def want(connection: Connection, session_id: str, *, after_seconds: float | None = None) -> None:
+    """Ask for another try at the session's failed turn, now or after a while; the next turn takes it."""
+    await connection.execute(
+        "UPDATE sessions SET resume_wanted = true, updated_at = clock_timestamp(),"
+        " resume_at = clock_timestamp() + make_interval(secs => %(after)s) WHERE id = %(id)s",
+        {"id": session_id, "after": after_seconds},
+    )
