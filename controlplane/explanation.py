@@ -63,6 +63,8 @@ def _because(standing: Standing) -> str:
     if standing.turn is not None:
         attempt = standing.turn.attempt
         return "a message is being answered" + (f"; this is attempt {attempt} at it" if attempt > 1 else "")
+    if said := (standing.stop_reason or {}).get("message"):
+        return said
     return _STOPS.get((standing.stop_reason or {}).get("type", ""), "no turn has run yet")
 
 

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+REQUEST_ID_HEADER = "x-bulkhead-request-id"
+"""Tells the model gateway which `ModelRequestStarted` a request is, so that its cost is booked under that id."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -151,6 +154,7 @@ class ModelAnswered(_Frozen):
 
 
 FailureKind = Literal[
+    "budget_reached",
     "overloaded",
     "rate_limited",
     "billing",

@@ -49,7 +49,14 @@ class TurnInput(_Frozen):
 
 
 TurnEnd = Literal[
-    "end_turn", "requires_action", "retries_exhausted", "refusal", "interrupted", "nothing_to_do", "gone"
+    "end_turn",
+    "requires_action",
+    "budget_reached",
+    "retries_exhausted",
+    "refusal",
+    "interrupted",
+    "nothing_to_do",
+    "gone",
 ]
 
 

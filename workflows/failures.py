@@ -54,6 +54,7 @@ _NEXT_STEPS: Mapping[Cause, tuple[FailureStatus, str]] = {
     "interrupted_stream": ("exhausted", "resume the session; if it happens again, look at the gateway's log"),
     "unreachable": ("exhausted", "see that the provider's base_url can be reached, then resume the session"),
     "unknown": ("exhausted", "resume the session; if it happens again, look at the gateway's log"),
+    "budget_reached": ("exhausted", "raise the budget or remove it; the session goes on by itself"),
     "billing": ("terminal", "settle the provider's account, or resume the session with another provider's model"),
     "authentication": ("terminal", "correct the provider's API key and start the gateway again, then resume"),
     "context_window": ("terminal", "resume the session with a model that has a larger context window"),
@@ -63,6 +64,10 @@ _NEXT_STEPS: Mapping[Cause, tuple[FailureStatus, str]] = {
     "worker_crashed": ("exhausted", "look at the workers' logs of the times in evidence, then resume the session"),
     "attempts_failed": ("exhausted", "look at the errors in evidence and the brain's log, then resume the session"),
 }
+
+
+PERHAPS_ANSWERED: frozenset[FailureKind] = frozenset({"interrupted_stream", "unknown"})
+"""A provider may have worked, and charge, for a request that failed so."""
 
 
 def failure(cause: Cause, message: str, *, evidence: Sequence[Attempt] = (), retrying: bool = False) -> Failure:

@@ -11,6 +11,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from harness_adapters.contract import (
+    FailureKind,
     Harness,
     HarnessEvent,
     ModelAnswered,
@@ -105,12 +106,14 @@ class TurnRunner:
             if not interrupted() or not await to_its_end(self._records.is_interrupted(start)):
                 raise
             return await to_its_end(self._records.end(start, "interrupted", cut=spoken.cut()))
-        failure = failures.of_turn(finished)
+        failure, reason = failures.of_turn(finished), _ENDS[finished.reason]
+        if spoken.given_up == "budget_reached":
+            failure, reason = None, "budget_reached"
         end = self._records.end(
             start,
-            _ENDS[finished.reason],
+            reason,
             failure=None if spoken.given_up else failure,
-            note=None if failure else finished.message,
+            note=None if failure or spoken.given_up else finished.message,
         )
         result = await to_its_end(end)
         _log.info("turn_ended", attempt=start.attempt, reason=result.reason)
@@ -163,11 +166,11 @@ def _place(error: Exception) -> str:
 class _Spoken:
     """What the model has said in the answer that is not recorded yet.
 
-    ``given_up``: its last request has failed for good, and has said why in an event of its own.
+    ``given_up``: how its last request has failed for good; why is recorded.
     """
 
     def __init__(self) -> None:
-        self.given_up = False
+        self.given_up: FailureKind | None = None
         self._request_id = ""
         self._texts: dict[str, str] = {}
 
@@ -182,7 +185,9 @@ class _Spoken:
         """Take note that a step is durable."""
         if isinstance(step, ModelAnswered | ModelRequestFailed):
             self._texts = {}
-        self.given_up = isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None
+        self.given_up = None
+        if isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None:
+            self.given_up = step.kind
 
     def cut(self) -> CutAnswer | None:
         """Return it, if it is more than blanks."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from controlplane.api import (
     agents,
     approvals,
+    budgets,
     credentials,
     docs,
     egress,
@@ -22,6 +23,7 @@ from controlplane.api import (
     files,
     health,
     keys,
+    prices,
     resources,
     resume,
     sessions,
@@ -54,6 +56,8 @@ _RESOURCES = (
     files,
     vaults,
     credentials,
+    budgets,
+    prices,
     keys,
     health,
 )

@@ -1,5 +1,6 @@
 """What may change of a session, and what its `session.updated` event says of it."""
 
+from decimal import Decimal
 from typing import Any
 
 from controlplane.api.rules import check_harness, check_tools, not_supported, patched_metadata, refused
@@ -23,6 +24,8 @@ def wanted_changes(before: SessionRecord, wanted: SessionUpdate) -> dict[str, An
         found["metadata"] = patched_metadata(before.metadata, wanted.metadata)
     if "budget" in given:
         found["budget"] = new_budget(before, wanted.budget)
+    if "budget_ids" in given:
+        found["budget_ids"] = wanted.budget_ids
     if wanted.agent is not None:
         found["agent"] = _new_agent(before, wanted)
     return found
@@ -66,11 +69,10 @@ def new_budget(before: SessionRecord, wanted: BudgetRequest | None) -> Budget | 
             code="budget_create_only",
             next_step="create a session with a budget",
         )
-    spent = int(before.usage.get("list_cost", {}).get("amount", 0))
-    if int(wanted.max_list_cost.amount) <= spent:
+    if Decimal(wanted.max_list_cost.amount) <= before.cost_usd * 100:
         raise refused(
             "budget.max_list_cost.amount",
-            f"the session has cost {spent} already",
+            f"the session has cost {before.cost_usd * 100:.2f} cents already",
             code="budget_not_raised",
             next_step="set a higher amount, or null to remove the budget",
         )
@@ -89,11 +91,19 @@ def changed_fields(before: SessionRecord, after: SessionRecord) -> dict[str, Any
         changed["title"] = after.title
     if after.budget != before.budget:
         changed["budget"] = stored(after.budget) if after.budget else None
+    if after.budget_ids != before.budget_ids:
+        changed["budget_ids"] = after.budget_ids
     if after.agent != before.agent:
         changed["agent"] = stored(after.agent)
     if after.metadata != before.metadata and after.metadata:
         changed["metadata"] = after.metadata
     return changed if changed or after.metadata != before.metadata else None
+
+
+def may_go_on(before: SessionRecord, after: SessionRecord) -> bool:
+    """Say whether a session rests because a budget was spent, and its budgets are others now."""
+    rests = before.status == "idle" and (before.stop_reason or {}).get("type") == "budget_reached"
+    return rests and (before.budget, before.budget_ids) != (after.budget, after.budget_ids)
 
 
 def require_rest(session: SessionRecord) -> None:

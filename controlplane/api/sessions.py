@@ -41,7 +41,7 @@ from controlplane.api.wire.sessions import (
 from controlplane.api.wire.tools import resolved_servers, resolved_tools
 from controlplane.definitions import SessionAgent
 from controlplane.errors import ConflictError
-from controlplane.store import agents, environments, events, resources, sessions, vaults
+from controlplane.store import agents, budgets, environments, events, resources, resuming, sessions, vaults
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
@@ -68,11 +68,13 @@ async def create_session(exchange: CurrentExchange, wanted: SessionCreate = read
         environment = await environments.get(connection, wanted.environment_id)
         require_unarchived("environment", environment.id, environment.archived_at)
         await vaults.check_usable(connection, vault_ids)
+        await budgets.check_usable(connection, wanted.budget_ids)
         content = SessionContent(
             agent=await _chosen_agent(connection, wanted.agent),
             title=wanted.title,
             metadata=wanted.metadata or {},
             budget=changes.budget(wanted.budget),
+            budget_ids=wanted.budget_ids,
         )
         session_id = await sessions.create(
             connection,
@@ -146,19 +148,30 @@ async def get_session(exchange: CurrentExchange, session_id: str) -> Response:
 async def update_session(
     exchange: CurrentExchange, session_id: str, wanted: SessionUpdate = reads(SessionUpdate)
 ) -> Response:
-    """Change a session; the change applies from the next turn, and is an event."""
+    """Change a session; the change applies from the next turn, and is an event.
+
+    One that rests because its budget was spent goes on when that is raised.
+    """
+    woken: list[str] = []
 
     async def effect(connection: Connection) -> Session:
         before = await sessions.lock(connection, session_id)
         require_unarchived("session", session_id, before.archived_at)
+        await budgets.check_usable(connection, wanted.budget_ids)
         after = before.model_copy(update=changes.wanted_changes(before, wanted))
         changed = changes.changed_fields(before, after)
         if changed is not None:
             await sessions.replace(connection, session_id, after)
             await events.append(connection, session_id, [NewEvent(type="session.updated", payload=changed)])
+        if changes.may_go_on(before, after):
+            await resuming.want(connection, session_id)
+            woken.append(session_id)
         return wire_session(await sessions.get(connection, session_id))
 
-    return await exchange.once(effect)
+    response = await exchange.once(effect)
+    for each in woken:
+        exchange.parts.submitter.submitted(exchange.workspace_id, each, [])
+    return response
 
 
 @router.delete("/{session_id}", response_model=SessionDeleted)

@@ -11,6 +11,7 @@ import typer
 from controlplane.cli import (
     agents,
     approvals,
+    budgets,
     chat,
     demo,
     doctor,
@@ -38,6 +39,8 @@ app.add_typer(environments.app, name="environments")
 sessions.app.add_typer(egress.app, name="egress")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(budgets.app, name="budgets")
+app.add_typer(budgets.prices, name="prices")
 app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")
 app.add_typer(keys.app, name="keys")

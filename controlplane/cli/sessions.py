@@ -21,6 +21,9 @@ _FIELDS = (
 )  # fmt: skip
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model to go on with.")]
+BudgetCents = Annotated[
+    int | None, typer.Option("--budget-cents", min=1, help="What it may cost in all, in US cents.")
+]
 Message = Annotated[str | None, typer.Option("--message", "-m", help="The first message.")]
 
 
@@ -29,6 +32,10 @@ def mount(server: Server, argument: str) -> dict[str, Any]:
     path, _, place = argument.partition(":")
     resource = {"type": "file", "file_id": files.send(server, Path(path))["id"]}
     return resource | {"mount_path": place or f"/workspace/{Path(path).name}"}
+
+
+def _limit(cents: int) -> dict[str, Any]:
+    return {"type": "limit", "max_list_cost": {"amount": str(cents), "currency": "USD"}}
 
 
 def said(text: str) -> dict[str, Any]:
@@ -58,6 +65,8 @@ def create(
     title: Annotated[str | None, typer.Option("--title")] = None,
     message: Message = None,
     file: Annotated[list[str] | None, typer.Option("--file", help="PATH[:MOUNT_PATH] to put in the sandbox.")] = None,
+    budget_cents: BudgetCents = None,
+    budget: Annotated[list[str] | None, typer.Option("--budget", help="A budget it shares; repeatable.")] = None,
     vault: Annotated[list[str] | None, typer.Option("--vault", help="Whose secrets it may use; repeatable.")] = None,
     source: FromOption = None,
 ) -> None:
@@ -69,6 +78,8 @@ def create(
         title=title,
         resources=[mount(server, each) for each in file] if file else None,
         vault_ids=vault or None,
+        budget=_limit(budget_cents) if budget_cents is not None else None,
+        budget_ids=budget or None,
         initial_events=[said(message)] if message else None,
     )
     server.output.object(server.post("/v1/sessions", fields), _FIELDS)
@@ -159,16 +170,13 @@ def resume(
         bool, typer.Option("--follow", "-f", help="Show the stream until the session is idle.")
     ] = False,
     model: ModelOption = None,
-    budget_cents: Annotated[
-        int | None, typer.Option("--budget-cents", min=1, help="What it may cost in all, from now on.")
-    ] = None,
+    budget_cents: BudgetCents = None,
 ) -> None:
     """Try the turn again that failed; to go on talking, use `bulkhead chat --session`."""
     before = server.get(f"/v1/sessions/{session}")["last_seq"]
     settings: dict[str, Any] = {"model": model} if model else {}
     if budget_cents is not None:
-        cost = {"amount": str(budget_cents), "currency": "USD"}
-        settings["budget"] = {"type": "limit", "max_list_cost": cost}
+        settings["budget"] = _limit(budget_cents)
     resumed = server.post(f"/v1/sessions/{session}/resume", settings)
     if following:
         chat.until_idle(server, session, after=before)

@@ -28,7 +28,7 @@ def error_body(wire_format: WireFormat, status: int, message: str, *, code: str 
     """Return an error as a provider of this format would word it."""
     kind = _ANTHROPIC_TYPES.get(status, "api_error")
     if wire_format == "anthropic":
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        return {"type": "error", "error": {"type": code or kind, "message": message}}
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 

@@ -1,5 +1,6 @@
 """Failed sessions that are to be tried again: which, and when."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -41,10 +42,18 @@ async def failed(connection: Connection, narrowed: FailedFilter, *, limit: int) 
     return [row["id"] for row in found]
 
 
-async def want(connection: Connection, session_id: str, *, after_seconds: float | None = None) -> None:
-    """Ask for another try at the session's failed turn, now or after a while; the next turn takes it."""
+async def want(
+    connection: Connection, session_id: str, *, after_seconds: float | None = None, at: datetime | None = None
+) -> None:
+    """Ask for another try at what the session's last turn left undone, now or later; the next turn takes it."""
     await connection.execute(
         "UPDATE sessions SET resume_wanted = true, updated_at = clock_timestamp(),"
-        " resume_at = clock_timestamp() + make_interval(secs => %(after)s) WHERE id = %(id)s",
-        {"id": session_id, "after": after_seconds},
+        " resume_at = coalesce(%(at)s, clock_timestamp() + make_interval(secs => %(after)s)) WHERE id = %(id)s",
+        {"id": session_id, "after": after_seconds, "at": at},
     )
+
+
+async def want_all(connection: Connection, session_ids: Sequence[str], *, rate_per_second: float) -> None:
+    """Ask for another try at many sessions, one after the other."""
+    for place, session_id in enumerate(session_ids):
+        await want(connection, session_id, after_seconds=place / rate_per_second)

@@ -1,7 +1,8 @@
 """Sessions: what was asked for, what the agent is, and how far the session is."""
 
 from datetime import datetime
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Any, Literal, LiteralString
 
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,10 +30,11 @@ class MonetaryAmount(_Frozen):
 
 
 class Budget(_Frozen):
-    """The ceiling of what a session may cost at list price."""
+    """The ceiling of what a session may cost at list price, and of the tokens that it may use."""
 
     type: Literal["limit"]
     max_list_cost: MonetaryAmount
+    max_tokens: int | None = None
 
 
 class SessionContent(_Frozen):
@@ -42,6 +44,7 @@ class SessionContent(_Frozen):
     title: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     budget: Budget | None = None
+    budget_ids: list[str] = Field(default_factory=list)
 
 
 class SessionRecord(SessionContent):
@@ -55,6 +58,8 @@ class SessionRecord(SessionContent):
     failure: dict[str, Any] | None
     last_seq: int
     usage: dict[str, Any]
+    cost_usd: Decimal
+    tokens: int
     active_ms: int
     created_at: datetime
     updated_at: datetime
@@ -88,6 +93,17 @@ class SessionFilter(_Frozen):
     backward: bool = False
 
 
+_SELECT: LiteralString = """
+    SELECT s.id, s.agent, s.environment_id, s.title, s.metadata, s.vault_ids, s.budget, s.budget_ids, s.status,
+           s.stop_reason, s.failure, s.last_seq, s.usage, s.cost_usd, s.tokens, s.active_ms, s.created_at,
+           s.updated_at, s.archived_at,
+           extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
+                              - s.created_at)::float8 AS age_seconds,
+           coalesce((SELECT jsonb_agg(to_jsonb(r) - 'workspace_id' - 'session_id' ORDER BY r.created_at, r.id)
+                       FROM session_resources r WHERE r.session_id = s.id), '[]') AS resources
+      FROM sessions s"""
+
+
 async def create(
     connection: Connection, workspace_id: str, *, environment_id: str, vault_ids: list[str], content: SessionContent
 ) -> str:
@@ -95,9 +111,8 @@ async def create(
     session_id = new_id("sesn")
     await connection.execute(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, title, metadata,"
-        " vault_ids, budget) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s, %(agent_version)s, %(agent)s,"
-        " %(environment_id)s, %(title)s, %(metadata)s, %(vault_ids)s,"
-        " %(budget)s)",
+        " vault_ids, budget, budget_ids) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s, %(agent_version)s,"
+        " %(agent)s, %(environment_id)s, %(title)s, %(metadata)s, %(vault_ids)s, %(budget)s, %(budget_ids)s)",
         {
             "id": session_id,
             "workspace_id": workspace_id,
@@ -113,20 +128,7 @@ async def create(
 
 async def get(connection: Connection, session_id: str) -> SessionRecord:
     """Return a session; raises `NotFoundError`."""
-    row = await one(
-        connection,
-        """
-        SELECT s.id, s.agent, s.environment_id, s.title, s.metadata, s.vault_ids, s.budget, s.status, s.stop_reason,
-               s.failure, s.last_seq, s.usage, s.active_ms, s.created_at, s.updated_at, s.archived_at,
-               extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
-                                  - s.created_at)::float8 AS age_seconds,
-               coalesce((SELECT jsonb_agg(to_jsonb(r) - 'workspace_id' - 'session_id' ORDER BY r.created_at, r.id)
-                           FROM session_resources r WHERE r.session_id = s.id), '[]') AS resources
-          FROM sessions s
-         WHERE s.id = %(id)s
-        """,
-        {"id": session_id},
-    )
+    row = await one(connection, _SELECT + " WHERE s.id = %(id)s", {"id": session_id})
     if row is None:
         raise unknown(session_id)
     return SessionRecord.model_validate(row)
@@ -170,7 +172,7 @@ async def replace(connection: Connection, session_id: str, content: SessionConte
     """Give a session new content."""
     await connection.execute(
         "UPDATE sessions SET agent = %(agent)s, title = %(title)s, metadata = %(metadata)s, budget = %(budget)s,"
-        " updated_at = clock_timestamp() WHERE id = %(id)s",
+        " budget_ids = %(budget_ids)s, updated_at = clock_timestamp() WHERE id = %(id)s",
         {"id": session_id, **_columns(content)},
     )
 
@@ -219,14 +221,8 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
     """Return up to ``limit`` sessions in the direction of reading."""
     found = await rows(
         connection,
-        """
-        SELECT s.id, s.agent, s.environment_id, s.title, s.metadata, s.vault_ids, s.budget, s.status, s.stop_reason,
-               s.failure, s.last_seq, s.usage, s.active_ms, s.created_at, s.updated_at, s.archived_at,
-               extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
-                                  - s.created_at)::float8 AS age_seconds,
-               coalesce((SELECT jsonb_agg(to_jsonb(r) - 'workspace_id' - 'session_id' ORDER BY r.created_at, r.id)
-                           FROM session_resources r WHERE r.session_id = s.id), '[]') AS resources
-          FROM sessions s
+        _SELECT
+        + """
          WHERE (%(agent_id)s::text IS NULL OR s.agent_id = %(agent_id)s)
            AND (%(agent_version)s::int IS NULL OR s.agent_version = %(agent_version)s)
            AND (%(statuses)s::text[] IS NULL OR s.status = ANY(%(statuses)s))
@@ -288,4 +284,5 @@ def _columns(content: SessionContent) -> dict[str, object]:
         "title": content.title,
         "metadata": Jsonb(content.metadata),
         "budget": Jsonb(stored(content.budget)) if content.budget else None,
+        "budget_ids": Jsonb(content.budget_ids),
     }

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from controlplane.store import events, journal
+from controlplane.store import events, journal, ledger, resuming
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.turn_events import failed, noted, request_lost
@@ -13,7 +13,7 @@ from workflows import takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.failures import Failure
 
-_STOP_REASONS = {each: each for each in ("retries_exhausted", "refusal", "requires_action")}
+_STOP_REASONS = {each: each for each in ("retries_exhausted", "refusal", "requires_action", "budget_reached")}
 
 
 async def settle(
@@ -33,8 +33,10 @@ async def settle(
     stop_reason: dict[str, Any] = {"type": _STOP_REASONS.get(reason, "end_turn")}
     if reason == "requires_action":
         stop_reason["event_ids"] = [call.id for call in await journal.parked(connection, turn.session_id)]
+    if reason == "budget_reached":
+        await _rest(connection, turn.session_id, stop_reason)
     ending = [
-        *await open_requests(connection, turn),
+        *await lose_requests(connection, turn),
         *([failed(failure)] if failure else []),
         *([noted(note)] if note else []),
         NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason}),
@@ -57,13 +59,28 @@ async def settle(
     return TurnResult(reason=reason, more=await more(connection, turn.session_id))
 
 
+async def _rest(connection: Connection, session_id: str, stop_reason: dict[str, Any]) -> None:
+    """Say which budget is spent; one of a day or a month lets the session go on by itself in the next."""
+    blocked = await ledger.blocked(connection, session_id)
+    if blocked is None:
+        # It was raised in this moment: what could not be asked before can be asked now.
+        await resuming.want(connection, session_id)
+        return
+    stop_reason["message"] = blocked.message
+    if blocked.budget_id is not None:
+        stop_reason["budget_id"] = blocked.budget_id
+    if blocked.until is not None:
+        stop_reason["until"] = blocked.until.isoformat()
+        await resuming.want(connection, session_id, at=blocked.until)
+
+
 def recorded(turn: TurnInput, failure: Failure) -> dict[str, Any]:
     """Return a failure as a session keeps it."""
     return {**failure.model_dump(mode="json"), "turn_id": turn.turn_id, "at": datetime.now(UTC).isoformat()}
 
 
-async def open_requests(connection: Connection, turn: TurnInput) -> list[NewEvent]:
-    """Return the ends of the turn's model requests that have none: what asked for them is no more."""
+async def lose_requests(connection: Connection, turn: TurnInput) -> list[NewEvent]:
+    """Close the turn's model requests that have no end, for what made them is no more, and return the events."""
     lost = await rows(
         connection,
         "SELECT id FROM events AS started WHERE session_id = %(session)s AND turn_id = %(turn)s"
@@ -72,6 +89,7 @@ async def open_requests(connection: Connection, turn: TurnInput) -> list[NewEven
         " AND ended.payload ->> 'model_request_start_id' = started.id)",
         {"session": turn.session_id, "turn": turn.turn_id},
     )
+    await ledger.release(connection, turn.session_id, [row["id"] for row in lost], "lost")
     return [request_lost(row["id"]) for row in lost]
 
 

@@ -1,9 +1,10 @@
 """How what happens in a turn looks as events."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 from controlplane.store.events import NewEvent
-from harness_adapters.contract import AnswerText, ThinkingBlock, ToolUse
+from harness_adapters.contract import AnswerText, ModelAnswered, ThinkingBlock, ToolUse
 from workflows.failures import Cause, Failure
 from workflows.records import CutAnswer
 from workflows.verdicts import Verdict
@@ -38,6 +39,20 @@ def noted(message: str) -> NewEvent:
     retry_status = {"type": "exhausted"}
     error = {"type": "unknown_error", "message": message, "code": "turn_cut", "retry_status": retry_status}
     return NewEvent(type="session.error", payload={"error": error})
+
+
+def request_answered(answered: ModelAnswered, cost_usd: Decimal | None) -> NewEvent:
+    """The end of a model request that brought an answer, with what it cost where that is known."""
+    return NewEvent(
+        type="span.model_request_end",
+        payload={
+            "model_request_start_id": answered.answer.request_id,
+            "is_error": False,
+            "model_usage": answered.usage.model_dump(),
+            "cost_usd": f"{cost_usd.normalize():f}" if cost_usd is not None else None,
+            "stop_reason": answered.stop_reason,
+        },
+    )
 
 
 def request_lost(request_id: str) -> NewEvent:

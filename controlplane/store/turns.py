@@ -10,14 +10,14 @@ import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
-from controlplane.store import attempts, deltas, events, journal, turn_events
+from controlplane.store import attempts, deltas, events, journal, ledger, turn_events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
 from controlplane.store.pool import Connection, Database, one, rows
 from controlplane.store.settling import (
     interrupt_waits,
+    lose_requests,
     more,
-    open_requests,
     owned,
     recorded,
     settle,
@@ -25,7 +25,7 @@ from controlplane.store.settling import (
     waiting,
     withdraw,
 )
-from controlplane.store.turn_events import block_event, cut_events, request_lost
+from controlplane.store.turn_events import block_event, cut_events, request_answered, request_lost
 from harness_adapters import toolset
 from harness_adapters.contract import (
     HarnessSpec,
@@ -112,31 +112,22 @@ class PostgresTurns:
 
     async def model_answered(self, turn: TurnStart, answered: ModelAnswered) -> None:
         """See `TurnRecords.model_answered`."""
-        usage = answered.usage.model_dump()
         request_id = answered.answer.request_id
-        span_end = NewEvent(
-            type="span.model_request_end",
-            payload={
-                "model_request_start_id": request_id,
-                "is_error": False,
-                "model_usage": usage,
-                "stop_reason": answered.stop_reason,
-            },
-        )
         uses = [block for block in answered.answer.blocks if isinstance(block, ToolUse)]
         async with self._fenced(turn) as connection:
             session_id = turn.input.session_id
             verdicts = await journal.verdicts_now(connection, session_id, {use.name for use in uses}) if uses else {}
             blocks = [block_event(block, request_id, verdicts=verdicts) for block in answered.answer.blocks]
-            await _append(connection, turn, [*blocks, span_end])
-            await _add_usage(connection, session_id, usage)
+            cost_usd = await ledger.settle(connection, session_id, request_id, answered.usage)
+            await _append(connection, turn, [*blocks, request_answered(answered, cost_usd)])
             await journal.intend(connection, turn.input, uses, verdicts=verdicts)
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """See `TurnRecords.model_request_failed`."""
         failure = failures.of_request(failed)
-        error = turn_events.failed(failure, retry_in_seconds=failed.retry_in_seconds)
-        new = [request_lost(failed.request_id), error]
+        new = [request_lost(failed.request_id)]
+        if failed.kind != "budget_reached":
+            new.append(turn_events.failed(failure, retry_in_seconds=failed.retry_in_seconds))
         retrying = failure.status == "retrying"
         if retrying:
             new.append(NewEvent(type="session.status_rescheduled"))
@@ -146,6 +137,8 @@ class PostgresTurns:
                 " WHERE id = %s",
                 (retrying, Jsonb(recorded(turn.input, failure)), turn.input.session_id),
             )
+            how = "lost" if failed.kind in failures.PERHAPS_ANSWERED else "free"
+            await ledger.release(connection, turn.input.session_id, [failed.request_id], how)
             await _append(connection, turn, new)
 
     async def steering(self, turn: TurnStart) -> list[UserInput]:
@@ -263,7 +256,7 @@ async def _next_attempt(
 async def _go_on(connection: Connection, turn: TurnInput, attempt: int) -> None:
     """Say that the turn goes on after a failure, and close the model request that was lost with it."""
     again = [
-        *await open_requests(connection, turn),
+        *await lose_requests(connection, turn),
         NewEvent(type="session.status_rescheduled", payload={"attempt": attempt}),
         NewEvent(type="session.status_running"),
     ]
@@ -293,13 +286,4 @@ def _spec(turn: TurnInput, agent: dict[str, Any], *, gateway_url: str, token: st
         tools=toolset.definitions(agent.get("tools") or []),
         gateway_url=gateway_url,
         gateway_token=token,
-    )
-
-
-async def _add_usage(connection: Connection, session_id: str, usage: dict[str, int]) -> None:
-    await connection.execute(
-        "UPDATE sessions SET usage = usage || (SELECT jsonb_object_agg(key,"
-        " coalesce((usage ->> key)::bigint, 0) + value::bigint)"
-        " FROM jsonb_each_text(%s)) WHERE id = %s",
-        (Jsonb(usage), session_id),
     )

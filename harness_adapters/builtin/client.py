@@ -12,7 +12,7 @@ from harness_adapters.builtin import anthropic, openai
 from harness_adapters.builtin.answer import Complete, Preview, Reader
 from harness_adapters.builtin.errors import MAX_MESSAGE_CHARS, ModelError, from_response
 from harness_adapters.builtin.sse import events
-from harness_adapters.contract import HarnessSpec, HistoryItem
+from harness_adapters.contract import REQUEST_ID_HEADER, HarnessSpec, HistoryItem
 
 CONNECT_SECONDS = 10
 """The gateway is on this machine or next to it."""
@@ -54,7 +54,9 @@ class ModelClient:
         """Close the pool."""
         await self._http.aclose()
 
-    async def ask(self, spec: HarnessSpec, history: Sequence[HistoryItem]) -> AsyncGenerator[Preview | Complete]:
+    async def ask(
+        self, spec: HarnessSpec, history: Sequence[HistoryItem], *, request_id: str
+    ) -> AsyncGenerator[Preview | Complete]:
         """Yield what can be shown of the answer as it comes, and the whole answer last; raises `ModelError`."""
         try:
             wire = await self._wire(spec)
@@ -62,7 +64,11 @@ class ModelClient:
                 "POST",
                 spec.gateway_url + wire.path,
                 json=wire.request(spec, history),
-                headers={**wire.headers, "authorization": f"Bearer {spec.gateway_token}"},
+                headers={
+                    **wire.headers,
+                    "authorization": f"Bearer {spec.gateway_token}",
+                    REQUEST_ID_HEADER: request_id,
+                },
             ) as response:
                 if response.status_code != 200:
                     raise from_response(response.status_code, response.headers, await _head(response))

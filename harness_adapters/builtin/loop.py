@@ -92,7 +92,7 @@ class BuiltinHarness:
         request_id = self._new_id()
         yield ModelRequestStarted(request_id=request_id)
         try:
-            async with aclosing(paced(self._models.ask(turn.spec, turn.history))) as pieces:
+            async with aclosing(paced(self._models.ask(turn.spec, turn.history, request_id=request_id))) as pieces:
                 async for piece in pieces:
                     yield _answered(request_id, piece) if isinstance(piece, Complete) else piece
         except ModelError as error:

@@ -18,6 +18,7 @@ from workflows.failures import Cause, Failure
 MOUNT_ROOTS = ("/workspace/", "/mnt/session/")
 MAX_RESOURCES = 500
 MAX_VAULTS = 20
+MAX_BUDGETS = 10
 
 Moment = Annotated[AwareDatetime, Field(strict=False)]
 Title = Annotated[str, Field(max_length=512)]
@@ -59,10 +60,14 @@ class AmountRequest(Request):
 
 
 class BudgetRequest(Request):
-    """The most that the session may cost at list price."""
+    """The most that the session may cost at list price, and the most tokens of any kind that it may use."""
 
     type: Literal["limit"]
     max_list_cost: AmountRequest
+    max_tokens: Annotated[int, Field(ge=1, le=2**53)] | None = None
+
+
+BudgetIds = Annotated[list[Reference], Field(max_length=MAX_BUDGETS)]
 
 
 class FileMountRequest(Request):
@@ -105,6 +110,9 @@ class SessionCreate(Request):
         default=None, description="Of two credentials of one name, that of the first vault counts."
     )
     budget: BudgetRequest | None = None
+    budget_ids: BudgetIds = Field(
+        default_factory=list[Reference], description="Budgets that it draws on together with other sessions."
+    )
     initial_events: Annotated[list[InitialEvent], Field(max_length=MAX_EVENTS)] | None = None
 
 
@@ -121,6 +129,7 @@ class SessionUpdate(Request):
     title: Title | None = None
     metadata: MetadataPatch | None = None
     budget: BudgetRequest | None = None
+    budget_ids: BudgetIds = Field(default_factory=list[Reference])
     agent: SessionAgentUpdate | None = None
     vault_ids: list[str] | None = None
 
@@ -224,6 +233,7 @@ class Session(Answer):
     failure: SessionFailure | None
     last_seq: int
     budget: Budget | None
+    budget_ids: list[str]
     resources: list[FileResource]
     vault_ids: list[str]
     outcome_evaluations: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])

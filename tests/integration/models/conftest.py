@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
-from controlplane.models import TurnTokens, create_gateway, token_hash
+from controlplane.models import TurnGate, create_gateway, token_hash
 from controlplane.models.listening import listening
 from controlplane.models.scripted import create_scripted, scripted_providers
 from controlplane.models.upstream import create_client
@@ -61,7 +61,7 @@ async def open_gateway(database: Database) -> OpenGateway:
     async def opened(providers: dict[str, ModelProvider]) -> AsyncGenerator[Gateway]:
         token = await _running_turn(database)
         async with create_client() as upstream, httpx.AsyncClient(trust_env=False) as http:
-            app = create_gateway(providers, token_holds=TurnTokens(database).hold, client=upstream)
+            app = create_gateway(providers, gate=TurnGate(database), client=upstream)
             async with listening(app) as url:
                 yield Gateway(url, token, http, database)
 

@@ -11,10 +11,11 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from controlplane.models import create_gateway
+from controlplane.models import TurnGate, create_gateway
 from controlplane.models.listening import listening
 from controlplane.models.upstream import create_client
 from controlplane.settings import ModelProvider
+from controlplane.store.pool import Database
 from tests.integration.models.conftest import Gateway, OpenGateway
 from tests.integration.models.fake_provider import fake_provider
 from tests.support.canary import Canary, Seeker
@@ -56,15 +57,15 @@ async def test_a_turns_token_passes_in_either_header_and_only_while_the_turn_run
 
 
 async def test_a_token_that_cannot_be_checked_does_not_pass():
-    async def no_database(_: str) -> bool:
-        raise TimeoutError
-
+    nowhere = Database("postgresql://127.0.0.1:1/none", wait_seconds=0.2)
+    await nowhere.open()
     async with (
         create_client() as client,
         httpx.AsyncClient(trust_env=False) as http,
-        listening(create_gateway({}, token_holds=no_database, client=client)) as url,
+        listening(create_gateway({}, gate=TurnGate(nowhere), client=client)) as url,
     ):
         answer = await http.post(url + MESSAGES, json=_body("scripted/x"), headers={"x-api-key": "t"})
+    await nowhere.close()
     assert answer.status_code == 503
     assert answer.json()["error"]["type"] == "overloaded_error"
 

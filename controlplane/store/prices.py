@@ -1,0 +1,72 @@
+"""Prices that an operator has set; they precede the list prices."""
+
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from psycopg.types.json import Jsonb
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.errors import NotFoundError
+from controlplane.ids import new_id, shown_id
+from controlplane.prices import Price
+from controlplane.store.pool import Connection, one, rows
+
+
+class PriceRecord(BaseModel):
+    """The price of the models whose name fits the glob pattern ``model``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    model: str
+    price: Price
+    created_at: datetime
+
+
+async def put(connection: Connection, workspace_id: str, *, model: str, price: Price) -> PriceRecord:
+    """Set the price of a pattern, in place of the one it had."""
+    row = await one(
+        connection,
+        "INSERT INTO model_prices (id, workspace_id, model, price)"
+        " VALUES (%(id)s, %(workspace)s, %(model)s, %(price)s)"
+        " ON CONFLICT (workspace_id, model) DO UPDATE SET price = excluded.price"
+        " RETURNING id, model, price, created_at",
+        {
+            "id": new_id("prc"),
+            "workspace": workspace_id,
+            "model": model,
+            "price": Jsonb(price.model_dump(mode="json")),
+        },
+    )
+    return PriceRecord.model_validate(row)
+
+
+async def listing(connection: Connection, workspace_id: str) -> list[PriceRecord]:
+    """Return every price of a workspace, the most specific pattern first: the longest."""
+    found = await rows(
+        connection,
+        "SELECT id, model, price, created_at FROM model_prices WHERE workspace_id = %(workspace)s"
+        " ORDER BY length(model) DESC, model",
+        {"workspace": workspace_id},
+    )
+    return [PriceRecord.model_validate(row) for row in found]
+
+
+async def remove(connection: Connection, price_id: str) -> PriceRecord:
+    """Remove a price; the list price holds again."""
+    row = await one(
+        connection,
+        "DELETE FROM model_prices WHERE id = %(id)s RETURNING id, model, price, created_at",
+        {"id": price_id},
+    )
+    if row is None:
+        raise NotFoundError(
+            f"no price {shown_id(price_id)!r}", code="price_not_found", field="price_id", next_step="list the prices"
+        )
+    return PriceRecord.model_validate(row)
+
+
+async def of_model(connection: Connection, workspace_id: str, model: str) -> Price | None:
+    """Return the price that was set for a model, if one was."""
+    found = await listing(connection, workspace_id)
+    return next((each.price for each in found if fnmatchcase(model, each.model)), None)
