@@ -102,7 +102,9 @@ async def run_sandboxes(settings: Settings) -> None:
     from controlplane.sandboxes import Sandboxes
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
+    from controlplane.store.listening import listen
     from controlplane.store.refusals import PostgresRefusals
+    from controlplane.store.sandboxes import HALTED
     from controlplane.store.workers import PostgresLeases
     from workflows.hands import ToolRunner
     from workflows.interrupts import Interrupts
@@ -124,9 +126,15 @@ async def run_sandboxes(settings: Settings) -> None:
     workers = sandbox_workers(
         client, tools, host=settings.host_name, max_concurrent_tool_calls=settings.max_concurrent_tool_calls
     )
+
+    def halted(_: str, host: str) -> None:
+        if host == settings.host_name:
+            sandboxes.reaper.hurry()
+
     try:
         await _until_stopped(
             leases.hold(worker_id, "sandbox", host=settings.host_name),
+            listen(settings.database_url, [HALTED], halted, connected=sandboxes.reaper.hurry),
             interrupts.hear(settings.database_url, stops),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
             sandboxes.reaper.run(every_seconds=_REAP_SECONDS),

@@ -155,6 +155,7 @@ class ModelAnswered(_Frozen):
 
 FailureKind = Literal[
     "budget_reached",
+    "agent_frozen",
     "overloaded",
     "rate_limited",
     "billing",

@@ -160,7 +160,8 @@ class Keeper:
     async def _keep(self, row: SandboxRow) -> None:
         provider = self.provider(row)
         try:
-            await provider.stop(row.id)
+            if await provider.stop(row.id) == 0:
+                await self._records.quiet(row)
             await self._checkpoints.take(row, provider)
         except SandboxLostError:
             await self.lost(row)

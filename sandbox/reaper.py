@@ -1,6 +1,7 @@
 """Ends what is idle, what has no row, and the rows of what is gone: nothing leaks, whichever process dies when."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -33,15 +34,22 @@ class Reaper:
         self._providers = providers
         self._host = host
         self._idle = timedelta(seconds=idle_seconds)
+        self._due = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Look again at once."""
+        self._due.set()
 
     async def run(self, *, every_seconds: float) -> None:
         """Reap until cancelled; what fails is tried again at the next round."""
         while True:
+            self._due.clear()
             try:
                 await self.reap()
             except Exception:  # noqa: BLE001 - a reaper that stops is worse than one that failed
                 _log.warning("reap_failed", exc_info=True)
-            await asyncio.sleep(every_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), every_seconds)
 
     async def reap(self) -> None:
         """Look once."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.contract import ProviderName, SandboxSpec
 
-EndReason = Literal["idle", "stopped", "recycled", "archived", "lost", "provision_failed"]
+EndReason = Literal["idle", "stopped", "halted", "recycled", "archived", "lost", "provision_failed"]
 
 
 class _Frozen(BaseModel):
@@ -145,6 +145,10 @@ class SandboxRecords(Protocol):
 
     async def retire(self, row: SandboxRow, reason: EndReason) -> SandboxRow | None:
         """Record that the sandbox is to be put away; None if it is not live any more."""
+        ...
+
+    async def quiet(self, row: SandboxRow) -> None:
+        """Record that every command in a sandbox has ended, and none begins any more."""
         ...
 
     async def end(self, row: SandboxRow, reason: EndReason) -> None:

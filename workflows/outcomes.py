@@ -48,6 +48,7 @@ def provisioned(tool_use_id: str, box: SandboxRow) -> ToolOutcome:
 _PREVIOUS_ENDS: Mapping[EndReason, str] = {
     "idle": "was put away after a while without use",
     "stopped": "was put away when its host was stopped",
+    "halted": "was stopped by a person",
     "recycled": "was replaced, because a command left processes that could not be ended",
     "lost": "was lost",
 }

@@ -25,12 +25,16 @@ from controlplane.api.wire.common import Page, Version
 from controlplane.api.wire.tools import resolved_servers, resolved_tools
 from controlplane.definitions import AgentDefinition
 from controlplane.errors import ConflictError
-from controlplane.store import agents
+from controlplane.store import agents, resuming
 from controlplane.store.agents import AgentFilter, AgentRecord
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
+from controlplane.store.resuming import FailedFilter
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"])
+
+_MOST_RESUMED = 10_000
+_RESUMED_PER_SECOND = 5.0
 
 
 @router.post("", response_model=Agent)
@@ -124,6 +128,33 @@ async def archive_agent(exchange: CurrentExchange, agent_id: str) -> Response:
     return await exchange.once(effect)
 
 
+@router.post("/{agent_id}/freeze", response_model=Agent)
+async def freeze_agent(exchange: CurrentExchange, agent_id: str) -> Response:
+    """Let no session of the agent begin a turn, ask a model or reach anything, until it is thawed.
+
+    What runs comes to rest before its next model request; `/v1/live/stop` stops it at once.
+    """
+
+    async def effect(connection: Connection) -> Agent:
+        return _wire(await agents.set_frozen(connection, agent_id, frozen=True))
+
+    return await exchange.once(effect)
+
+
+@router.post("/{agent_id}/thaw", response_model=Agent)
+async def thaw_agent(exchange: CurrentExchange, agent_id: str) -> Response:
+    """Let a frozen agent's sessions go on: with what waits in their queues, and with the turns that came to rest."""
+
+    async def effect(connection: Connection) -> Agent:
+        thawed = await agents.set_frozen(connection, agent_id, frozen=False)
+        stuck = FailedFilter(agent_id=agent_id, causes=["agent_frozen"])
+        found = await resuming.failed(connection, stuck, limit=_MOST_RESUMED)
+        await resuming.want_all(connection, found, rate_per_second=_RESUMED_PER_SECOND)
+        return _wire(thawed)
+
+    return await exchange.once(effect)
+
+
 @router.get("/{agent_id}/versions", response_model=Page[Agent])
 async def list_versions(
     exchange: CurrentExchange, agent_id: str, limit: SmallLimitParam = DEFAULT_LIMIT, page: PageParam = None
@@ -173,4 +204,5 @@ def _wire(record: AgentRecord) -> Agent:
         created_at=record.created_at,
         updated_at=record.updated_at,
         archived_at=record.archived_at,
+        frozen_at=record.frozen_at,
     )

@@ -12,8 +12,19 @@ app = typer.Typer(
     help="What runs in sessions: a model, a system prompt, tools. Versions never change.", no_args_is_help=True
 )
 
-_COLUMNS = ("id", "name", "model.id", "version", "created_at", "archived_at")
-_FIELDS = ("id", "name", "model.id", "harness", "version", "description", "system", "created_at", "archived_at")
+_COLUMNS = ("id", "name", "model.id", "version", "created_at", "archived_at", "frozen_at")
+_FIELDS = (
+    "id",
+    "name",
+    "model.id",
+    "harness",
+    "version",
+    "description",
+    "system",
+    "created_at",
+    "archived_at",
+    "frozen_at",
+)
 
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")]
 
@@ -67,3 +78,17 @@ def show(
 def archive(server: Server, agent: Reference) -> None:
     """Archive an agent: its sessions go on, new ones cannot be made."""
     server.output.object(server.post(f"/v1/agents/{resolve(server, 'agents', agent)}/archive"), _FIELDS)
+
+
+@app.command("freeze")
+@connected
+def freeze(server: Server, agent: Reference) -> None:
+    """Let no session of an agent do anything until it is thawed; `bulkhead live stop` ends what runs."""
+    server.output.object(server.post(f"/v1/agents/{resolve(server, 'agents', agent)}/freeze"), _FIELDS)
+
+
+@app.command("thaw")
+@connected
+def thaw(server: Server, agent: Reference) -> None:
+    """Let a frozen agent's sessions go on."""
+    server.output.object(server.post(f"/v1/agents/{resolve(server, 'agents', agent)}/thaw"), _FIELDS)

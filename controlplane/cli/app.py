@@ -19,6 +19,7 @@ from controlplane.cli import (
     environments,
     files,
     keys,
+    live,
     sandbox,
     serve,
     sessions,
@@ -38,6 +39,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(environments.app, name="environments")
 sessions.app.add_typer(egress.app, name="egress")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(live.app, name="live")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(budgets.prices, name="prices")

@@ -23,6 +23,7 @@ class AgentRecord(BaseModel):
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+    frozen_at: datetime | None
 
 
 class AgentFilter(BaseModel):
@@ -58,7 +59,7 @@ async def get(connection: Connection, agent_id: str, *, version: int | None = No
     row = await one(
         connection,
         """
-        SELECT a.id, v.version, v.definition, a.created_at, a.archived_at,
+        SELECT a.id, v.version, v.definition, a.created_at, a.archived_at, a.frozen_at,
                CASE WHEN v.version = a.version THEN a.updated_at ELSE v.created_at END AS updated_at
           FROM agents a JOIN agent_versions v ON v.agent_id = a.id
          WHERE a.id = %(id)s AND v.version = coalesce(%(version)s::int, a.version)
@@ -103,12 +104,21 @@ async def archive(connection: Connection, agent_id: str) -> AgentRecord:
     return await get(connection, agent_id)
 
 
+async def set_frozen(connection: Connection, agent_id: str, *, frozen: bool) -> AgentRecord:
+    """Freeze an agent at all its versions, or thaw it; doing it twice changes nothing."""
+    await connection.execute(
+        "UPDATE agents SET frozen_at = CASE WHEN %s THEN coalesce(frozen_at, clock_timestamp()) END WHERE id = %s",
+        (frozen, agent_id),
+    )
+    return await get(connection, agent_id)
+
+
 async def listing(connection: Connection, narrowed: AgentFilter, *, limit: int) -> list[AgentRecord]:
     """Return up to ``limit`` agents at their newest versions, newest first."""
     found = await rows(
         connection,
         """
-        SELECT a.id, a.version, v.definition, a.created_at, a.updated_at, a.archived_at
+        SELECT a.id, a.version, v.definition, a.created_at, a.updated_at, a.archived_at, a.frozen_at
           FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
          WHERE (%(include_archived)s OR a.archived_at IS NULL)
            AND (%(gte)s::timestamptz IS NULL OR a.created_at >= %(gte)s)
@@ -135,7 +145,7 @@ async def versions(connection: Connection, agent_id: str, *, below: int | None, 
     found = await rows(
         connection,
         """
-        SELECT a.id, v.version, v.definition, a.created_at, a.archived_at,
+        SELECT a.id, v.version, v.definition, a.created_at, a.archived_at, a.frozen_at,
                CASE WHEN v.version = a.version THEN a.updated_at ELSE v.created_at END AS updated_at
           FROM agents a JOIN agent_versions v ON v.agent_id = a.id
          WHERE a.id = %(id)s AND (%(below)s::int IS NULL OR v.version < %(below)s)

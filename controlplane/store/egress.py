@@ -178,7 +178,9 @@ async def _policy_row(connection: Connection, sandbox_id: str) -> DictRow | None
         """
         SELECT b.id, b.session_id, b.workspace_id, s.environment_id, s.vault_ids, e.config,
                s.agent -> 'mcp_servers' AS mcp_servers,
-               s.archived_at IS NOT NULL OR s.egress_revoked_at IS NOT NULL OR s.status = 'terminated' AS closed,
+               s.archived_at IS NOT NULL OR s.egress_revoked_at IS NOT NULL OR s.status = 'terminated'
+               OR a.frozen_at IS NOT NULL OR (b.status = 'retiring' AND b.end_reason = 'halted') AS closed,
+               s.agent_id,
                coalesce((SELECT jsonb_agg(jsonb_build_object('credential_id', c.id, 'name', c.name, 'stub', k.stub,
                                                              'binding', c.binding, 'version', c.version)
                                           ORDER BY c.id)
@@ -189,6 +191,7 @@ async def _policy_row(connection: Connection, sandbox_id: str) -> DictRow | None
           FROM sandboxes b
           JOIN sessions s ON s.id = b.session_id
           JOIN environments e ON e.id = s.environment_id
+          JOIN agents a ON a.id = s.agent_id
          WHERE b.id = %(id)s AND b.status <> 'ended'
         """,
         {"id": sandbox_id},
@@ -198,6 +201,7 @@ async def _policy_row(connection: Connection, sandbox_id: str) -> DictRow | None
 def _sources(row: DictRow) -> frozenset[str]:
     return frozenset(
         {f"sandbox {row['id']}", f"session {row['session_id']}", f"environment {row['environment_id']}"}
+        | {f"agent {row['agent_id']}"}
         | {f"vault {vault_id}" for vault_id in row["vault_ids"]}
         | {f"credential {each['credential_id']}" for each in row["credentials"]}
     )

@@ -12,19 +12,21 @@ class LockedSession:
 
     last_seq: int
     resume_wanted: bool
+    frozen: bool
 
 
 async def lock_session(connection: Connection, session_id: str) -> LockedSession:
     """Lock a session's row, always before any other row of it; raises `SessionGoneError`."""
     row = await one(
         connection,
-        "SELECT resume_wanted AND coalesce(resume_at <= clock_timestamp(), true) AS resume_wanted, last_seq"
-        "  FROM sessions WHERE id = %(id)s AND archived_at IS NULL FOR UPDATE",
+        "SELECT s.resume_wanted AND coalesce(s.resume_at <= clock_timestamp(), true) AS resume_wanted, s.last_seq,"
+        " a.frozen_at IS NOT NULL AS frozen FROM sessions s JOIN agents a ON a.id = s.agent_id"
+        " WHERE s.id = %(id)s AND s.archived_at IS NULL FOR UPDATE OF s",
         {"id": session_id},
     )
     if row is None:
         raise SessionGoneError(f"session {session_id!r} is gone")
-    return LockedSession(last_seq=row["last_seq"], resume_wanted=row["resume_wanted"])
+    return LockedSession(**row)
 
 
 async def fence(connection: Connection, turn: TurnStart) -> None:

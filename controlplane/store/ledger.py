@@ -45,7 +45,8 @@ class Blocked:
 
 
 class RefusedError(Exception):
-    """A model request that must not be sent; ``code`` is `budget_reached`, `request_repeated` or `turn_ended`."""
+    """A model request that must not be sent; ``code`` is `budget_reached`, `agent_frozen`, `request_repeated`
+    or `turn_ended`."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -59,6 +60,10 @@ async def reserve(connection: Connection, turn_id: str, wanted: Wanted) -> None:
     Holds the session's row and its budgets' until the caller's transaction ends: two cannot both take what is left.
     """
     session = await _session(connection, turn_id)
+    if session["frozen_at"] is not None:
+        raise RefusedError(
+            "agent_frozen", f"the agent has been frozen since {session['frozen_at']:%Y-%m-%d %H:%M} UTC"
+        )
     price = await prices.of_model(connection, session["workspace_id"], wanted.model)
     price = price or listed(wanted.provider, wanted.upstream_model)
     drawn = await budgets.of_session(connection, session["agent_id"], session["budget_ids"])
@@ -144,8 +149,9 @@ async def blocked(connection: Connection, session_id: str) -> Blocked | None:
 async def _session(connection: Connection, turn_id: str) -> DictRow:
     found = await one(
         connection,
-        "SELECT s.id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens"
-        "  FROM sessions s JOIN turns t ON t.session_id = s.id WHERE t.id = %(turn)s FOR UPDATE OF s",
+        "SELECT s.id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens,"
+        " a.frozen_at FROM sessions s JOIN turns t ON t.session_id = s.id JOIN agents a ON a.id = s.agent_id"
+        " WHERE t.id = %(turn)s FOR UPDATE OF s",
         {"turn": turn_id},
     )
     if found is None:

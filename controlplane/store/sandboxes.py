@@ -14,6 +14,9 @@ from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, r
 from sandbox.contract import SandboxError, SandboxSpec
 from sandbox.records import EndReason, Kind, Mount, SandboxDetails, SandboxRow, Wish
 
+HALTED = "bulkhead_halted"
+"""Notified with the host of a sandbox that is to be put away at once."""
+
 
 class PostgresSandboxes:
     """`sandbox.records.SandboxRecords` on Postgres."""
@@ -115,6 +118,13 @@ class PostgresSandboxes:
                 {"id": row.id, "reason": reason},
             )
         return SandboxRow.model_validate(found) if found else None
+
+    async def quiet(self, row: SandboxRow) -> None:
+        """See `SandboxRecords.quiet`."""
+        async with self._database.transaction(row.workspace_id) as connection:
+            await connection.execute(
+                "UPDATE sandboxes SET quiet_at = coalesce(quiet_at, clock_timestamp()) WHERE id = %s", (row.id,)
+            )
 
     async def end(self, row: SandboxRow, reason: EndReason) -> None:
         """See `SandboxRecords.end`."""

@@ -16,6 +16,7 @@ _ERROR_TYPES: Mapping[Cause, str] = {
     "unknown": "unknown_error",
     "model_request_limit": "unknown_error",
     "harness_failed": "unknown_error",
+    "agent_frozen": "unknown_error",
     "worker_crashed": "unknown_error",
     "attempts_failed": "unknown_error",
 }

@@ -211,7 +211,7 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
         session = await lock_session(connection, turn.session_id)
     taken = await takeable(connection, turn.session_id)
     await _mark_taken(connection, taken.passed, position=session.last_seq)
-    if not (taken.inputs or session.resume_wanted):
+    if session.frozen or not (taken.inputs or session.resume_wanted):
         return TurnResult(reason="nothing_to_do")
     await _mark_taken(connection, taken.inputs, position=session.last_seq + 1)
     await journal.adopt_results(connection, turn.session_id)

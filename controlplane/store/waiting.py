@@ -33,15 +33,16 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> list[Ne
              GROUP BY session_id
         ), running AS (SELECT session_id, workspace_id, worker_id, started_at FROM turns WHERE status = 'running')
         SELECT s.id AS session_id, s.workspace_id, false AS interrupt
-          FROM sessions s JOIN waiting w ON w.session_id = s.id
-         WHERE s.archived_at IS NULL AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
+          FROM sessions s JOIN waiting w ON w.session_id = s.id JOIN agents a ON a.id = s.agent_id
+         WHERE (a.frozen_at IS NULL OR w.interrupt) AND s.archived_at IS NULL
+           AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
            AND (w.interrupt OR NOT EXISTS (SELECT FROM tool_calls c WHERE c.session_id = s.id AND c.state = 'intended'
                                               AND c.verdict IN ('ask', 'client') AND c.decision IS NULL))
          UNION ALL
         SELECT r.session_id, r.workspace_id, true FROM running r JOIN waiting w USING (session_id) WHERE w.interrupt
          UNION ALL
-        SELECT s.id, s.workspace_id, false FROM sessions s
-         WHERE s.resume_wanted AND s.status = 'idle' AND s.archived_at IS NULL
+        SELECT s.id, s.workspace_id, false FROM sessions s JOIN agents a ON a.id = s.agent_id
+         WHERE a.frozen_at IS NULL AND s.resume_wanted AND s.status = 'idle' AND s.archived_at IS NULL
            AND coalesce(s.resume_at, s.updated_at + %(age)s::interval) < clock_timestamp()
          UNION ALL
         SELECT r.session_id, r.workspace_id, false FROM running r

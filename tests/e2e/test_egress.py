@@ -488,3 +488,65 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
         assert done.returncode == 1, done.stdout
         assert f"BULKHEAD_EGRESS_{name}" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+async def endless(_: Received, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b".")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def streaming(world: World, hands: Hands) -> AsyncGenerator[dict[str, Any]]:
+    """Have a sandbox read an answer without end, and yield the stream as it is listed."""
+    host = world.hosts["files.test"]
+    before, host.behaviour = host.behaviour, endless
+    try:
+        asking = asyncio.create_task(hands.run("curl -sS https://files.test/ | tail -c 1"))
+        async with asyncio.timeout(30):
+            while not (found := await streams(world, hands)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        yield found[0]
+        await asking
+    finally:
+        host.behaviour = before
+
+
+async def streams(world: World, hands: Hands) -> list[dict[str, Any]]:
+    return (await world.client.get("/v1/live", session_id=hands.session_id, kinds="stream"))["data"]
+
+
+async def test_an_open_stream_is_listed_and_ends_with_its_sandbox(world: World) -> None:
+    async with world.hands(config=limited("files.test")) as hands, streaming(world, hands) as stream:
+        assert stream["what"].endswith(" files.test")
+        wanted = {"session_id": hands.session_id, "wait_seconds": 10}
+        answered = await world.client.post("/v1/live/stop", wanted)
+        assert answered["unproven"] == 0
+        assert {each["kind"] for each in answered["data"]} == {"turn", "command", "sandbox", "stream"}
+
+
+async def test_a_stream_alone_ends_by_revoking_the_egress_of_its_session(world: World) -> None:
+    async with world.hands(config=limited("files.test")) as hands:
+        async with streaming(world, hands):
+            wanted = {"session_id": hands.session_id, "kinds": ["stream"], "wait_seconds": 10}
+            answered = await world.client.post("/v1/live/stop", wanted)
+            assert (answered["proven"], answered["unproven"]) == (1, 0)
+        assert await streams(world, hands) == []
+        assert "[network] This session has no network access" in await hands.run("curl -sS https://files.test/")
+        await world.client.post(f"/v1/sessions/{hands.session_id}/egress/restore")
+
+
+async def test_the_streams_of_a_frozen_agent_are_cut_and_it_reaches_nothing(world: World) -> None:
+    async with world.hands(config=limited("files.test")) as hands:
+        agent = (await world.client.get(f"/v1/sessions/{hands.session_id}"))["agent"]["id"]
+        async with streaming(world, hands):
+            await world.client.post(f"/v1/agents/{agent}/freeze")
+        assert await streams(world, hands) == []
+        failure = (await world.client.get(f"/v1/sessions/{hands.session_id}"))["failure"]
+        assert failure["cause"] == "agent_frozen"
+        await world.client.post(f"/v1/agents/{agent}/thaw")
+        hands.turns += 1
+        await hands.watcher.until_idle(times=hands.turns)
+        assert "from the repository" in await hands.run("curl -sS https://files.test/checkout/README")

@@ -167,7 +167,7 @@ class AgentUpdate(Request):
 
 
 class Agent(AgentDefinition):
-    """An agent at one of its versions."""
+    """An agent at one of its versions. `frozen_at` is ours: since when none of its sessions may do anything."""
 
     type: Literal["agent"] = "agent"
     id: str
@@ -175,3 +175,4 @@ class Agent(AgentDefinition):
     created_at: datetime
     updated_at: datetime
     archived_at: datetime | None
+    frozen_at: datetime | None
