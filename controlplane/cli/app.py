@@ -18,6 +18,7 @@ from controlplane.cli import (
     environments,
     files,
     keys,
+    rules,
     sandbox,
     serve,
     sessions,
@@ -38,6 +39,7 @@ app.add_typer(environments.app, name="environments")
 sessions.app.add_typer(egress.app, name="egress")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(rules.app, name="rules")
 app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")
 app.add_typer(keys.app, name="keys")

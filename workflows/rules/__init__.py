@@ -2,6 +2,7 @@
 
 from workflows.rules.checked import Glob
 from workflows.rules.condition import Condition
+from workflows.rules.pattern import escaped
 from workflows.rules.rule import Examination, OnExpiry, Passed, Rule, RuleVerdict, Ruling, examine
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "Rule",
     "RuleVerdict",
     "Ruling",
+    "escaped",
     "examine",
 ]

@@ -9,6 +9,7 @@ MAX_VALUE_CHARS = 100_000
 """With `_MAX_STEPS` it bounds a match at about a second; no command may be longer either."""
 
 _MAX_STEPS = 2500
+_META = re.compile(r"[\\*?\[\]]")
 _PIECE = re.compile(r"\\.|\[[!^]?\]?[^\]]*\]|.", re.DOTALL)
 _SPECIAL_IN_CLASS = re.compile(r"[\\\[\]^&~|]")
 
@@ -27,6 +28,11 @@ def check_glob(text: str) -> str:
     """Return ``text`` if it is a glob; raises `PatternError`."""
     _compiled(_as_regex(text))
     return text
+
+
+def escaped(text: str) -> str:
+    """Return the glob that fits this text alone."""
+    return _META.sub(r"\\\g<0>", text)
 
 
 def fits_regex(text: str, value: str) -> bool:
