@@ -1,4 +1,7 @@
+import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +120,17 @@ def test_what_is_typed_into_a_running_command_is_not_allowed_and_may_be_denied()
         verdict(rule("deny", condition(command=[{"program": "rm"}])), {"exec_id": "sevt_1", "stdin": "print('"})
         is None
     )
+
+
+def test_the_example_of_the_document_lets_an_agent_read_on_and_do_nothing_else() -> None:
+    document = (Path(__file__).parents[4] / "docs/rules.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", document, re.DOTALL)
+    read_on = Rule.model_validate({"id": "rule_1", **json.loads(example)})
+    going_on = {"exec_id": "sevt_1", "cursor": "5", "wait_seconds": 3}
+    assert verdict(read_on, going_on, "sandbox_execute") == "allow"
+    for more in ({"stdin": "x"}, {"signal": "KILL"}, {"close_stdin": True}):
+        assert verdict(read_on, going_on | more, "sandbox_execute") is None
+    assert verdict(read_on, {"command": "ls"}, "sandbox_execute") is None
 
 
 def test_what_is_said_of_bash_holds_for_the_tool_that_can_do_the_same() -> None:
