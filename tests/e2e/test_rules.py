@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_approvals import asking, call, calls_of
+from tests.e2e.test_approvals import CUSTOM, asking, call, calls_of
 from tests.support.client import Client, run, script, text
 
 LS_ONLY = {"command": [{"program": "ls", "arguments": ["**"]}, {"program": "echo", "arguments": ["**"]}]}
@@ -174,3 +174,22 @@ async def test_rules_are_made_tried_and_deleted_on_the_command_line(client: Clie
     tried = await cli(client, "rules", "test", "write", '{"file_path": "a/../b"}', "--session", session_id)
     assert tried["verdict"] == "deny"
     assert (await cli(client, "rules", "delete", made["id"]))["id"] == made["id"]
+
+
+async def test_a_rule_denies_what_a_client_would_run_and_the_client_is_not_asked(client: Client) -> None:
+    session_id = await client.session(tools=[CUSTOM])
+    await client.post(
+        "/v1/rules",
+        {
+            "scope": session_id,
+            "tool": "lookup",
+            "verdict": "deny",
+            "arguments": [{"path": "$.key", "regex": "secret.*"}],
+        },
+    )
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"tools": [call("lookup", key="secrets")]}, {"text": "{{result}}"}))
+        await watcher.until_idle()
+        assert watcher.events[-1]["stop_reason"] == {"type": "end_turn"}
+        assert "denies this call" in text(watcher.of("agent.message")[-1])
+        assert "agent.custom_tool_use" not in watcher.types
