@@ -9,7 +9,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 Prefix = Literal[
     "agent", "env", "sesn", "sevt", "sesrsc", "file", "turn", "ckpt", "sbx", "key", "req", "wrk",
-    "vlt", "vcrd", "egr", "prc", "bdgt",
+    "vlt", "vcrd", "egr", "prc", "bdgt", "rule",
 ]  # fmt: skip
 
 _FORM = re.compile(f"({'|'.join((*get_args(Prefix), 'sthr'))})_[{_ALPHABET}]{{26}}")

@@ -62,6 +62,7 @@ async def run_brain(settings: Settings) -> None:
     """Holds sessions and runs their turns."""
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
+    from controlplane.store.judging import Judge
     from controlplane.store.turns import PostgresTurns
     from controlplane.store.workers import PostgresLeases
     from harness_adapters.builtin import BuiltinHarness
@@ -76,12 +77,13 @@ async def run_brain(settings: Settings) -> None:
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     harness = BuiltinHarness(partial(new_id, "sevt"))
-    records = PostgresTurns(database, gateway_url=settings.gateway_url)
+    judge = Judge(expiry_seconds=settings.approval_expiry_seconds)
+    records = PostgresTurns(database, gateway_url=settings.gateway_url, judge=judge)
     turns = TurnRunner(
         worker_id=worker_id,
         records=records,
         harnesses={"builtin": harness},
-        dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database), records=records),
+        dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database, judge=judge), records=records),
         interrupts=stops,
     )
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     warm_sandboxes: int = Field(default=1, ge=0, le=100)
     """How many sandboxes are kept ready of each kind that was asked for in the last half hour."""
 
+    approval_expiry_seconds: int = Field(default=7 * 24 * 3600, ge=1, le=10 * 365 * 24 * 3600)
+    """How long a call waits for a person where no rule says; then it is denied."""
+
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64
     egress_ca_file: Path | None = None

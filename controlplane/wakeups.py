@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from controlplane.store import idempotency, waiting
+from controlplane.store import expiry, idempotency, waiting
 from controlplane.store.events import Event
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from workflows.contracts import (
@@ -81,7 +81,10 @@ class _Repeat:
 
 
 class Reconciler:
-    """Wakes sessions whose inputs have waited too long; any number may run."""
+    """Decides calls that nobody has decided in time, and wakes sessions whose inputs have waited too long.
+
+    Any number may run.
+    """
 
     def __init__(self, *, database: Database, wakeups: Wakeups):
         self._database = database
@@ -99,6 +102,7 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Look once."""
+        await self._expire()
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             await idempotency.forget(connection, older_than=_KEY_LIFETIME)
             neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
@@ -112,3 +116,15 @@ class Reconciler:
                 await self._wakeups.try_wake(each.workspace_id, each.session_id, interrupt=each.interrupt)
                 repeat.due = now + repeat.pause_seconds
                 repeat.pause_seconds = min(repeat.pause_seconds * 2, RECONCILE_LONGEST_SECONDS)
+
+    async def _expire(self) -> None:
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            calls = await expiry.expired(connection)
+        for call in calls:
+            async with self._database.transaction(call.workspace_id) as connection:
+                said = await expiry.expire(connection, call)
+            if said:
+                _log.info(
+                    "approval_expired", session_id=call.session_id, tool_use_id=call.id, decision=call.on_expiry
+                )
+                self._wakeups.submitted(call.workspace_id, call.session_id, said)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from harness_adapters.contract import TextBlock, ToolOutcome
 from sandbox.contract import ExecResult
@@ -25,6 +26,13 @@ def unknown(tool_use_id: str, because: str) -> ToolOutcome:
         f"Outcome unknown: {because} while this call was in hand. It may have run, in part or in full, or not at all."
         " Check its effects before you repeat it.",
     )
+
+
+def with_edited_input(outcome: ToolOutcome, value: Mapping[str, Any]) -> ToolOutcome:
+    """An outcome that says first that a person changed the call's arguments, and to what."""
+    said = json.dumps(value, ensure_ascii=False)
+    note = TextBlock(text=f"[the person who allowed this call changed its arguments to {said}]")
+    return outcome.model_copy(update={"content": [note, *outcome.content]})
 
 
 def provisioned(tool_use_id: str, box: SandboxRow) -> ToolOutcome:

@@ -68,6 +68,8 @@ class JournaledCall(_Frozen):
     turn_id: str
     name: str
     input: dict[str, Any] = Field(default_factory=dict)
+    """What it runs with: what the model gave, or ``edited_input``, what whoever allowed it put in place of that."""
+    edited_input: dict[str, Any] | None = None
     state: CallState
     turn_begun_seq: int = 0
     sandbox_id: str | None = None

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from controlplane.api import rosters
+from controlplane.api.checks import check_harness, check_tools, patched_metadata, require_unarchived
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import (
     DEFAULT_LIMIT,
@@ -19,7 +20,6 @@ from controlplane.api.pages import (
     encode,
     times,
 )
-from controlplane.api.rules import check_harness, check_tools, patched_metadata, require_unarchived
 from controlplane.api.wire.agents import Agent, AgentCreate, AgentUpdate, CoordinatorRequest, resolved_model
 from controlplane.api.wire.common import Page, Version
 from controlplane.api.wire.tools import resolved_servers, resolved_tools

@@ -3,15 +3,15 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controlplane.api.events import check_open, sent
+from controlplane.api.events import sent
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.events import SentEvents
 from controlplane.api.wire.tool_calls import Approval, ApprovalDecision
-from controlplane.errors import NotFoundError
+from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import shown_id
-from controlplane.store import approvals, events
+from controlplane.store import approvals, events, sessions
 from controlplane.store.approvals import CallDecision
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
@@ -37,7 +37,12 @@ async def list_approvals(
 async def decide_approval(
     exchange: CurrentExchange, tool_use_id: str, wanted: ApprovalDecision = reads(ApprovalDecision)
 ) -> Response:
-    """Decide on a call, once; the same as sending its session a `user.tool_confirmation`, which is the answer."""
+    """Decide on a call, once; the answer is the `user.tool_confirmation` that its session gets.
+
+    With `input` it runs with other arguments, which its tool must take and no rule may deny. With `remember` a rule
+    is made, whose author is the caller.
+    """
+    exchange.require_decider("decide about tool calls")
     async with exchange.transaction() as connection:
         session_id = await approvals.session_of(connection, tool_use_id)
     if session_id is None:
@@ -48,13 +53,18 @@ async def decide_approval(
             next_step="list what waits with GET /v1/approvals",
         )
     decision = CallDecision(
-        tool_use_id=tool_use_id, kind=wanted.result, by=exchange.key_id, deny_message=wanted.deny_message
+        tool_use_id=tool_use_id,
+        kind=wanted.result,
+        by=exchange.key_id,
+        deny_message=wanted.deny_message,
+        edited_input=wanted.input,
+        remember=wanted.remember is not None,
     )
-    said = {"tool_use_id": tool_use_id, **wanted.model_dump(exclude_none=True)}
+    said = {"tool_use_id": tool_use_id, **wanted.model_dump(exclude_none=True), "decided_by": exchange.key_id}
     recorded: list[Event] = []
 
     async def effect(connection: Connection) -> SentEvents:
-        await check_open(connection, session_id)
+        await _check_waits(connection, session_id)
         await approvals.decide(connection, session_id, decision, field="tool_use_id")
         event = NewEvent(type="user.tool_confirmation", payload=said, queued=True)
         recorded.extend(await events.append(connection, session_id, [event]))
@@ -64,3 +74,16 @@ async def decide_approval(
     if recorded:
         exchange.parts.submitter.submitted(exchange.workspace_id, session_id, recorded)
     return response
+
+
+async def _check_waits(connection: Connection, session_id: str) -> None:
+    """Refuse a decision on a call of a session that goes on no more, and hold the session."""
+    gate = await sessions.gate(connection, session_id)
+    if gate.archived_at is not None or gate.status == "terminated":
+        ended = "is archived" if gate.archived_at is not None else "has ended"
+        raise ConflictError(
+            f"the call waits for nobody: its session {session_id!r} {ended}",
+            code="tool_use_not_waiting",
+            field="tool_use_id",
+            next_step="list what waits with GET /v1/approvals",
+        )

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.rules import refused
 from controlplane.api.wire.budgets import BudgetCreate, BudgetUpdate, NamedBudget, Spent, changes
 from controlplane.api.wire.common import Page
 from controlplane.store import agents, budgets, ledger, resuming

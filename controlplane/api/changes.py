@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from controlplane.api.rules import check_harness, check_tools, not_supported, patched_metadata, refused
+from controlplane.api.checks import check_harness, check_tools, not_supported, patched_metadata, refused
 from controlplane.api.wire.agents import resolved_model
 from controlplane.api.wire.sessions import BudgetRequest, ResumeSettings, SessionUpdate
 from controlplane.api.wire.tools import resolved_servers, resolved_tools

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response, StreamingResponse
 
+from controlplane.api.checks import not_supported, refused, require_unarchived
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import Cursor, LimitParam, PageParam, SmallInteger, Times, decode, encode, times
-from controlplane.api.rules import not_supported, refused, require_unarchived
 from controlplane.api.stream import EventStream, SessionStream
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.events import (
@@ -47,6 +47,8 @@ _NEWEST_SEQ = 2**63 - 1
 async def send_events(exchange: CurrentExchange, session_id: str, wanted: EventsSend = reads(EventsSend)) -> Response:
     """Queue events for a session: all of them or none. Once this answers, they are not lost."""
     check_inputs(wanted.events, "events")
+    if any(isinstance(event, UserToolConfirmation) for event in wanted.events):
+        exchange.require_decider("decide about tool calls")
     recorded: list[Event] = []
 
     async def effect(connection: Connection) -> SentEvents:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from controlplane.api import bodies
 from controlplane.api.errors import invalid_model
 from controlplane.api.parts import Parts, parts_of
-from controlplane.errors import InvalidRequestError
+from controlplane.errors import InvalidRequestError, PermissionDeniedError
 from controlplane.store import idempotency
 from controlplane.store.keys import KeyRecord
 from controlplane.store.pool import Connection
@@ -34,12 +34,23 @@ class Exchange:
         self.parts = parts
         self.workspace_id = key.workspace_id
         self.key_id = key.id
+        self._may_decide = key.may_decide
         self._digest = hashlib.sha256()
         self.hash_in(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
 
     def hash_in(self, part: bytes) -> None:
         """Count ``part`` among what makes this request the same as another."""
         self._digest.update(part)
+
+    def require_decider(self, what: str) -> None:
+        """Refuse a key that may not decide; ``what``: what it was used for."""
+        if not self._may_decide:
+            raise PermissionDeniedError(
+                f"this API key may not {what}: it was made without 'may_decide'",
+                code="key_may_not_decide",
+                field="x-api-key",
+                next_step="use a key that may, or have somebody decide who has one",
+            )
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Open a transaction that sees the caller's workspace."""

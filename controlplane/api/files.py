@@ -10,9 +10,9 @@ from fastapi import APIRouter, Query
 from starlette.datastructures import UploadFile
 from starlette.responses import Response, StreamingResponse
 
+from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.rules import refused
 from controlplane.api.uploads import uploaded_file
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.files import FileDeleted, FileMetadata, FileScope

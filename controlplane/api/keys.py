@@ -18,8 +18,10 @@ router = APIRouter(prefix="/v1/api_keys", tags=["api keys"])
 @router.post("", response_model=CreatedApiKey)
 async def create_key(exchange: CurrentExchange, wanted: KeyCreate = reads(KeyCreate)) -> Response:
     """Make an API key. The answer is the only one that shows it, and it is not kept for an Idempotency-Key."""
+    if wanted.may_decide:
+        exchange.require_decider("make a key that may decide")
     async with exchange.transaction() as connection:
-        issued = await keys.create(connection, exchange.workspace_id, name=wanted.name)
+        issued = await keys.create(connection, exchange.workspace_id, name=wanted.name, may_decide=wanted.may_decide)
     return json_response(CreatedApiKey(**_fields(issued.record), key=issued.secret))
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from controlplane.api.checks import not_supported, refused, require_unarchived
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import MAX_LIMIT, PageParam, SmallInteger, cut, decode
-from controlplane.api.rules import not_supported, refused, require_unarchived
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.sessions import (
     MAX_RESOURCES,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from controlplane.api.rules import refused, require_unarchived
+from controlplane.api.checks import refused, require_unarchived
 from controlplane.api.wire.agents import AdvisorRequest, AgentReferenceRequest, CoordinatorRequest, SelfRequest
 from controlplane.definitions import (
     Advisor,

@@ -1,119 +1,137 @@
-"""What holds across fields of a request, and for more than one resource."""
+"""/v1/rules: rules on the arguments of tool calls."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from typing import Annotated, Any
 
-from controlplane.api.wire.common import MAX_METADATA_PAIRS
-from controlplane.api.wire.tools import MAX_TOOLS, RESERVED_TOOL_NAMES, TOOLSET_NAMES
-from controlplane.definitions import AgentToolset, CustomTool, Harness, McpServer, McpToolset, Tool
-from controlplane.errors import InvalidRequestError
-from controlplane.ids import shown_name
+from fastapi import APIRouter, Query
+from starlette.responses import Response
 
-_KNOWN_HARNESSES = ("builtin", "opencode", "claude-agent-sdk", "codex")
+from controlplane.api.checks import refused
+from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.pages import DEFAULT_LIMIT, Cursor, LimitParam, PageParam, decode, encode
+from controlplane.api.wire.common import Page
+from controlplane.api.wire.rules import (
+    Evaluation,
+    PassedRule,
+    Rule,
+    RuleCreate,
+    RuleDeleted,
+    RuleEvaluate,
+    RuleUpdate,
+)
+from controlplane.store import agents, judging, rules, sessions
+from controlplane.store.pool import Connection
+from controlplane.store.rules import RuleContent, RuleRecord
+from workflows.rules import examine
+from workflows.verdicts import judged, verdict
+
+router = APIRouter(prefix="/v1/rules", tags=["rules"])
+
+_CLEARED = ("reason", "expires_after_seconds", "on_expiry", "expires_at")
 
 
-def refused(field: str, reason: str, *, code: str = "invalid_request", next_step: str | None = None) -> Exception:
-    """The error for a field whose value cannot be."""
-    return InvalidRequestError(f"{field}: {reason}", code=code, field=field, next_step=next_step)
+@router.post("", response_model=Rule)
+async def create_rule(exchange: CurrentExchange, wanted: RuleCreate = reads(RuleCreate)) -> Response:
+    """Make a rule; it holds from the next call on, also of turns that run."""
+    exchange.require_decider("make a rule")
+    content = RuleContent.model_validate(dict(wanted))
+
+    async def effect(connection: Connection) -> Rule:
+        return _wire(await rules.create(connection, exchange.workspace_id, content=content, by=exchange.key_id))
+
+    return await exchange.once(effect)
 
 
-def not_supported(field: str, what: str, *, next_step: str) -> Exception:
-    """The error for something that the wire format has and this version does not."""
-    return InvalidRequestError(
-        f"{field}: {what} not supported in this version", code="not_supported", field=field, next_step=next_step
+@router.get("", response_model=Page[Rule])
+async def list_rules(
+    exchange: CurrentExchange,
+    scope: Annotated[str | None, Query(max_length=128, description="Only the rules of this scope.")] = None,
+    limit: LimitParam = DEFAULT_LIMIT,
+    page: PageParam = None,
+) -> Response:
+    """List rules, those of a scope in the order in which they hold."""
+    offset = decode(page, "rules").n or 0
+    async with exchange.transaction() as connection:
+        found = await rules.listing(connection, scope=scope, offset=offset, limit=limit + 1)
+    following = encode(Cursor(of="rules", n=offset + limit)) if len(found) > limit else None
+    return json_response(Page[Rule](data=[_wire(record) for record in found[:limit]], next_page=following))
+
+
+@router.post("/evaluate", response_model=Evaluation)
+async def evaluate_rules(exchange: CurrentExchange, wanted: RuleEvaluate = reads(RuleEvaluate)) -> Response:
+    """Say what would be decided about a call of a session, of an agent or anywhere, and by which rule."""
+    async with exchange.transaction() as connection:
+        if wanted.session_id is not None:
+            await sessions.last_seq(connection, wanted.session_id)
+            tools, found = await judging.in_force(connection, wanted.session_id)
+        else:
+            tools = await _tools(connection, wanted.agent_id)
+            found = await rules.in_force(connection, session_id=None, agent_id=wanted.agent_id)
+        examination = examine(found, wanted.tool, wanted.input)
+        ruling = examination.ruling
+        rule = await rules.get(connection, ruling.rule.id) if ruling else None
+    judgement = judged(tools, wanted.tool, examination)
+    return json_response(
+        Evaluation(
+            verdict=judgement.verdict,
+            decided_by="rule" if ruling else "policy",
+            rule=_wire(rule) if rule else None,
+            reason=judgement.reason,
+            policy_verdict=verdict(tools, wanted.tool),
+            passed=[PassedRule(rule_id=each.rule_id, because=each.because) for each in examination.passed],
+        )
     )
 
 
-def require_unarchived(kind: str, object_id: str, archived_at: datetime | None) -> None:
-    """Refuse to change or use what is archived."""
-    if archived_at is not None:
-        raise InvalidRequestError(
-            f"{kind} {object_id!r} is archived",
-            code=f"{kind}_archived",
-            field=kind if kind == "agent" else f"{kind}_id",
-            next_step=f"use another {kind}, or make a new one",
-        )
+@router.get("/{rule_id}", response_model=Rule)
+async def get_rule(exchange: CurrentExchange, rule_id: str) -> Response:
+    """Get a rule."""
+    async with exchange.transaction() as connection:
+        return json_response(_wire(await rules.get(connection, rule_id)))
 
 
-def check_harness(name: str | None) -> Harness:
-    """Return the harness to run; only one is installed."""
-    if name is None or name == "builtin":
-        return "builtin"
-    if name in _KNOWN_HARNESSES:
-        raise refused(
-            "harness",
-            f"{name!r} is not installed in this version",
-            code="harness_not_installed",
-            next_step="omit the field, or set it to 'builtin'",
-        )
-    raise refused(
-        "harness",
-        f"{shown_name(name)!r} is unknown; known are {', '.join(_KNOWN_HARNESSES)}",
-        code="unknown_harness",
-        next_step="omit the field, or set it to 'builtin'",
-    )
+@router.post("/{rule_id}", response_model=Rule)
+async def update_rule(exchange: CurrentExchange, rule_id: str, wanted: RuleUpdate = reads(RuleUpdate)) -> Response:
+    """Change a rule; what it says then holds from the next call on, also of turns that run."""
+    exchange.require_decider("change a rule")
+
+    async def effect(connection: Connection) -> Rule:
+        content = _changed(await rules.lock(connection, rule_id), wanted)
+        return _wire(await rules.replace(connection, rule_id, content, by=exchange.key_id))
+
+    return await exchange.once(effect)
 
 
-def patched_metadata(before: dict[str, str], patch: dict[str, str | None] | None) -> dict[str, str]:
-    """Return metadata with the patch's keys set, and those removed that it has null for."""
-    merged = {**before, **(patch or {})}
-    kept = {key: value for key, value in merged.items() if value is not None}
-    if len(kept) > MAX_METADATA_PAIRS:
-        raise refused(
-            "metadata", f"more than {MAX_METADATA_PAIRS} pairs", next_step="remove keys by setting them null"
-        )
-    return kept
+@router.delete("/{rule_id}", response_model=RuleDeleted)
+async def delete_rule(exchange: CurrentExchange, rule_id: str) -> Response:
+    """Delete a rule; it holds no more from the next call on, also of turns that run."""
+    exchange.require_decider("delete a rule")
+    async with exchange.transaction() as connection:
+        await rules.delete(connection, rule_id)
+    return json_response(RuleDeleted(id=rule_id))
 
 
-def check_tools(tools: Sequence[Tool], servers: Sequence[McpServer]) -> None:
-    """Refuse tools whose names clash, or that refer to servers that are not there."""
-    toolsets = [tool for tool in tools if isinstance(tool, AgentToolset)]
-    customs = [tool for tool in tools if isinstance(tool, CustomTool)]
-    mcp = [tool for tool in tools if isinstance(tool, McpToolset)]
-    if len(toolsets) > 1:
-        raise refused("tools", "the agent toolset appears more than once")
-    _check_names(customs, has_toolset=bool(toolsets))
-    count = len(customs) + len(TOOLSET_NAMES) * len(toolsets) + sum(len(toolset.configs) for toolset in mcp)
-    if count > MAX_TOOLS:
-        raise refused("tools", f"{count} tools; at most {MAX_TOOLS} are allowed across all toolsets")
-    for toolset in (*toolsets, *mcp):
-        _unique("tools", "the tool setting", [config.name for config in toolset.configs])
-    _check_servers([toolset.mcp_server_name for toolset in mcp], [server.name for server in servers])
+async def _tools(connection: Connection, agent_id: str | None) -> list[dict[str, Any]]:
+    if agent_id is None:
+        return []
+    agent = await agents.get(connection, agent_id)
+    return [tool.model_dump() for tool in agent.definition.tools]
 
 
-def _check_names(customs: Sequence[CustomTool], *, has_toolset: bool) -> None:
-    taken = RESERVED_TOOL_NAMES | (set(TOOLSET_NAMES) if has_toolset else set[str]())
-    for tool in customs:
-        if tool.name in taken:
+def _changed(before: RuleRecord, wanted: RuleUpdate) -> RuleContent:
+    given = {
+        name: getattr(wanted, name)
+        for name in wanted.model_fields_set
+        if name in _CLEARED or getattr(wanted, name) is not None
+    }
+    content = RuleContent.model_validate({**dict(before), **given})
+    for name in ("expires_after_seconds", "on_expiry"):
+        if content.verdict != "ask" and getattr(content, name) is not None:
             raise refused(
-                "tools",
-                f"the name {tool.name!r} belongs to a built-in tool",
-                code="tool_name_conflict",
-                next_step="give the custom tool another name",
+                name, "goes with the verdict 'ask' only", next_step="set it null together with the new verdict"
             )
-    _unique("tools", "the custom tool", [tool.name for tool in customs])
+    return content
 
 
-def _check_servers(referenced: list[str], defined: list[str]) -> None:
-    _unique("mcp_servers", "the server", defined)
-    _unique("tools", "the toolset of the server", referenced)
-    for name in referenced:
-        if name not in defined:
-            raise refused(
-                "tools",
-                f"no MCP server {shown_name(name)!r} in mcp_servers",
-                next_step="add the server, or remove the toolset",
-            )
-    for name in defined:
-        if name not in referenced:
-            raise refused(
-                "mcp_servers",
-                f"no mcp_toolset refers to the server {shown_name(name)!r}",
-                next_step="add an mcp_toolset for it to tools, or remove the server",
-            )
-
-
-def _unique(field: str, what: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise refused(field, f"{what} {shown_name(name)!r} appears more than once")
+def _wire(record: RuleRecord) -> Rule:
+    arguments = [each.model_dump(mode="json", exclude_unset=True) for each in record.arguments]
+    return Rule(**record.model_dump(exclude={"arguments"}), arguments=arguments)

@@ -6,6 +6,11 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from controlplane.api import changes, rosters
+from controlplane.api.checks import (
+    check_tools,
+    refused,
+    require_unarchived,
+)
 from controlplane.api.events import check_inputs, recorded_inputs
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import (
@@ -20,11 +25,6 @@ from controlplane.api.pages import (
     times,
 )
 from controlplane.api.resources import mounts_of, wire_resource
-from controlplane.api.rules import (
-    check_tools,
-    refused,
-    require_unarchived,
-)
 from controlplane.api.wire.agents import resolved_model
 from controlplane.api.wire.common import Version
 from controlplane.api.wire.sessions import (

@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from controlplane.api.checks import patched_metadata, require_unarchived
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.rules import patched_metadata, require_unarchived
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.vaults import Vault, VaultCreate, VaultDeleted, VaultsRewrapped, VaultUpdate
 from controlplane.store import vaults

@@ -30,6 +30,17 @@ def text_of(option: str, text: str | None, file: Path | None) -> str | None:
     return text if file is None else read_text(file)
 
 
+def json_argument(option: str, text: str) -> dict[str, Any]:
+    """Return the JSON object that an option holds; raises `Failure` that names it."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Failure(f"{option} is not JSON: {error}", code="bad_usage", field=option) from error
+    if not isinstance(value, dict):
+        raise Failure(f"{option} is not a JSON object", code="bad_usage", field=option)
+    return value
+
+
 def read_text(path: Path) -> str:
     """Return a file's text; raises `Failure` that names it."""
     try:

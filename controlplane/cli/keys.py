@@ -8,14 +8,22 @@ from controlplane.cli.server import Server, connected
 
 app = typer.Typer(help="API keys; the server keeps their hashes only.", no_args_is_help=True)
 
-_COLUMNS = ("id", "name", "prefix", "created_at", "last_used_at", "revoked_at")
+_COLUMNS = ("id", "name", "prefix", "may_decide", "created_at", "last_used_at", "revoked_at")
 
 
 @app.command("create")
 @connected
-def create(server: Server, name: str) -> None:
+def create(
+    server: Server,
+    name: str,
+    *,
+    no_decisions: Annotated[
+        bool, typer.Option("--no-decisions", help="It may not decide about tool calls, nor make rules.")
+    ] = False,
+) -> None:
     """Make a key and show it, this once."""
-    server.output.object(server.post("/v1/api_keys", {"name": name}), ("id", "name", "key"))
+    made = server.post("/v1/api_keys", {"name": name, "may_decide": not no_decisions})
+    server.output.object(made, ("id", "name", "may_decide", "key"))
 
 
 @app.command("list")

@@ -21,8 +21,13 @@ class CallRecord(BaseModel):
     turn_id: str
     name: str
     input: dict[str, Any]
+    edited_input: dict[str, Any] | None
     state: CallState
     verdict: Verdict
+    rule_id: str | None
+    verdict_reason: str | None
+    expires_at: datetime | None
+    on_expiry: Literal["allow", "deny"] | None
     decision: Literal["allow", "deny", "result"] | None
     deny_message: str | None
     decided_by: str | None
@@ -42,8 +47,9 @@ async def listing(
     found = await rows(
         connection,
         """
-        SELECT id, session_id, turn_id, name, input, state, verdict, decision, deny_message, decided_by, decided_at,
-               sandbox_id, result_event_id, intended_at, dispatched_at, started_at, ended_at
+        SELECT id, session_id, turn_id, name, input, edited_input, state, verdict, rule_id, verdict_reason,
+               expires_at, on_expiry, decision, deny_message, decided_by, decided_at, sandbox_id, result_event_id,
+               intended_at, dispatched_at, started_at, ended_at
           FROM tool_calls
          WHERE session_id = %(session)s
            AND (%(at)s::timestamptz IS NULL OR (intended_at, id) > (%(at)s::timestamptz, %(id)s::text))

@@ -1,6 +1,7 @@
 """The side-effect journal, keyed by tool-use id: *intended → dispatched → confirmed | unknown*, or *refused*."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, LiteralString
 
 from psycopg.rows import DictRow
@@ -10,13 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from controlplane.store import events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import fence
+from controlplane.store.judging import Judge
 from controlplane.store.pool import Connection, Database, one, rows
 from harness_adapters.contract import ToolOutcome, ToolUse
 from workflows.contracts import ToolCallInput, TurnInput
-from workflows.history import outcome
-from workflows.outcomes import failure, not_run, unknown
+from workflows.history import outcome as outcome_of
+from workflows.outcomes import failure, not_run, unknown, with_edited_input
 from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnStart
-from workflows.verdicts import WAITING, Verdict, verdict
+from workflows.verdicts import WAITING, Judgement
 
 _CALL: LiteralString = """
     SELECT c.*, e.payload AS result, t.begun_seq AS turn_begun_seq,
@@ -28,23 +30,27 @@ _CALL: LiteralString = """
 
 
 async def intend(
-    connection: Connection, turn: TurnInput, uses: Sequence[ToolUse], *, verdicts: Mapping[str, Verdict]
+    connection: Connection, turn: TurnInput, uses: Sequence[ToolUse], *, judgements: Mapping[str, Judgement]
 ) -> None:
-    """Journal tool uses in the transaction that records them; ``verdicts`` by tool name."""
+    """Journal tool uses in the transaction that records them; ``judgements`` by their ids."""
     for use in uses:
         await connection.execute(
-            "INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, verdict)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (
-                use.event_id,
-                turn.workspace_id,
-                turn.session_id,
-                turn.turn_id,
-                use.name,
-                Jsonb(events.storable(use.input)),
-                verdicts[use.name],
-            ),
+            "INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, verdict, rule_id,"
+            " verdict_reason, expires_at, on_expiry) VALUES (%(id)s, %(workspace_id)s, %(session_id)s, %(turn_id)s,"
+            " %(name)s, %(input)s, %(verdict)s, %(rule_id)s, %(reason)s,"
+            " clock_timestamp() + %(expires_after_seconds)s * interval '1 second', %(on_expiry)s)",
+            {
+                "id": use.event_id,
+                **turn.model_dump(),
+                "name": use.name,
+                "input": Jsonb(events.storable(use.input)),
+                **asdict(judgements[use.event_id]),
+            },
         )
+
+
+EXPIRY = "expiry"
+"""Who has decided, where nobody had in time."""
 
 
 class ParkedCall(BaseModel):
@@ -85,24 +91,27 @@ async def close_open(connection: Connection, turn: TurnInput, *, but_parked: boo
     """
     left = await rows(
         connection,
-        "SELECT id, state, turn_id FROM tool_calls WHERE session_id = %(session)s"
+        "SELECT id, state, edited_input FROM tool_calls WHERE session_id = %(session)s"
         " AND state IN ('intended', 'dispatched')"
         " AND NOT (%(but_parked)s AND state = 'intended' AND verdict = ANY(%(waiting)s))"
         " ORDER BY intended_at FOR UPDATE",
         {"session": turn.session_id, "but_parked": but_parked, "waiting": list(WAITING)},
     )
     for row in left:
+        edited = row["edited_input"]
         if row["state"] == "intended":
-            await _settle(connection, turn, "refused", not_run(row["id"], "the turn ended before it was started"))
+            outcome = not_run(row["id"], "the turn ended before it was started")
+            await _settle(connection, turn, "refused", outcome, edited=edited)
         else:
-            await _settle(connection, turn, "unknown", unknown(row["id"], "the turn ended"))
+            await _settle(connection, turn, "unknown", unknown(row["id"], "the turn ended"), edited=edited)
 
 
 class PostgresJournal:
     """`workflows.records.Journal` on Postgres."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, *, judge: Judge | None = None):
         self._database = database
+        self._judge = judge or Judge()
 
     async def dispatch(self, turn: TurnStart, use: ToolUse) -> JournaledCall:
         """See `Journal.dispatch`."""
@@ -110,8 +119,9 @@ class PostgresJournal:
             await fence(connection, turn)
             row = await _lock(connection, use.event_id)
             if row["state"] == "intended":
-                now = await verdicts_now(connection, turn.input.session_id, [use.name])
-                await _judge(connection, turn.input, row, now[use.name])
+                meant = use.model_copy(update={"input": _meant(row)})
+                now = await self._judge.judge(connection, turn.input.session_id, [meant])
+                await _act(connection, turn.input, row, now[use.event_id])
                 row = await _lock(connection, use.event_id)
             return _call(row)
 
@@ -122,8 +132,7 @@ class PostgresJournal:
             row = _call(await _lock(connection, use.event_id))
             if row.outcome is not None:
                 return row.outcome
-            await _settle(connection, turn.input, "refused", outcome)
-            return outcome
+            return await _settle(connection, turn.input, "refused", outcome, edited=row.edited_input)
 
     async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
         """See `Journal.start`."""
@@ -163,8 +172,7 @@ class PostgresJournal:
             if row.outcome is not None:
                 return row.outcome
             turn = TurnInput(session_id=call.session_id, workspace_id=call.workspace_id, turn_id=row.turn_id)
-            await _settle(connection, turn, state, outcome, details=details)
-            return outcome
+            return await _settle(connection, turn, state, outcome, details=details, edited=row.edited_input)
 
     async def read(self, call: ToolCallInput) -> JournaledCall | None:
         """See `Journal.read`."""
@@ -173,28 +181,56 @@ class PostgresJournal:
             return _call(row) if row else None
 
 
-async def verdicts_now(connection: Connection, session_id: str, names: Iterable[str]) -> dict[str, Verdict]:
-    """Return what the session's agent, as it is now, says of calls of these tools."""
-    row = await one(
-        connection, "SELECT agent -> 'tools' AS tools FROM sessions WHERE id = %(id)s", {"id": session_id}
-    )
-    tools = (row or {}).get("tools") or []
-    return {name: verdict(tools, name) for name in names}
+async def _act(connection: Connection, turn: TurnInput, row: DictRow, now: Judgement) -> None:
+    """Dispatch an intended call, refuse it, or let it wait.
 
-
-async def _judge(connection: Connection, turn: TurnInput, row: DictRow, now: Verdict) -> None:
-    """Dispatch an intended call, refuse it, or let it wait; a decision that was taken holds."""
+    A decision that was taken holds, but what a rule denies by now is not run, whoever allowed it.
+    """
     if row["decision"] == "deny":
-        said = f": {row['deny_message']}" if row["deny_message"] else ", without giving a reason"
-        await _settle(connection, turn, "refused", failure(row["id"], f"Not run: a person denied this call{said}"))
-    elif row["decision"] == "allow" or (now == "allow" and row["verdict"] != "client"):
+        await _refuse(connection, turn, row, _denial(row))
+    elif now.verdict == "deny":
+        await _note(connection, row["id"], now)
+        await _refuse(connection, turn, row, now.reason or "")
+    elif row["verdict"] == "deny" and now.verdict == "client":
+        # Its client has never been told of it.
+        await _refuse(connection, turn, row, row["verdict_reason"] or "")
+    elif row["decision"] == "allow" or (now.verdict == "allow" and row["verdict"] != "client"):
+        if row["decision"] is None:
+            await _note(connection, row["id"], now)
         await connection.execute(
             "UPDATE tool_calls SET state = 'dispatched', dispatched_at = clock_timestamp() WHERE id = %s",
             (row["id"],),
         )
     elif row["decision"] is None and row["verdict"] not in WAITING:
-        # The agent's settings have changed since the model asked.
-        await connection.execute("UPDATE tool_calls SET verdict = %s WHERE id = %s", (now, row["id"]))
+        # The agent's settings, or the rules, have changed since the model asked.
+        await _note(connection, row["id"], now)
+
+
+async def _note(connection: Connection, tool_use_id: str, now: Judgement) -> None:
+    """Record the verdict that holds now, with the rule that gave it."""
+    await connection.execute(
+        "UPDATE tool_calls SET verdict = %(verdict)s, rule_id = %(rule_id)s, verdict_reason = %(reason)s,"
+        " expires_at = clock_timestamp() + %(expires_after_seconds)s * interval '1 second',"
+        " on_expiry = %(on_expiry)s WHERE id = %(id)s",
+        {"id": tool_use_id, **asdict(now)},
+    )
+
+
+async def _refuse(connection: Connection, turn: TurnInput, row: DictRow, because: str) -> None:
+    refused = failure(row["id"], f"Not run: {because}")
+    await _settle(connection, turn, "refused", refused, edited=row["edited_input"])
+
+
+def _denial(row: DictRow) -> str:
+    if row["decided_by"] == EXPIRY:
+        return f"nobody decided about this call until {row['expires_at']:%Y-%m-%d %H:%M:%S} UTC, so it was denied"
+    said = f": {row['deny_message']}" if row["deny_message"] else ", without giving a reason"
+    return f"a person denied this call{said}"
+
+
+def _meant(row: DictRow) -> dict[str, Any]:
+    """Return the arguments that the call is to run with."""
+    return row["input"] if row["edited_input"] is None else row["edited_input"]
 
 
 async def _lock(connection: Connection, tool_use_id: str) -> DictRow:
@@ -215,7 +251,11 @@ async def _settle(
     outcome: ToolOutcome,
     *,
     details: dict[str, Any] | None = None,
-) -> None:
+    edited: dict[str, Any] | None = None,
+) -> ToolOutcome:
+    """Record an outcome, which says what the arguments were changed to, and return it as recorded."""
+    if edited is not None:
+        outcome = with_edited_input(outcome, edited)
     payload = {
         "tool_use_id": outcome.tool_use_id,
         "content": [block.model_dump(exclude_none=True) for block in outcome.content],
@@ -228,6 +268,7 @@ async def _settle(
         "UPDATE tool_calls SET state = %s, result_event_id = %s, ended_at = clock_timestamp() WHERE id = %s",
         (state, event.id, outcome.tool_use_id),
     )
+    return outcome
 
 
 def _call(row: DictRow) -> JournaledCall:
@@ -237,10 +278,11 @@ def _call(row: DictRow) -> JournaledCall:
         workspace_id=row["workspace_id"],
         turn_id=row["turn_id"],
         name=row["name"],
-        input=row["input"],
+        input=_meant(row),
+        edited_input=row["edited_input"],
         state=row["state"],
         sandbox_id=row["sandbox_id"],
-        outcome=outcome(row["id"], row["result"]) if row["result"] else None,
+        outcome=outcome_of(row["id"], row["result"]) if row["result"] else None,
         host=row["host"],
         turn_begun_seq=row["turn_begun_seq"],
     )

@@ -21,7 +21,7 @@ _SHOWN_CHARACTERS = 8
 
 
 class KeyRecord(BaseModel):
-    """An API key without its secret."""
+    """An API key without its secret. ``may_decide``: about calls that wait, and what rules are to decide."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,6 +29,7 @@ class KeyRecord(BaseModel):
     workspace_id: str
     name: str
     prefix: str
+    may_decide: bool
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
@@ -48,10 +49,11 @@ def new_secret() -> str:
     return "bhk_" + secrets.token_urlsafe(32)
 
 
-async def create(connection: Connection, workspace_id: str, *, name: str) -> IssuedKey:
+async def create(connection: Connection, workspace_id: str, *, name: str, may_decide: bool = True) -> IssuedKey:
     """Make a key and return it with its secret."""
     secret = new_secret()
-    return IssuedKey(record=await _insert(connection, workspace_id, name, secret), secret=secret)
+    record = await _insert(connection, workspace_id, name, secret, may_decide=may_decide)
+    return IssuedKey(record=record, secret=secret)
 
 
 async def ensure_key(connection: Connection, workspace_id: str, name: str, secret: str) -> KeyRecord:
@@ -88,7 +90,7 @@ async def listing(connection: Connection) -> list[KeyRecord]:
     """Return every key of the workspace, newest first, revoked ones too."""
     found = await rows(
         connection,
-        "SELECT id, workspace_id, name, prefix, created_at, last_used_at, revoked_at FROM api_keys"
+        "SELECT id, workspace_id, name, prefix, may_decide, created_at, last_used_at, revoked_at FROM api_keys"
         " ORDER BY created_at DESC, id DESC",
         {},
     )
@@ -100,7 +102,7 @@ async def revoke(connection: Connection, key_id: str) -> KeyRecord:
     row = await one(
         connection,
         "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = %(id)s"
-        " RETURNING id, workspace_id, name, prefix, created_at, last_used_at, revoked_at",
+        " RETURNING id, workspace_id, name, prefix, may_decide, created_at, last_used_at, revoked_at",
         {"id": key_id},
     )
     if row is None:
@@ -126,25 +128,28 @@ async def authenticate(connection: Connection, secret: str) -> KeyRecord | None:
 async def _by_hash(connection: Connection, secret: str) -> KeyRecord | None:
     row = await one(
         connection,
-        "SELECT id, workspace_id, name, prefix, created_at, last_used_at, revoked_at FROM api_keys"
+        "SELECT id, workspace_id, name, prefix, may_decide, created_at, last_used_at, revoked_at FROM api_keys"
         " WHERE key_hash = %(hash)s",
         {"hash": _hash(secret)},
     )
     return KeyRecord.model_validate(row) if row else None
 
 
-async def _insert(connection: Connection, workspace_id: str, name: str, secret: str) -> KeyRecord:
+async def _insert(
+    connection: Connection, workspace_id: str, name: str, secret: str, *, may_decide: bool = True
+) -> KeyRecord:
     row = await one(
         connection,
-        "INSERT INTO api_keys (id, workspace_id, name, prefix, key_hash)"
-        " VALUES (%(id)s, %(workspace_id)s, %(name)s, %(prefix)s, %(hash)s)"
-        " RETURNING id, workspace_id, name, prefix, created_at, last_used_at, revoked_at",
+        "INSERT INTO api_keys (id, workspace_id, name, prefix, key_hash, may_decide)"
+        " VALUES (%(id)s, %(workspace_id)s, %(name)s, %(prefix)s, %(hash)s, %(may_decide)s)"
+        " RETURNING id, workspace_id, name, prefix, may_decide, created_at, last_used_at, revoked_at",
         {
             "id": new_id("key"),
             "workspace_id": workspace_id,
             "name": name,
             "prefix": secret[:_SHOWN_CHARACTERS],
             "hash": _hash(secret),
+            "may_decide": may_decide,
         },
     )
     return KeyRecord.model_validate(row)

@@ -7,7 +7,7 @@ from controlplane.store.events import NewEvent
 from harness_adapters.contract import AnswerText, ModelAnswered, ThinkingBlock, ToolUse
 from workflows.failures import Cause, Failure
 from workflows.records import CutAnswer
-from workflows.verdicts import Verdict
+from workflows.verdicts import Judgement
 
 _ERROR_TYPES: Mapping[Cause, str] = {
     "overloaded": "model_overloaded_error",
@@ -84,9 +84,9 @@ def cut_events(cut: CutAnswer) -> list[NewEvent]:
 
 
 def block_event(
-    block: ThinkingBlock | AnswerText | ToolUse, request_id: str, *, verdicts: Mapping[str, Verdict]
+    block: ThinkingBlock | AnswerText | ToolUse, request_id: str, *, judgements: Mapping[str, Judgement]
 ) -> NewEvent:
-    """The event of one block of an answer; ``verdicts`` by tool name."""
+    """The event of one block of an answer; ``judgements`` by the id of the use."""
     internal = {"request_id": request_id}
     match block:
         case ThinkingBlock():
@@ -95,9 +95,10 @@ def block_event(
         case AnswerText():
             content = [{"type": "text", "text": block.text}]
             return NewEvent(id=block.event_id, type="agent.message", payload={"content": content}, internal=internal)
-        case ToolUse() if verdicts[block.name] == "client":
+        case ToolUse() if judgements[block.event_id].verdict == "client":
             payload = {"name": block.name, "input": block.input}
             return NewEvent(id=block.event_id, type="agent.custom_tool_use", payload=payload, internal=internal)
         case ToolUse():
-            payload = {"name": block.name, "input": block.input, "evaluated_permission": verdicts[block.name]}
+            permission = judgements[block.event_id].verdict
+            payload = {"name": block.name, "input": block.input, "evaluated_permission": permission}
             return NewEvent(id=block.event_id, type="agent.tool_use", payload=payload, internal=internal)

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from controlplane.store import attempts, deltas, events, journal, ledger, turn_events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
+from controlplane.store.judging import Judge
 from controlplane.store.pool import Connection, Database, one, rows
 from controlplane.store.settling import (
     interrupt_waits,
@@ -48,8 +49,9 @@ _log = structlog.get_logger(__name__)
 class PostgresTurns:
     """`workflows.records.TurnRecords` on Postgres."""
 
-    def __init__(self, database: Database, *, gateway_url: str):
+    def __init__(self, database: Database, *, gateway_url: str, judge: Judge | None = None):
         self._database = database
+        self._judge = judge or Judge()
         self._gateway_url = gateway_url
 
     async def begin(self, turn: TurnInput, *, worker_id: str, task_token: bytes) -> TurnStart | TurnResult:
@@ -116,11 +118,11 @@ class PostgresTurns:
         uses = [block for block in answered.answer.blocks if isinstance(block, ToolUse)]
         async with self._fenced(turn) as connection:
             session_id = turn.input.session_id
-            verdicts = await journal.verdicts_now(connection, session_id, {use.name for use in uses}) if uses else {}
-            blocks = [block_event(block, request_id, verdicts=verdicts) for block in answered.answer.blocks]
+            judgements = await self._judge.judge(connection, session_id, uses)
+            blocks = [block_event(block, request_id, judgements=judgements) for block in answered.answer.blocks]
             cost_usd = await ledger.settle(connection, session_id, request_id, answered.usage)
             await _append(connection, turn, [*blocks, request_answered(answered, cost_usd)])
-            await journal.intend(connection, turn.input, uses, verdicts=verdicts)
+            await journal.intend(connection, turn.input, uses, judgements=judgements)
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """See `TurnRecords.model_request_failed`."""

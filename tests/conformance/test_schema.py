@@ -71,6 +71,7 @@ async def ids(http: httpx.AsyncClient) -> dict[str, str]:
         "resource_id": await made(f"/v1/sessions/{session}/resources", json=mount),
         "vault_id": vault,
         "credential_id": await made(f"/v1/vaults/{vault}/credentials", json={"auth": secret}),
+        "rule_id": await made("/v1/rules", json={"scope": session, "tool": "bash", "verdict": "deny"}),
         "thread_id": "sthr_" + session.removeprefix("sesn_"),
     }
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from controlplane.api.wire.common import Answer, Request
 
@@ -16,7 +16,8 @@ class ToolCall(Answer):
     session_id: str
     turn_id: str
     name: str
-    input: dict[str, Any]
+    input: dict[str, Any] = Field(description="As the model gave it.")
+    edited_input: dict[str, Any] | None = Field(description="What it runs with instead, if who allowed it said so.")
     state: Literal["intended", "dispatched", "confirmed", "unknown", "refused"] = Field(
         description="`intended`: recorded, not sent. `dispatched`: sent, no outcome yet. `unknown`: nobody can say"
         " whether it took effect."
@@ -24,9 +25,13 @@ class ToolCall(Answer):
     verdict: Literal["allow", "ask", "client", "deny"] = Field(
         description="`ask`: a person decides. `client`: the client runs it and sends the result."
     )
+    rule_id: str | None = Field(description="The rule that gave the verdict; null: the tool's policy did.")
+    verdict_reason: str | None = Field(description="What that rule says.")
+    expires_at: datetime | None = Field(description="With `ask`: until when somebody can decide.")
+    on_expiry: Literal["allow", "deny"] | None = Field(description="What is decided then.")
     decision: Literal["allow", "deny", "result"] | None
     deny_message: str | None
-    decided_by: str | None = Field(description="The id of the API key.")
+    decided_by: str | None = Field(description="The id of the API key, or `expiry`.")
     decided_at: datetime | None
     sandbox_id: str | None
     result_event_id: str | None
@@ -47,7 +52,11 @@ class Approval(Answer):
     agent_name: str
     name: str
     input: dict[str, Any]
+    rule_id: str | None = Field(description="The rule that asks; null: the tool's policy does.")
+    reason: str | None = Field(description="What that rule says.")
     asked_at: datetime
+    expires_at: datetime | None = Field(description="Until when somebody can decide.")
+    on_expiry: Literal["allow", "deny"] | None = Field(description="What is decided then.")
 
 
 class ApprovalDecision(Request):
@@ -57,9 +66,17 @@ class ApprovalDecision(Request):
     deny_message: Annotated[str, Field(max_length=10_000)] | None = Field(
         default=None, description="Told to the model."
     )
+    input: dict[str, JsonValue] | None = Field(
+        default=None, description="With `allow`: the whole input that the call runs with instead; the model is told."
+    )
+    remember: Literal["session"] | None = Field(
+        default=None, description="With `allow`: make a rule that allows calls with the same input in this session."
+    )
 
     @model_validator(mode="after")
     def _message_only_with_deny(self) -> "ApprovalDecision":
         if self.deny_message is not None and self.result != "deny":
             raise ValueError("'deny_message' goes with the result 'deny' only")
+        if self.result != "allow" and (self.input is not None or self.remember is not None):
+            raise ValueError("'input' and 'remember' go with the result 'allow' only")
         return self

@@ -11,6 +11,7 @@ from harness_adapters.contract import ToolUse
 from tests.integration.store.conftest import WORKSPACE, Say
 from workflows.contracts import TurnInput
 from workflows.records import TurnStart
+from workflows.verdicts import Judgement
 
 NOW = timedelta(0)
 
@@ -72,7 +73,7 @@ async def test_a_session_whose_call_waits_for_somebody_is_left_alone_until_it_is
     turns, start = await begin(database, session_id)
     async with database.transaction(WORKSPACE) as connection:
         use = ToolUse(event_id=new_id("sevt"), name="bash", input={})
-        await journal.intend(connection, start.input, [use], verdicts={"bash": "ask"})
+        await journal.intend(connection, start.input, [use], judgements={use.event_id: Judgement("ask")})
     await turns.end(start, "requires_action")
     assert await neglected(database) == []
     async with database.transaction(WORKSPACE) as connection:

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from workflows.verdicts import Verdict, verdict
+from workflows.rules import Rule, RuleVerdict
+from workflows.verdicts import Judgement, Verdict, judge, verdict
 
 CUSTOM = {"type": "custom", "name": "lookup", "input_schema": {}}
 
@@ -37,3 +38,17 @@ def toolset(default: str, **own: str) -> dict[str, Any]:
 )
 def test_who_decides(tools: list[dict[str, Any]], name: str, expected: Verdict) -> None:
     assert verdict(tools, name) == expected
+
+
+def test_a_rule_precedes_the_policy_and_the_policy_holds_where_none_fits() -> None:
+    rule = Rule(id="rule_1", tool="bash", arguments=[], verdict="deny", reason="no")
+    found = judge([toolset("always_allow")], [rule], "bash", {})
+    assert (found.verdict, found.rule_id) == ("deny", "rule_1")
+    assert judge([toolset("auto")], [rule], "read", {}) == Judgement("ask")
+    assert judge([toolset("always_allow")], [], "bash", {}) == Judgement("allow")
+
+
+@pytest.mark.parametrize(("said", "expected"), [("allow", "client"), ("ask", "client"), ("deny", "deny")])
+def test_a_rule_can_only_deny_what_a_client_runs(said: RuleVerdict, expected: Verdict) -> None:
+    found = judge([CUSTOM], [Rule(id="rule_1", tool="lookup", arguments=[], verdict=said)], "lookup", {})
+    assert (found.verdict, found.rule_id) == (expected, "rule_1")
