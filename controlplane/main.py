@@ -78,7 +78,12 @@ async def run_brain(settings: Settings) -> None:
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     harness = BuiltinHarness(partial(new_id, "sevt"))
     judge = Judge(expiry_seconds=settings.approval_expiry_seconds)
-    records = PostgresTurns(database, gateway_url=settings.gateway_url, judge=judge)
+    records = PostgresTurns(
+        database,
+        gateway_url=settings.gateway_url,
+        judge=judge,
+        compact_above_tokens=settings.compact_above_tokens,
+    )
     turns = TurnRunner(
         worker_id=worker_id,
         records=records,

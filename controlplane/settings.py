@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.errors import InvalidRequestError
+from harness_adapters.contract import COMPACT_ABOVE_TOKENS
 
 
 class ModelProvider(BaseModel):
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
 
     approval_expiry_seconds: int = Field(default=7 * 24 * 3600, ge=1, le=10 * 365 * 24 * 3600)
     """How long a call waits for a person where no rule says; then it is denied."""
+
+    compact_above_tokens: int = Field(default=COMPACT_ABOVE_TOKENS, ge=1000)
+    """Above it, a summary that the model writes stands for the older part of a conversation."""
 
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64

@@ -13,6 +13,10 @@ REQUEST_ID_HEADER = "x-bulkhead-request-id"
 """Tells the model gateway which `ModelRequestStarted` a request is, so that its cost is booked under that id."""
 
 
+COMPACT_ABOVE_TOKENS = 150_000
+"""Three quarters of the smallest context window among current models of the large providers (200,000)."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -79,6 +83,12 @@ class UserInput(_Frozen):
     content: list[TextBlock | MediaBlock]
 
 
+def summarized(event_id: str, summary: str) -> UserInput:
+    """Return what a model sees in place of the older part of a conversation."""
+    said = f"[The conversation so far was replaced by these notes, which you wrote yourself.]\n\n{summary}"
+    return UserInput(event_id=event_id, content=[TextBlock(text=said)])
+
+
 class Answer(_Frozen):
     """One complete answer of the model; ``request_id`` is its ``span.model_request_start`` event."""
 
@@ -117,6 +127,7 @@ class HarnessSpec(_Frozen):
     system: str | None = None
     tools: list[ToolDefinition] = Field(default_factory=list)
     max_model_requests: int = 200
+    compact_above_tokens: int = COMPACT_ABOVE_TOKENS
     gateway_url: str
     gateway_token: str
 
@@ -153,6 +164,18 @@ class ModelAnswered(_Frozen):
     stop_reason: Literal["end_turn", "tool_use", "max_tokens", "refusal", "stop_sequence"]
 
 
+class ContextCompacted(_Frozen):
+    """From now on ``summary`` stands for what came before the event ``kept_from``, or for everything so far."""
+
+    type: Literal["context_compacted"] = "context_compacted"
+    event_id: str
+    request_id: str
+    summary: str
+    kept_from: str | None
+    tokens_before: int
+    usage: Usage
+
+
 FailureKind = Literal[
     "budget_reached",
     "agent_frozen",
@@ -186,7 +209,15 @@ class TurnFinished(_Frozen):
     message: str | None = None
 
 
-HarnessEvent = ModelRequestStarted | PreviewStarted | TextDelta | ModelAnswered | ModelRequestFailed | TurnFinished
+HarnessEvent = (
+    ModelRequestStarted
+    | PreviewStarted
+    | TextDelta
+    | ModelAnswered
+    | ContextCompacted
+    | ModelRequestFailed
+    | TurnFinished
+)
 
 
 class TurnPort(Protocol):

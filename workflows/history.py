@@ -16,7 +16,10 @@ from harness_adapters.contract import (
     ToolOutcome,
     ToolUse,
     UserInput,
+    summarized,
 )
+
+COMPACTED = "agent.thread_context_compacted"
 
 HISTORY_TYPES = (
     "user.message",
@@ -27,6 +30,7 @@ HISTORY_TYPES = (
     "agent.custom_tool_use",
     "agent.tool_result",
     "user.custom_tool_result",
+    COMPACTED,
 )
 """The event types that a model sees."""
 
@@ -48,11 +52,13 @@ class LoggedEvent(BaseModel):
 def build(events: Iterable[LoggedEvent]) -> list[HistoryItem]:
     """Return the conversation in order; blocks of one model request become one answer.
 
-    A call has one outcome: the result of a client that comes after the call was closed is not it.
+    A call has one outcome: the result of a client that comes after the call was closed is not it. The newest summary
+    stands for what it covers.
     """
-    history: list[HistoryItem] = []
+    logged = list(events)
+    history, logged = _summarized(logged)
     answered: set[str] = set()
-    for event in events:
+    for event in logged:
         if event.type in _USE_ID:
             use_id = event.payload[_USE_ID[event.type]]
             if use_id not in answered:
@@ -69,6 +75,18 @@ def build(events: Iterable[LoggedEvent]) -> list[HistoryItem]:
                 )
             )
     return history
+
+
+def _summarized(logged: list[LoggedEvent]) -> tuple[list[HistoryItem], list[LoggedEvent]]:
+    """Return what stands for the older part, and the events that are seen as they are."""
+    summaries = [place for place, event in enumerate(logged) if event.type == COMPACTED]
+    if not summaries:
+        return [], logged
+    last = logged[summaries[-1]]
+    kept_from = last.internal.get("kept_from")
+    begin = next((place for place, event in enumerate(logged) if event.id == kept_from), summaries[-1])
+    seen = [event for event in logged[begin:] if event.type != COMPACTED]
+    return [summarized(last.id, last.payload["summary"])], seen
 
 
 def unanswered(history: list[HistoryItem]) -> list[ToolUse]:

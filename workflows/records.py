@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness_adapters.contract import (
+    ContextCompacted,
     HarnessSpec,
     HistoryItem,
     ModelAnswered,
@@ -95,6 +96,10 @@ class TurnRecords(Protocol):
 
     async def model_answered(self, turn: TurnStart, answered: ModelAnswered) -> None:
         """Record the whole answer, and journal its tool uses as *intended*, in one transaction."""
+        ...
+
+    async def context_compacted(self, turn: TurnStart, compacted: ContextCompacted) -> None:
+        """Record the summary that stands for the older part of the conversation; what it covers stays recorded."""
         ...
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:

@@ -11,6 +11,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from harness_adapters.contract import (
+    ContextCompacted,
     FailureKind,
     Harness,
     HarnessEvent,
@@ -143,6 +144,9 @@ class TurnRunner:
                 await self._records.model_request_started(start, step)
             case ModelAnswered():
                 await self._records.model_answered(start, step)
+            case ContextCompacted():
+                _log.info("context_compacted", tokens_before=step.tokens_before)
+                await self._records.context_compacted(start, step)
             case ModelRequestFailed():
                 _log.warning(
                     "model_request_failed",
@@ -183,7 +187,7 @@ class _Spoken:
 
     def recorded(self, step: HarnessEvent) -> None:
         """Take note that a step is durable."""
-        if isinstance(step, ModelAnswered | ModelRequestFailed):
+        if isinstance(step, ModelAnswered | ContextCompacted | ModelRequestFailed):
             self._texts = {}
         self.given_up = None
         if isinstance(step, ModelRequestFailed) and step.retry_in_seconds is None:

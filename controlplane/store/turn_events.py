@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from controlplane.store.events import NewEvent
-from harness_adapters.contract import AnswerText, ModelAnswered, ThinkingBlock, ToolUse
+from harness_adapters.contract import AnswerText, ContextCompacted, ModelAnswered, ThinkingBlock, ToolUse
 from workflows.failures import Cause, Failure
 from workflows.records import CutAnswer
 from workflows.verdicts import Judgement
@@ -54,6 +54,26 @@ def request_answered(answered: ModelAnswered, cost_usd: Decimal | None) -> NewEv
             "stop_reason": answered.stop_reason,
         },
     )
+
+
+def compacted_events(compacted: ContextCompacted, cost_usd: Decimal | None) -> list[NewEvent]:
+    """The end of the request for a summary, and the summary."""
+    end = NewEvent(
+        type="span.model_request_end",
+        payload={
+            "model_request_start_id": compacted.request_id,
+            "is_error": False,
+            "model_usage": compacted.usage.model_dump(),
+            "cost_usd": f"{cost_usd.normalize():f}" if cost_usd is not None else None,
+        },
+    )
+    summary = NewEvent(
+        id=compacted.event_id,
+        type="agent.thread_context_compacted",
+        payload={"summary": compacted.summary, "tokens_before": compacted.tokens_before},
+        internal={"kept_from": compacted.kept_from},
+    )
+    return [end, summary]
 
 
 def request_lost(request_id: str) -> NewEvent:

@@ -26,9 +26,11 @@ from controlplane.store.settling import (
     waiting,
     withdraw,
 )
-from controlplane.store.turn_events import block_event, cut_events, request_answered, request_lost
+from controlplane.store.turn_events import block_event, compacted_events, cut_events, request_answered, request_lost
 from harness_adapters import toolset
 from harness_adapters.contract import (
+    COMPACT_ABOVE_TOKENS,
+    ContextCompacted,
     HarnessSpec,
     ModelAnswered,
     ModelRequestFailed,
@@ -49,10 +51,18 @@ _log = structlog.get_logger(__name__)
 class PostgresTurns:
     """`workflows.records.TurnRecords` on Postgres."""
 
-    def __init__(self, database: Database, *, gateway_url: str, judge: Judge | None = None):
+    def __init__(
+        self,
+        database: Database,
+        *,
+        gateway_url: str,
+        judge: Judge | None = None,
+        compact_above_tokens: int = COMPACT_ABOVE_TOKENS,
+    ):
         self._database = database
         self._judge = judge or Judge()
         self._gateway_url = gateway_url
+        self._compact_above_tokens = compact_above_tokens
 
     async def begin(self, turn: TurnInput, *, worker_id: str, task_token: bytes) -> TurnStart | TurnResult:
         """See `TurnRecords.begin`."""
@@ -88,8 +98,21 @@ class PostgresTurns:
             attempt=attempt,
             begun_seq=session["begun_seq"],
             harness=agent.get("harness") or "builtin",
-            spec=_spec(turn, agent, gateway_url=self._gateway_url, token=model_token),
+            spec=self._spec(turn, agent, token=model_token),
             history=history.build(logged),
+        )
+
+    def _spec(self, turn: TurnInput, agent: dict[str, Any], *, token: str) -> HarnessSpec:
+        return HarnessSpec(
+            session_id=turn.session_id,
+            turn_id=turn.turn_id,
+            model=agent["model"]["id"],
+            effort=(agent["model"].get("effort") or {}).get("type"),
+            system=agent.get("system"),
+            tools=toolset.definitions(agent.get("tools") or []),
+            compact_above_tokens=self._compact_above_tokens,
+            gateway_url=self._gateway_url,
+            gateway_token=token,
         )
 
     async def model_request_started(self, turn: TurnStart, started: ModelRequestStarted) -> None:
@@ -123,6 +146,13 @@ class PostgresTurns:
             cost_usd = await ledger.settle(connection, session_id, request_id, answered.usage)
             await _append(connection, turn, [*blocks, request_answered(answered, cost_usd)])
             await journal.intend(connection, turn.input, uses, judgements=judgements)
+
+    async def context_compacted(self, turn: TurnStart, compacted: ContextCompacted) -> None:
+        """See `TurnRecords.context_compacted`."""
+        async with self._fenced(turn) as connection:
+            session_id = turn.input.session_id
+            cost_usd = await ledger.settle(connection, session_id, compacted.request_id, compacted.usage)
+            await _append(connection, turn, compacted_events(compacted, cost_usd))
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """See `TurnRecords.model_request_failed`."""
@@ -272,20 +302,16 @@ async def _logged(
     found = await rows(
         connection,
         "SELECT id, type, payload, internal FROM events WHERE session_id = %(id)s AND type = ANY(%(types)s)"
-        " AND processed_at IS NOT NULL AND (%(only)s::text[] IS NULL OR id = ANY(%(only)s)) ORDER BY position, seq",
-        {"id": session_id, "types": list(history.HISTORY_TYPES), "only": only},
+        " AND processed_at IS NOT NULL AND (%(only)s::text[] IS NULL OR id = ANY(%(only)s))"
+        " AND position >= coalesce((SELECT coalesce(k.position, c.position) FROM events c"
+        "   LEFT JOIN events k ON k.id = c.internal ->> 'kept_from'"
+        "  WHERE c.session_id = %(id)s AND c.type = %(compacted)s ORDER BY c.seq DESC LIMIT 1), 0)"
+        " ORDER BY position, seq",
+        {
+            "id": session_id,
+            "types": list(history.HISTORY_TYPES),
+            "only": only,
+            "compacted": history.COMPACTED,
+        },
     )
     return [history.LoggedEvent.model_validate(row) for row in found]
-
-
-def _spec(turn: TurnInput, agent: dict[str, Any], *, gateway_url: str, token: str) -> HarnessSpec:
-    return HarnessSpec(
-        session_id=turn.session_id,
-        turn_id=turn.turn_id,
-        model=agent["model"]["id"],
-        effort=(agent["model"].get("effort") or {}).get("type"),
-        system=agent.get("system"),
-        tools=toolset.definitions(agent.get("tools") or []),
-        gateway_url=gateway_url,
-        gateway_token=token,
-    )

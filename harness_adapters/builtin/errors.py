@@ -67,11 +67,6 @@ class ModelError(Exception):
         self.message = message[:MAX_MESSAGE_CHARS]
         self.retry_after_seconds = retry_after_seconds
 
-    @property
-    def retried(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.kind in RETRIED
-
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes) -> ModelError:
     """Return what an answer with an error status means, in either wire format."""

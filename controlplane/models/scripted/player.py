@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from controlplane.models.scripted.script import Failure, Script, ScriptError, Step, find_script, read_script
+from harness_adapters.builtin.compaction import INSTRUCTION
 
 MAX_RESULT_CHARS = 4_000
 """Of a tool's result that is quoted in an answer: a demo's last message stays readable."""
@@ -69,6 +70,8 @@ class Player:
     def reply(self, model: str, entries: Sequence[Entry]) -> Reply:
         """Return the answer to the conversation ``entries``."""
         model = f"scripted/{model.removeprefix('scripted/')}"
+        if entries and entries[-1].role == "user" and entries[-1].text.endswith(INSTRUCTION):
+            return _said(model, entries, text=f"Notes on {len(entries) - 1} messages, by a scripted model.")
         found = _newest_script(entries)
         if found is None:
             return _said(model, entries, text=_refusal(model))

@@ -12,6 +12,7 @@ from harness_adapters.builtin import BuiltinHarness
 from harness_adapters.contract import (
     Answer,
     AnswerText,
+    ContextCompacted,
     Harness,
     HarnessEvent,
     HarnessSpec,
@@ -361,3 +362,49 @@ async def test_closing_during_a_stream_ends_the_request_upstream(open_gateway: O
 
 def _frame(data: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
+
+
+def _long_ago(tokens: int) -> list[HistoryItem]:
+    """An older part of the conversation."""
+    told = UserInput(event_id="old", content=[TextBlock(text="word" * tokens)])
+    return [told, Answer(request_id="r", blocks=[AnswerText(event_id="a", text="heard")])]
+
+
+@MODELS
+async def test_a_context_that_grows_too_large_is_summarized_before_the_next_request(
+    gateway: Gateway, harness: BuiltinHarness, model: str
+):
+    history = [*_long_ago(3000), *_asked({"text": "go", "tools": _tools(1)}, {"text": "after {{result}}"})]
+    events = await _run(harness, _spec(gateway, model, compact_above_tokens=2000), history, Hands())
+    compacted = _of(events, ContextCompacted)
+    assert [(each.kept_from, each.tokens_before > 3000) for each in compacted] == [("u", True)]
+    assert compacted[0].summary.startswith("Notes on")
+    assert compacted[0].usage.input_tokens > 0
+    assert [type(event) for event in events[:3]] == [ModelRequestStarted, ContextCompacted, ModelRequestStarted]
+    assert _text(events) == "after result of 1"
+
+
+@MODELS
+async def test_a_context_that_the_provider_refuses_is_summarized_and_the_request_made_again(
+    gateway: Gateway, harness: BuiltinHarness, model: str
+):
+    fail = {"status": 400, "message": "prompt is too long: 300000 tokens > 200000 maximum"}
+    history = [*_long_ago(10), *_asked({"text": f"fits now ({model})", "fail": fail})]
+    events = await _run(harness, _spec(gateway, model), history)
+    failed = _of(events, ModelRequestFailed)
+    assert [(each.kind, each.retry_in_seconds) for each in failed] == [("context_window", 0)]
+    assert len(_of(events, ContextCompacted)) == 1
+    assert _text(events) == f"fits now ({model})"
+
+
+async def test_a_context_that_cannot_be_made_smaller_fails_with_that_reason(
+    gateway: Gateway, harness: BuiltinHarness
+):
+    fail = {"status": 400, "message": "prompt is too long", "times": 9}
+    history = [*_long_ago(10), *_asked({"text": "never fits", "fail": fail})]
+    events = await _run(harness, _spec(gateway, "scripted/demo"), history)
+    assert [each.kind for each in _of(events, ModelRequestFailed)] == ["context_window"] * 2
+    assert len(_of(events, ContextCompacted)) == 1
+    last = events[-1]
+    assert isinstance(last, TurnFinished)
+    assert last.reason == "failed"

@@ -1,7 +1,7 @@
 from typing import Any
 
 from harness_adapters.contract import Answer, AnswerText, TextBlock, ThinkingBlock, ToolOutcome, ToolUse, UserInput
-from workflows.history import LoggedEvent, build, is_unfinished, unanswered
+from workflows.history import COMPACTED, LoggedEvent, build, is_unfinished, unanswered
 
 
 def event(event_id: str, kind: str, payload: dict[str, Any], **internal: Any) -> LoggedEvent:
@@ -70,3 +70,23 @@ def test_a_history_that_ends_in_text_is_finished() -> None:
     history = build([event("e1", "agent.message", {"content": TEXT}, request_id="r1")])
     assert not is_unfinished(history)
     assert not is_unfinished([])
+
+
+def test_the_newest_summary_stands_for_what_it_covers_and_later_events_follow() -> None:
+    def message(n: int, text: str) -> LoggedEvent:
+        return LoggedEvent(
+            id=f"sevt_{n}", type="user.message", payload={"content": [{"type": "text", "text": text}]}, internal={}
+        )
+
+    def summary(n: int, text: str, kept_from: str | None) -> LoggedEvent:
+        payload = {"summary": text, "tokens_before": 1}
+        return LoggedEvent(id=f"sevt_{n}", type=COMPACTED, payload=payload, internal={"kept_from": kept_from})
+
+    logged = [
+        message(1, "one"), summary(2, "first", None), message(3, "two"), message(4, "three"),
+        summary(5, "second", "sevt_4"), message(6, "four"),
+    ]  # fmt: skip
+    found = [item.content[0].text for item in build(logged) if isinstance(item, UserInput)]  # pyright: ignore[reportAttributeAccessIssue] - all are text
+    assert [text.rpartition("\n")[2] for text in found] == ["second", "three", "four"]
+    everything = [*logged, summary(7, "third", None)]
+    assert [item.event_id for item in build(everything) if isinstance(item, UserInput)] == ["sevt_7"]
