@@ -25,9 +25,13 @@ with workflow.unsafe.imports_passed_through():
     from workflows.machine import SessionMachine
 
 
-@workflow.defn(name=SESSION_WORKFLOW)
+@workflow.defn(name=SESSION_WORKFLOW, failure_exception_types=[workflow.NondeterminismError])
 class SessionWorkflow:
-    """Holds a session for as long as it lives; closes when idle and starts afresh at the next message."""
+    """Holds a session for as long as it lives; closes when idle and starts afresh at the next message.
+
+    A run that a newer release cannot replay fails, instead of being tried for ever. The session loses nothing by it:
+    the next run, which the reconciler starts, takes over the turn that runs.
+    """
 
     @workflow.init
     def __init__(self, start: SessionInput) -> None:

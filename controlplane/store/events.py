@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal, LiteralString, cast
 
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
@@ -141,29 +141,32 @@ class EventFilter(BaseModel):
     created_at_lte: datetime | None = None
 
 
+_LISTED: LiteralString = """
+    SELECT session_id, seq, id, type, payload, internal, turn_id, created_at, processed_at
+      FROM events
+     WHERE session_id = %(session_id)s
+       AND (%(types)s::text[] IS NULL OR type = ANY(%(types)s))
+       AND (%(gt)s::timestamptz IS NULL OR processed_at > %(gt)s)
+       AND (%(gte)s::timestamptz IS NULL OR processed_at >= %(gte)s)
+       AND (%(lt)s::timestamptz IS NULL OR processed_at < %(lt)s)
+       AND (%(lte)s::timestamptz IS NULL OR processed_at <= %(lte)s)"""
+
+_FORWARD = _LISTED + " AND seq > %(beyond)s ORDER BY seq LIMIT %(limit)s"
+_BACKWARD = _LISTED + " AND seq < %(beyond)s ORDER BY seq DESC LIMIT %(limit)s"
+_NEWEST = 2**63 - 1
+
+
 async def listing(connection: Connection, session_id: str, narrowed: EventFilter, *, limit: int) -> list[Event]:
     """Return up to ``limit`` events; ``beyond_seq`` is the last seq of the page before."""
+    ascending = narrowed.order == "asc"
+    beyond = narrowed.beyond_seq if narrowed.beyond_seq is not None else (0 if ascending else _NEWEST)
     found = await rows(
         connection,
-        """
-        SELECT session_id, seq, id, type, payload, internal, turn_id, created_at, processed_at
-          FROM events
-         WHERE session_id = %(session_id)s
-           AND (%(types)s::text[] IS NULL OR type = ANY(%(types)s))
-           AND (%(beyond)s::bigint IS NULL
-                OR CASE WHEN %(ascending)s THEN seq > %(beyond)s ELSE seq < %(beyond)s END)
-           AND (%(gt)s::timestamptz IS NULL OR processed_at > %(gt)s)
-           AND (%(gte)s::timestamptz IS NULL OR processed_at >= %(gte)s)
-           AND (%(lt)s::timestamptz IS NULL OR processed_at < %(lt)s)
-           AND (%(lte)s::timestamptz IS NULL OR processed_at <= %(lte)s)
-         ORDER BY CASE WHEN %(ascending)s THEN seq END ASC, CASE WHEN NOT %(ascending)s THEN seq END DESC
-         LIMIT %(limit)s
-        """,
+        _FORWARD if ascending else _BACKWARD,
         {
             "session_id": session_id,
             "types": narrowed.types,
-            "beyond": narrowed.beyond_seq,
-            "ascending": narrowed.order == "asc",
+            "beyond": beyond,
             "gt": narrowed.created_at_gt,
             "gte": narrowed.created_at_gte,
             "lt": narrowed.created_at_lt,

@@ -217,30 +217,36 @@ async def deleted(connection: Connection, session_id: str) -> DeletedSession | N
     return DeletedSession.model_validate(row) if row else None
 
 
+_LISTED: LiteralString = (
+    _SELECT
+    + """
+     WHERE (%(agent_id)s::text IS NULL OR s.agent_id = %(agent_id)s)
+       AND (%(agent_version)s::int IS NULL OR s.agent_version = %(agent_version)s)
+       AND (%(statuses)s::text[] IS NULL OR s.status = ANY(%(statuses)s))
+       AND (%(failed)s::boolean IS NULL OR %(failed)s = (s.failure IS NOT NULL))
+       AND (%(include_archived)s OR s.archived_at IS NULL)
+       AND (%(gt)s::timestamptz IS NULL OR s.created_at > %(gt)s)
+       AND (%(gte)s::timestamptz IS NULL OR s.created_at >= %(gte)s)
+       AND (%(lt)s::timestamptz IS NULL OR s.created_at < %(lt)s)
+       AND (%(lte)s::timestamptz IS NULL OR s.created_at <= %(lte)s)"""
+)
+_FORWARD = (
+    _LISTED
+    + " AND (s.created_at, s.id) > (coalesce(%(beyond_at)s::timestamptz, '-infinity'), coalesce(%(beyond_id)s, ''))"
+    " ORDER BY s.created_at, s.id LIMIT %(limit)s"
+)
+_BACKWARD = (
+    _LISTED
+    + " AND (s.created_at, s.id) < (coalesce(%(beyond_at)s::timestamptz, 'infinity'), coalesce(%(beyond_id)s, ''))"
+    " ORDER BY s.created_at DESC, s.id DESC LIMIT %(limit)s"
+)
+
+
 async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int) -> list[SessionRecord]:
     """Return up to ``limit`` sessions in the direction of reading."""
     found = await rows(
         connection,
-        _SELECT
-        + """
-         WHERE (%(agent_id)s::text IS NULL OR s.agent_id = %(agent_id)s)
-           AND (%(agent_version)s::int IS NULL OR s.agent_version = %(agent_version)s)
-           AND (%(statuses)s::text[] IS NULL OR s.status = ANY(%(statuses)s))
-           AND (%(failed)s::boolean IS NULL OR %(failed)s = (s.failure IS NOT NULL))
-           AND (%(include_archived)s OR s.archived_at IS NULL)
-           AND (%(gt)s::timestamptz IS NULL OR s.created_at > %(gt)s)
-           AND (%(gte)s::timestamptz IS NULL OR s.created_at >= %(gte)s)
-           AND (%(lt)s::timestamptz IS NULL OR s.created_at < %(lt)s)
-           AND (%(lte)s::timestamptz IS NULL OR s.created_at <= %(lte)s)
-           AND (%(beyond_at)s::timestamptz IS NULL
-                OR CASE WHEN %(ascending)s
-                        THEN (s.created_at, s.id) > (%(beyond_at)s::timestamptz, %(beyond_id)s::text)
-                        ELSE (s.created_at, s.id) < (%(beyond_at)s::timestamptz, %(beyond_id)s::text) END)
-         ORDER BY CASE WHEN %(ascending)s THEN s.created_at END, CASE WHEN %(ascending)s THEN s.id END,
-                  CASE WHEN NOT %(ascending)s THEN s.created_at END DESC,
-                  CASE WHEN NOT %(ascending)s THEN s.id END DESC
-         LIMIT %(limit)s
-        """,
+        _FORWARD if (narrowed.order == "asc") != narrowed.backward else _BACKWARD,
         {
             "agent_id": narrowed.agent_id,
             "agent_version": narrowed.agent_version,
@@ -253,7 +259,6 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
             "lte": narrowed.created_at_lte,
             "beyond_at": narrowed.beyond.created_at if narrowed.beyond else None,
             "beyond_id": narrowed.beyond.id if narrowed.beyond else None,
-            "ascending": (narrowed.order == "asc") != narrowed.backward,
             "limit": limit,
         },
     )

@@ -83,11 +83,12 @@ async def lose_requests(connection: Connection, turn: TurnInput) -> list[NewEven
     """Close the turn's model requests that have no end, for what made them is no more, and return the events."""
     lost = await rows(
         connection,
-        "SELECT id FROM events AS started WHERE session_id = %(session)s AND turn_id = %(turn)s"
-        " AND type = 'span.model_request_start' AND NOT EXISTS (SELECT FROM events AS ended"
-        " WHERE ended.session_id = %(session)s AND ended.type = 'span.model_request_end'"
-        " AND ended.payload ->> 'model_request_start_id' = started.id)",
-        {"session": turn.session_id, "turn": turn.turn_id},
+        "SELECT started.id FROM turns t JOIN events AS started ON started.session_id = t.session_id"
+        "   AND started.seq > t.begun_seq AND started.type = 'span.model_request_start' AND started.turn_id = t.id"
+        " WHERE t.id = %(turn)s AND NOT EXISTS (SELECT FROM events AS ended"
+        " WHERE ended.session_id = t.session_id AND ended.type = 'span.model_request_end' AND ended.seq > started.seq"
+        "   AND ended.payload ->> 'model_request_start_id' = started.id) ORDER BY started.seq",
+        {"turn": turn.turn_id},
     )
     await ledger.release(connection, turn.session_id, [row["id"] for row in lost], "lost")
     return [request_lost(row["id"]) for row in lost]

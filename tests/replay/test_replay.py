@@ -1,13 +1,21 @@
 """Workflows that began under an older version of the code go on under this one."""
 
+import asyncio
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHistory
+from temporalio import workflow
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Replayer
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
+from controlplane.ids import new_id
+from workflows.contracts import SESSION_WORKFLOW, WAKE_SIGNAL, SessionInput, session_workflow_id
 from workflows.session import SessionWorkflow
+from workflows.worker import connect_patiently
 
 HISTORIES = sorted(Path(__file__).with_name("histories").glob("*.json"))
 
@@ -21,3 +29,40 @@ async def test_the_history_replays(path: Path) -> None:
 
 def test_there_is_something_to_replay() -> None:
     assert HISTORIES
+
+
+@workflow.defn(name=SESSION_WORKFLOW)
+class OtherRelease:
+    """What a release might have been that began a session quite differently."""
+
+    @workflow.run
+    async def run(self, start: SessionInput) -> None:
+        """Begin with something that the session's workflow does not do."""
+        await workflow.execute_activity("greet", start_to_close_timeout=timedelta(hours=1))
+
+    @workflow.signal(name=WAKE_SIGNAL)
+    def wake(self) -> None:
+        """Take no notice."""
+
+
+async def test_a_run_that_cannot_be_replayed_makes_room_for_another(temporal_address: str) -> None:
+    client = await connect_patiently(temporal_address, "default")
+    queue, workflow_id = f"brain-{new_id('wrk')}", session_workflow_id(new_id("sesn"))
+    start = SessionInput(session_id="sesn_1", workspace_id="wrkspc_1")
+    as_is: Any = {"task_queue": queue, "max_cached_workflows": 0, "workflow_runner": UnsandboxedWorkflowRunner()}
+    async with Worker(client, workflows=[OtherRelease], **as_is):
+        begun = await client.start_workflow(SESSION_WORKFLOW, start, id=workflow_id, task_queue=queue)
+        async with asyncio.timeout(20):
+            while (await begun.fetch_history()).events[-1].event_type != EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    async with Worker(client, workflows=[SessionWorkflow], **as_is):
+        await begun.signal(WAKE_SIGNAL)
+        with pytest.raises(WorkflowFailureError) as failed:
+            async with asyncio.timeout(30):
+                await begun.result()
+        assert "Nondeterminism" in repr(failed.value.cause)
+        again = await client.start_workflow(
+            SESSION_WORKFLOW, start, id=workflow_id, task_queue=queue, start_signal=WAKE_SIGNAL
+        )
+        assert again.first_execution_run_id != begun.first_execution_run_id
+        await again.terminate()
