@@ -70,7 +70,7 @@ async def decide_approval(
         recorded.extend(await events.append(connection, session_id, [event]))
         return sent(recorded)
 
-    response = await exchange.once(effect)
+    response = await exchange.once(effect, session_id=session_id)
     if recorded:
         exchange.parts.submitter.submitted(exchange.workspace_id, session_id, recorded)
     return response

@@ -56,9 +56,10 @@ class Exchange:
         """Open a transaction that sees the caller's workspace."""
         return self.parts.database.transaction(self.workspace_id)
 
-    async def once(self, effect: Effect) -> Response:
+    async def once(self, effect: Effect, *, session_id: str | None = None) -> Response:
         """Run ``effect`` and answer with what it returns, or answer as the first request with this key was.
 
+        ``session_id``: of which session the answer holds content, where neither the path nor the answer says it.
         The effect, the claim of the key and the answer are one transaction: whatever fails leaves none of them.
         """
         key = _idempotency_key(self.request)
@@ -69,7 +70,15 @@ class Exchange:
             if first is not None:
                 return JSONResponse(first.response, first.status_code, {"idempotent-replayed": "true"})
             answer = (await effect(connection)).model_dump(mode="json")
-            await idempotency.record(connection, self.workspace_id, key=key, status_code=200, response=answer)
+            session_id = session_id or self.request.path_params.get("session_id") or _session_of(answer)
+            await idempotency.record(
+                connection,
+                self.workspace_id,
+                key=key,
+                status_code=200,
+                response=answer,
+                session_id=session_id,
+            )
         return JSONResponse(answer)
 
     def _hashes(self) -> list[bytes]:
@@ -117,6 +126,10 @@ def reads(model: type[M], *, optional: bool = False) -> Any:
 def json_response(answer: BaseModel) -> Response:
     """Return ``answer`` as JSON."""
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _session_of(answer: dict[str, Any]) -> str | None:
+    return answer["id"] if answer.get("type") == "session" else None
 
 
 def _idempotency_key(request: Request) -> str | None:

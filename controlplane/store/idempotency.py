@@ -54,13 +54,33 @@ async def claim(
 
 
 async def record(
-    connection: Connection, workspace_id: str, *, key: str, status_code: int, response: dict[str, Any]
+    connection: Connection,
+    workspace_id: str,
+    *,
+    key: str,
+    status_code: int,
+    response: dict[str, Any],
+    session_id: str | None,
 ) -> None:
-    """Keep the answer to the request that claimed ``key``."""
+    """Keep the answer to the request that claimed ``key``; ``session_id``: whose content is in it."""
     await connection.execute(
-        "UPDATE idempotency_keys SET status_code = %(status_code)s, response = %(response)s"
+        "UPDATE idempotency_keys SET status_code = %(status_code)s, response = %(response)s, session_id = %(session)s"
         " WHERE workspace_id = %(workspace_id)s AND key = %(key)s",
-        {"workspace_id": workspace_id, "key": key, "status_code": status_code, "response": Json(response)},
+        {
+            "workspace_id": workspace_id,
+            "key": key,
+            "status_code": status_code,
+            "response": Json(response),
+            "session": session_id,
+        },
+    )
+
+
+async def empty(connection: Connection, session_id: str) -> None:
+    """Forget what was answered about a session, but not that it was: a repeated request does nothing again."""
+    await connection.execute(
+        "UPDATE idempotency_keys SET response = %s WHERE session_id = %s",
+        (Json({"type": "session_deleted", "id": session_id}), session_id),
     )
 
 
