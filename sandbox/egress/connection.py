@@ -5,7 +5,6 @@ import contextlib
 import socket
 from dataclasses import dataclass, replace
 
-import h11
 import structlog
 
 from sandbox.egress.audit import Record, UnrecordedError
@@ -14,12 +13,10 @@ from sandbox.egress.channel import SocketChannel, TlsChannel
 from sandbox.egress.contract import AuditSink, PolicySource, SandboxPolicy
 from sandbox.egress.destination import Destination, DestinationError, parse_authority
 from sandbox.egress.exchange import Asked, Exchange
-from sandbox.egress.limits import (
-    LINGER_SECONDS,
-    MAX_LINGER_BYTES,
-)
+from sandbox.egress.heads import RequestHead
+from sandbox.egress.limits import LINGER_SECONDS, MAX_LINGER_BYTES
 from sandbox.egress.pace import RefusalPace
-from sandbox.egress.peers import ClientSide, RequestHead
+from sandbox.egress.peers import ClientSide
 from sandbox.egress.revocation import CutReason, Watch, Watched
 from sandbox.egress.rules import CutError, FailedError, RefusedError, Ruling, judge_destination
 from sandbox.egress.scrub import KnownForms
@@ -80,7 +77,7 @@ class Connection:
             if self._watched.cut is None:
                 raise
             await self._tell_cut(_CUTS[self._watched.cut])
-        except (OSError, UnrecordedError, h11.ProtocolError) as error:
+        except (OSError, UnrecordedError) as error:
             await self._tell_lost(error)
         finally:
             self._services.watch.remove(self._watched)
@@ -321,17 +318,19 @@ def _absolute(target: str) -> tuple[Destination, str]:
 
 
 def _check_host(request: RequestHead, destination: Destination) -> None:
-    for value in request.values(b"host"):
-        text = value.decode("latin-1")
-        # In a CONNECT some clients leave the port out of the Host header, which is then the tunnel's.
-        if request.method == b"CONNECT" and text == destination.host:
-            continue
-        if "@" in text:
-            raise RefusedError("bad_destination", "The Host header holds user information.", status=400)
-        if not destination.is_named_by(text):
-            raise RefusedError(
-                "host_mismatch", f"The Host header names another host than {destination.host}, which was asked for."
-            )
+    value = request.value(b"host")
+    if value is None:
+        return
+    text = value.decode("latin-1")
+    # In a CONNECT some clients leave the port out of the Host header, which is then the tunnel's.
+    if request.method == b"CONNECT" and text == destination.host:
+        return
+    if "@" in text:
+        raise RefusedError("bad_destination", "The Host header holds user information.", status=400)
+    if not destination.is_named_by(text):
+        raise RefusedError(
+            "host_mismatch", f"The Host header names another host than {destination.host}, which was asked for."
+        )
 
 
 def _same_mode(policy: SandboxPolicy, destination: Destination, ruling: Ruling) -> bool:

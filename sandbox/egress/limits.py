@@ -6,6 +6,12 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
 """Five times what browsers send; the cost of one request stays bounded."""
 
+MAX_CHUNK_LINE_BYTES = 256
+"""A chunk's size with its extensions. Those of signed uploads have 85 bytes; nothing else is known to have any."""
+
+MAX_TRAILER_BYTES = 8 * 1024
+"""After the last chunk. Checksums and signatures have a few hundred bytes, and are thrown away."""
+
 MAX_SWAPPED_BODY_BYTES = 256 * 1024
 """A body that may carry a stub is held until it is whole: its length changes. Forms and JSON logins are small."""
 

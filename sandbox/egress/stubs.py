@@ -10,9 +10,8 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from sandbox.egress.contract import GrantedCredential
+from sandbox.egress.heads import Headers
 from sandbox.egress.rules import RefusedError
-
-Headers = list[tuple[bytes, bytes]]
 
 _STUB = re.compile(rb"bhstub_[0-9A-Za-z]{22,}")
 _STUB_TEXT = re.compile(r"bhstub_[0-9A-Za-z]+")

@@ -45,6 +45,7 @@ def _docker(what: str, *edits: tuple[str, str, str], tests: str) -> Removal:
 _DESTINATIONS = "attacks/egress/test_destinations.py"
 _STUBS = "attacks/egress/test_stubs.py"
 _FRAMING = "attacks/egress/test_framing.py"
+_HEADS = "unit/egress/test_heads.py"
 _ANSWERS = "attacks/egress/test_answers.py"
 _ADDRESSES = "attacks/egress/test_addresses.py"
 _LIMITS = "attacks/egress/test_limits.py"
@@ -65,7 +66,7 @@ EGRESS = [
             "    if False:\n", _DESTINATIONS),
     _egress("A-labels are checked", "destination", '        if label.startswith("xn--"):\n', "        if False:\n",
             _DESTINATIONS),
-    _egress("Host = destination", "connection", "        if not destination.is_named_by(text):\n", "        if False:\n",
+    _egress("Host = destination", "connection", "    if not destination.is_named_by(text):\n", "    if False:\n",
             _DESTINATIONS, _FRAMING),
     _egress("SNI = destination", "tunnel", '    if name.lower().removesuffix(".") != host:\n', "    if False:\n",
             _DESTINATIONS),
@@ -110,13 +111,28 @@ EGRESS = [
     _egress("Paths that can be read in two ways", "rules", "    if ruled and (_AMBIGUOUS", "    if False and (_AMBIGUOUS",
             _FRAMING),
     _egress("No TRACE", "rules", '    if method.upper() in {"TRACE", "TRACK", "CONNECT"}:\n', "    if False:\n", _FRAMING),
-    _egress("Bare line ends, folded headers", "peers", "            if _UNCLEAN.search(data,",
-            "            if False and _UNCLEAN.search(data,", _FRAMING),
-    _egress("Length or chunks, not both", "peers", "    if head.is_chunked and (lengths or",
-            "    if False and (lengths or", _FRAMING),
-    _egress("Number of headers", "peers", "    if len(head.headers) > MAX_HEADERS:\n", "    if False:\n", _FRAMING),
-    _egress("Headers of one hop stay behind", "peers", "        dropped = _HOP_BY_HOP | self.tokens(b\"connection\")\n",
+    _egress("Bare line ends, folded headers", "heads", "    if len(found) + 1 != data.count(b\"\\n\", start, end):\n",
+            "    if False:\n", _FRAMING, _HEADS),
+    _egress("A head that cannot become valid is not waited for", "heads",
+            "    if not end and _UNCLEAN.search(data, begun):\n", "    if False:\n", _FRAMING, _HEADS),
+    _egress("Control characters in headers", "heads", '_VALUE = rb"[\\t\\x20-\\x7e\\x80-\\xff]*"',
+            '_VALUE = rb"[^\\r\\n]*"', _FRAMING),
+    _egress("What says the length stands there once", "heads", "        elif lower in _ONCE:\n", "        elif False:\n", _FRAMING),
+    _egress("Length or chunks, not both", "heads", "        if self.length is not None or self.version",
+            "        if False or self.version", _FRAMING),
+    _egress("The length is a number", "heads", "        if length is not None and not _LENGTH.match(length):\n",
+            "        length = (length or b\"\").strip(b\"+\") or None\n        if False:\n", _FRAMING),
+    _egress("No encoding but chunked", "heads", '        if encoding.lower() != b"chunked":\n', "        if False:\n", _FRAMING),
+    _egress("Chunks end where they say", "bodies", '            if not b"\\r\\n".startswith(data[at : at + 2]):\n',
+            "            if False:\n", _FRAMING),
+    _egress("Sizes of chunks are plain numbers", "bodies",
+            "not _CHUNK_BEGUN.fullmatch(data, at):\n", "False:\n", _FRAMING),
+    _egress("Lines between chunks have a limit", "bodies", "len(data) - at >= MAX_CHUNK_LINE_BYTES or ", "", _FRAMING),
+    _egress("Number of headers", "heads", "    if len(found) > MAX_HEADERS:\n", "    if False:\n", _FRAMING),
+    _egress("Size of a head", "heads", "    if (end or len(data)) > limit:\n", "    if False:\n", _FRAMING),
+    _egress("Headers of one hop stay behind", "heads", "        dropped = _NOT_PASSED_ON | self.tokens(b\"connection\")\n",
             "        dropped = set()\n", _FRAMING),
+    _egress("A body's length is said anew", "exchange", "        if length is not None:\n", "        if False:\n", _FRAMING),
     _egress("An upload that is given up ends its connection", "peers",
             "        if data:\n            await self.channel.send(data)\n",
             "        self._is_whole = last\n        if data:\n            await self.channel.send(data)\n",

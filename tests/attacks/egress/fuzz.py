@@ -17,7 +17,7 @@ from typing import Any
 import atheris
 import structlog
 
-with atheris.instrument_imports(include=["h11", "sandbox.egress"], enable_loader_override=False):
+with atheris.instrument_imports(include=["sandbox.egress"], enable_loader_override=False):
     from sandbox.egress.addresses import AddressRules
     from sandbox.egress.certificates import Certificates
     from sandbox.egress.connection import Connection, Services
