@@ -17,7 +17,8 @@ _sizes = st.lists(st.integers(1, 20), max_size=12)
 _pieces = st.lists(
     st.sampled_from(
         [
-            b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\n", b"\r\n", b"\n", b"\r", b"3", b"a", b";", b"x=y", b" ", b"A: b\r\n",
+            b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\n", b"\r\n", b"\n", b"\r",
+            b"3", b"a", b";", b"x=y", b" ", b"A: b\r\n",
             b"003\r\nabc\r\n", b"f" * 16, b"\x00", b"-", b"0x", b"NEXT", b"A : b\r\n",
             b" b\r\n", b"1\n",
         ]
