@@ -58,7 +58,14 @@ class SocketChannel:
         """Return what has come, at most one chunk; one caller at a time."""
         data = None if self._is_dry else self._take()
         if data is None:
-            data = await self._next()
+            waiting = self._waiting = self._loop.create_future()
+            if not self._is_watched:
+                self._is_watched = True
+                self._loop.add_reader(self._descriptor, self._can_be_read)
+            try:
+                data = await waiting
+            finally:
+                self._waiting = None
         self.touched = True
         # Less than asked for: trying again at once would only cost a call.
         self._is_dry = len(data) < CHUNK_BYTES
@@ -140,16 +147,6 @@ class SocketChannel:
         self.touched = True
         return sent
 
-    async def _next(self) -> bytes:
-        waiting = self._waiting = self._loop.create_future()
-        if not self._is_watched:
-            self._is_watched = True
-            self._loop.add_reader(self._descriptor, self._can_be_read)
-        try:
-            return await waiting
-        finally:
-            self._waiting = None
-
     def _can_be_read(self) -> None:
         # Read here, so that the selector need not be told between two reads; only of what nobody waits for.
         waiting = self._waiting
@@ -212,8 +209,9 @@ class TlsChannel:
     async def receive(self) -> bytes:
         """Return what has come, at most one chunk; an end without a goodbye is an end."""
         while True:
-            if not self._is_worth_asking:
-                await self._flush()
+            if not self._is_worth_asking():
+                if self._outgoing.pending:
+                    await self._flush()
                 await self._fill()
             try:
                 return self._tls.read(CHUNK_BYTES)
@@ -223,7 +221,6 @@ class TlsChannel:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
 
-    @property
     def _is_worth_asking(self) -> bool:
         # Asking in vain is an error to OpenSSL, and errors are slow.
         return bool(self._incoming.pending or self._incoming.eof or self._tls.pending())
@@ -232,15 +229,17 @@ class TlsChannel:
         """Return when the kernel has taken everything."""
         for start in range(0, len(data), CHUNK_BYTES):
             self._tls.write(data[start : start + CHUNK_BYTES])
-            await self._flush()
+            # Taken and sent without a pause between: records must leave in the order in which they were made.
+            await self._below.send(self._outgoing.read())
 
     def is_quiet(self) -> bool:
         """Tell whether an idle connection is still usable; a server's late tickets are no reason against it."""
         came = self._below.waiting()
         if came == b"":
             return False
-        self._incoming.write(came or b"")
-        if not self._is_worth_asking:
+        if came:
+            self._incoming.write(came)
+        if not self._is_worth_asking():
             return not self._outgoing.pending
         try:
             self._tls.read(1)
@@ -266,7 +265,6 @@ class TlsChannel:
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
-        # Taken and sent under one lock: records must leave in the order in which they were made.
         if data := self._outgoing.read():
             await self._below.send(data)
 

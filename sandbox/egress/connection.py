@@ -65,6 +65,7 @@ class Connection:
         self._client = ClientSide(self._socket)
         self._forms = KnownForms()
         self._policy: SandboxPolicy | None = None
+        self._ruled: tuple[SandboxPolicy, Destination, Ruling] | None = None
         self._record: Record | None = None
 
     async def run(self) -> None:
@@ -118,8 +119,8 @@ class Connection:
         _check_host(request, destination)
         if not target.startswith("/") or "#" in target:
             raise RefusedError("bad_target", "The request's target is not a path.", status=400)
-        ruling = judge_destination(policy, destination)
-        if tunnel is not None:
+        ruling = self._ruling(policy, destination)
+        if tunnel is not None and ruling.mode != "intercept":
             # Decrypted when a credential was bound: it stays so if there is none any more, without a swap.
             ruling = replace(ruling, mode="intercept")
         exchange = Exchange(
@@ -136,6 +137,12 @@ class Connection:
         self._watched.closed()
         self._watched.deciding()
         await record.end()
+
+    def _ruling(self, policy: SandboxPolicy, destination: Destination) -> Ruling:
+        # A policy never changes, a changed one is another: what one was found to say of a destination stays true.
+        if self._ruled is None or self._ruled[0] is not policy or self._ruled[1] != destination:
+            self._ruled = policy, destination, judge_destination(policy, destination)
+        return self._ruled[2]
 
     async def _connect(self, request: RequestHead) -> None:
         policy = await self._decided_policy()

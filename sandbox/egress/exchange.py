@@ -38,6 +38,8 @@ from sandbox.egress.tunnel import both, relay
 from sandbox.egress.upstream import Dialler, Upstreams
 
 _UNUSABLE = frozenset(b"\r\n\0")
+_OURS = frozenset({b"host"})
+_OURS_IF_READ = frozenset({b"host", b"accept-encoding", b"sec-websocket-extensions"})
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
@@ -133,11 +135,9 @@ class Exchange:
         check_path(asked.target.decode(), bound)
         headers = asked.request.end_to_end()
         body = await self._whole_body() if self._may_swap_body() else None
-        stubs = (
-            mentioned(headers, asked.target)
-            | mentioned_in(asked.request.method)
-            | (mentioned_in(body) if body else set())
-        )
+        stubs = mentioned(headers, asked.request.method + b" " + asked.target)
+        if body:
+            stubs |= mentioned_in(body)
         used = {stub: self._use(stub) for stub in stubs}
         self._used = tuple(used)
         secrets = await self._secrets(used)
@@ -222,9 +222,7 @@ class Exchange:
         return Secret(credential, secret.get_secret_value().encode()) if secret is not None else None
 
     def _final_headers(self, headers: Headers, *, swapped: bool, body: bytes | None) -> Headers:
-        dropped = {b"host"}
-        if self._asked.ruling.mode == "intercept":
-            dropped |= {b"accept-encoding", b"sec-websocket-extensions"}
+        dropped = _OURS_IF_READ if self._asked.ruling.mode == "intercept" else _OURS
         if swapped:
             # Parts of an answer could be asked for so that no part holds the whole secret.
             dropped |= {b"range", b"if-range"}

@@ -18,6 +18,7 @@ _FIELD = re.compile(rb"^(" + _TOKEN + rb"):(" + _VALUE + rb")\r\n", re.MULTILINE
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 # What no valid head holds, however it goes on. A carriage return at the end may still get its line feed.
 _UNCLEAN = re.compile(rb"(?<!\r)\n|\r[^\n]|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_NO_TOKENS = frozenset[bytes]()
 _END = b"\r\n\r\n"
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 # Those of one connection, and those that say where the body ends: whoever passes it on says that anew.
@@ -51,6 +52,9 @@ class Head:
             raise MessageError("its length is not a number")
         self.length = None if length is None else int(length)
         self.is_chunked = self._is_chunked()
+        self._options = self.tokens(b"connection")
+        self.may_be_followed = version == b"1.1" and b"close" not in self._options
+        """Whether the connection stays open for another message."""
 
     def value(self, name: bytes) -> bytes | None:
         """Return a header's value, several of one name as a list with commas; ``name`` in lower case."""
@@ -59,17 +63,12 @@ class Head:
     def tokens(self, name: bytes) -> frozenset[bytes]:
         """Return the parts of a header that is a list, in lower case."""
         value = self._named.get(name)
-        return frozenset() if value is None else frozenset([part.strip().lower() for part in value.split(b",")])
+        return _NO_TOKENS if value is None else frozenset([part.strip().lower() for part in value.split(b",")])
 
     def end_to_end(self) -> Headers:
         """Return the headers without those that concern one connection only, or the body's framing."""
-        dropped = _NOT_PASSED_ON | self.tokens(b"connection")
+        dropped = _NOT_PASSED_ON | self._options
         return [each for each in self.headers if each[0].lower() not in dropped]
-
-    @property
-    def may_be_followed(self) -> bool:
-        """Whether the connection stays open for another message."""
-        return self.version == b"1.1" and b"close" not in self.tokens(b"connection")
 
     def _is_chunked(self) -> bool:
         encoding = self._named.get(b"transfer-encoding")
@@ -105,7 +104,7 @@ class RequestHead(Head):
     @property
     def asks_for_websocket(self) -> bool:
         """Whether it wants to become a WebSocket."""
-        return self.tokens(b"upgrade") == frozenset({b"websocket"}) and b"upgrade" in self.tokens(b"connection")
+        return self.tokens(b"upgrade") == frozenset({b"websocket"}) and b"upgrade" in self._options
 
 
 class AnswerHead(Head):

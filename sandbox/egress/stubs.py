@@ -32,6 +32,7 @@ _CREDENTIAL_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _WHOLE = re.compile(rb'(?:[A-Za-z][A-Za-z-]* +)?(?:[A-Za-z_]+=)?"?(bhstub_[0-9A-Za-z]{22,})"?\Z')
+_BASIC_BEGINS = (b"b", b"B")
 _NO_PASSWORD = frozenset({b"", b"x", b"x-oauth-basic"})
 
 
@@ -46,9 +47,9 @@ class Secret:
 def mentioned(headers: Headers, target: bytes) -> set[bytes]:
     """Return every stub in a request's head, also inside Basic."""
     parts = [target]
-    for name, value in headers:
-        parts += (name, value)
-        if basic := _basic(value):
+    for header in headers:
+        parts += header
+        if header[1][:1] in _BASIC_BEGINS and (basic := _basic(header[1])):
             parts.append(basic)
     return set(_STUB.findall(b"\n".join(parts)))
 
