@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
+from contextvars import Context
 from typing import Protocol
 
 from sandbox.egress.limits import CHUNK_BYTES
@@ -14,6 +16,26 @@ _READS_IN_A_ROW = 16
 
 _ENDED_STATES = frozenset({7, 8})
 """``TCP_CLOSE`` and ``TCP_CLOSE_WAIT`` of the kernel's ``tcp_states.h``: the peer has reset, or closed its side."""
+
+
+class _Arrival(asyncio.Future[bytes]):
+    """What one task waits for. It goes on at once, not a turn of the loop later: the loop itself calls `arrive`."""
+
+    _going_on: Callable[["_Arrival"], object]
+    _context: Context | None = None
+
+    def add_done_callback(self, fn: Callable[["_Arrival"], object], /, *, context: Context | None = None) -> None:
+        """See `asyncio.Future.add_done_callback`."""
+        self._going_on, self._context = fn, context
+        super().add_done_callback(fn, context=context)
+
+    def arrive(self, data: bytes) -> None:
+        """Have the waiting task go on with what has come, until it waits again."""
+        if self._context is None or not self.remove_done_callback(self._going_on):
+            return self.set_result(data)
+        self.set_result(data)
+        self._context.run(self._going_on, self)
+        return None
 
 
 class Channel(Protocol):
@@ -49,7 +71,7 @@ class SocketChannel:
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         self._senders = 0
-        self._waiting: asyncio.Future[bytes] | None = None
+        self._waiting: _Arrival | None = None
         self._is_watched = False
         self._is_dry = True
         self._in_a_row = 0
@@ -58,7 +80,7 @@ class SocketChannel:
         """Return what has come, at most one chunk; one caller at a time."""
         data = None if self._is_dry else self._take()
         if data is None:
-            waiting = self._waiting = self._loop.create_future()
+            waiting = self._waiting = _Arrival(loop=self._loop)
             if not self._is_watched:
                 self._is_watched = True
                 self._loop.add_reader(self._descriptor, self._can_be_read)
@@ -158,7 +180,7 @@ class SocketChannel:
             waiting.set_exception(error)
         else:
             if data is not None:
-                waiting.set_result(data)
+                waiting.arrive(data)
 
     def _take(self) -> bytes | None:
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox.egress.addresses import Endpoint
 from sandbox.egress.audit import Record
@@ -43,8 +43,7 @@ _OURS_IF_READ = frozenset({b"host", b"accept-encoding", b"sec-websocket-extensio
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A request that has been read: what it wants of which destination, under which policy."""
 
     policy: SandboxPolicy
@@ -60,8 +59,7 @@ class Asked:
         return self.request.method.decode()
 
 
-@dataclass(frozen=True)
-class _Outgoing:
+class _Outgoing(NamedTuple):
     """A request as it will be sent. ``body`` is None where it passes in a stream."""
 
     headers: Headers

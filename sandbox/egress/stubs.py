@@ -5,8 +5,8 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 
 from sandbox.egress.contract import GrantedCredential
@@ -36,8 +36,7 @@ _BASIC_BEGINS = (b"b", b"B")
 _NO_PASSWORD = frozenset({b"", b"x", b"x-oauth-basic"})
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(NamedTuple):
     """A granted credential with its secret, for the length of one request."""
 
     credential: GrantedCredential

@@ -140,7 +140,7 @@ EGRESS = [
     _egress("Answers that wait before they are asked for", "channel",
             "        came = self._below.waiting()\n", "        return True\n        came = self._below.waiting()\n",
             _ANSWERS),
-    _egress("Secrets are masked in answers", "scrub", "            if form in data:\n", "            if False:\n",
+    _egress("Secrets are masked in answers", "scrub", "            if form in data:\n                self", "            if False:\n                self",
             _ANSWERS),
     _egress("Secrets across chunk borders", "scrub", "        keep = self._begun(data)\n", "        keep = 0\n", _ANSWERS),
     _egress("Earlier requests' secrets are masked too", "exchange",
