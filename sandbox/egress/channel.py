@@ -31,11 +31,12 @@ class _Arrival(asyncio.Future[bytes]):
 
     def arrive(self, data: bytes) -> None:
         """Have the waiting task go on with what has come, until it waits again."""
-        if self._context is None or not self.remove_done_callback(self._going_on):
-            return self.set_result(data)
+        if self.done():
+            return
+        is_waited_for = self._context is not None and self.remove_done_callback(self._going_on)
         self.set_result(data)
-        self._context.run(self._going_on, self)
-        return None
+        if is_waited_for and self._context is not None:
+            self._context.run(self._going_on, self)
 
 
 class Channel(Protocol):
@@ -141,8 +142,8 @@ class SocketChannel:
     async def readable(self) -> None:
         """Wait until something can be read, without reading it."""
         self._unwatch()
-        ready = self._loop.create_future()
-        self._loop.add_reader(self._descriptor, _wake, ready)
+        ready = _Arrival(loop=self._loop)
+        self._loop.add_reader(self._descriptor, ready.arrive, b"")
         try:
             await ready
         finally:
@@ -150,8 +151,8 @@ class SocketChannel:
 
     async def writable(self) -> None:
         """Wait until something can be written."""
-        ready = self._loop.create_future()
-        self._loop.add_writer(self._descriptor, _wake, ready)
+        ready = _Arrival(loop=self._loop)
+        self._loop.add_writer(self._descriptor, ready.arrive, b"")
         try:
             await ready
         finally:
@@ -289,8 +290,3 @@ class TlsChannel:
     async def _flush(self) -> None:
         if data := self._outgoing.read():
             await self._below.send(data)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -20,7 +20,7 @@ from sandbox.egress.peers import ClientSide
 from sandbox.egress.revocation import CutReason, Watch, Watched
 from sandbox.egress.rules import CutError, FailedError, RefusedError, Ruling, judge_destination
 from sandbox.egress.scrub import KnownForms
-from sandbox.egress.tunnel import HelloError, Pipes, check_server_name, read_hello, splice
+from sandbox.egress.tunnel import Buffers, HelloError, carry, check_server_name, read_hello
 from sandbox.egress.upstream import Dialler, Upstreams
 
 _log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ class Services:
     dialler: Dialler
     certificates: Certificates
     watch: Watch
-    pipes: Pipes
+    buffers: Buffers
 
 
 _CUTS: dict[CutReason, RefusedError] = {
@@ -184,7 +184,7 @@ class Connection:
             self._watched.carrying()
             await upstream.send(received)
             record.bytes_up += len(received)
-            await splice(self._socket, upstream, record=record, pipes=self._services.pipes)
+            await carry(self._socket, upstream, record=record, buffers=self._services.buffers)
         finally:
             self._watched.channels.remove(upstream)
             upstream.close()

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["sandbox.egress"], enable_loader_overri
     from sandbox.egress.pace import RefusalPace
     from sandbox.egress.revocation import Watch
     from sandbox.egress.scrub import forms
-    from sandbox.egress.tunnel import Pipes
+    from sandbox.egress.tunnel import Buffers
     from sandbox.egress.upstream import Dialler, upstream_context
 
 from tests.support.egress import (
@@ -120,7 +120,7 @@ class Target:
         pins = {_BOUND: ("127.0.0.1", self._bound.port), "open.test": ("127.0.0.1", self._open.port)}
         dialler = Dialler(AddressRules(hosts=pins), StaticResolver(), upstream_context(root.file))
         watch = Watch(self._policies)
-        self._services = Services(self._policies, self._audit, dialler, Certificates(), watch, Pipes())
+        self._services = Services(self._policies, self._audit, dialler, Certificates(), watch, Buffers())
         binding = Binding(hosts=[_BOUND], methods=["GET", "POST"], path_prefixes=["/ok"])
         token = GrantedCredential(credential_id="vcrd_fuzz", name="TOKEN", stub=_STUB, binding=binding)
         self._policies.secrets["vcrd_fuzz"] = _SECRET
