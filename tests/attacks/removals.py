@@ -45,6 +45,7 @@ def _docker(what: str, *edits: tuple[str, str, str], tests: str) -> Removal:
 _DESTINATIONS = "attacks/egress/test_destinations.py"
 _STUBS = "attacks/egress/test_stubs.py"
 _FRAMING = "attacks/egress/test_framing.py"
+_BODIES = "unit/egress/test_bodies.py"
 _HEADS = "unit/egress/test_heads.py"
 _ANSWERS = "attacks/egress/test_answers.py"
 _ADDRESSES = "attacks/egress/test_addresses.py"
@@ -127,7 +128,7 @@ EGRESS = [
             "            if False:\n", _FRAMING),
     _egress("Sizes of chunks are plain numbers", "bodies",
             "not _CHUNK_BEGUN.fullmatch(data, at):\n", "False:\n", _FRAMING),
-    _egress("Lines between chunks have a limit", "bodies", "len(data) - at >= MAX_CHUNK_LINE_BYTES or ", "", _FRAMING),
+    _egress("Lines between chunks have a limit", "bodies", "len(data) - at >= MAX_CHUNK_LINE_BYTES or ", "", _BODIES),
     _egress("Number of headers", "heads", "    if len(found) > MAX_HEADERS:\n", "    if False:\n", _FRAMING),
     _egress("Size of a head", "heads", "    if (end or len(data)) > limit:\n", "    if False:\n", _FRAMING),
     _egress("Headers of one hop stay behind", "heads", "        dropped = _NOT_PASSED_ON | self._options\n",
