@@ -63,6 +63,9 @@ _HEADS = (
     "GET /ok HTTP/1.1|Host: API.test.|Authorization: token {stub}|Connection: close",
     "GET /ok HTTP/1.1|Host: {host}|Authorization: Bearer {stub}|X-Note: {stub}",
     "POST / HTTP/1.1|Host: {host}|Transfer-Encoding: chunked||3|abc|21|{stub}|0|",
+    "POST /ok HTTP/1.1|Host: {host}|Transfer-Encoding: chunked||3;a=b|abc|1|d|0;x|X-Checksum: 1|",
+    "POST /ok HTTP/1.1|Host: {host}|Connection: Content-Length|Content-Length: 35||GET /other HTTP/1.1|Host: {host}",
+    "POST /ok HTTP/1.1|Host: {host}|Content-Length: 3|Content-Length: 3|Transfer-Encoding: chunked||abc",
 )
 _OPENINGS = (
     "CONNECT api.test:443 HTTP/1.1|Host: api.test:443",
@@ -78,7 +81,7 @@ _WORDS = (
     _STUB, "bhstub_", "Host: ", "api.test", "open.test", "evil.test", "Content-Length: ", "Authorization: ",
     "Transfer-Encoding: chunked", "Bearer ", "Basic ", "HTTP/1.1", "CONNECT ", "http://", "https://", "%2e",
     "0\\x0d\\x0a\\x0d\\x0a", "\\x0d\\x0a", "\\x0d\\x0a\\x0d\\x0a", "Expect: 100-continue", "Upgrade: websocket",
-    "Connection: close",
+    "Connection: close", "Connection: Content-Length", ";a=b", "X-Checksum: 1",
 )  # fmt: skip
 
 
