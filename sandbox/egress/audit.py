@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import TypedDict
 
 import structlog
 
@@ -11,6 +12,17 @@ from sandbox.egress.rules import RefusedError
 from sandbox.egress.stubs import masked
 
 _log = structlog.get_logger(__name__)
+
+
+class _About(TypedDict):
+    exchange_id: str
+    sandbox_id: str
+    session_id: str
+    workspace_id: str
+    method: str
+    host: str
+    port: int
+    path: str | None
 
 
 class UnrecordedError(Exception):
@@ -24,10 +36,16 @@ class Record:
         self, sink: AuditSink, policy: SandboxPolicy, *, method: str, host: str, port: int, target: str | None
     ):
         self._sink = sink
-        self._policy = policy
-        self._method, self._host, self._port = masked(method)[:32], masked(host), port
-        self._path = None if target is None else masked(target.partition("?")[0])[:MAX_AUDIT_PATH]
-        self._id = os.urandom(16).hex()
+        self._about = _About(
+            exchange_id=os.urandom(16).hex(),
+            sandbox_id=policy.sandbox_id,
+            session_id=policy.session_id,
+            workspace_id=policy.workspace_id,
+            method=masked(method)[:32],
+            host=masked(host),
+            port=port,
+            path=None if target is None else masked(target.partition("?")[0])[:MAX_AUDIT_PATH],
+        )
         self._began = time.perf_counter()
         self.credential: str | None = None
         self.status: int | None = None
@@ -52,15 +70,8 @@ class Record:
 
     def _entry(self, verdict: Verdict, reason: str, message: str, *, ended: bool) -> AuditEntry:
         return AuditEntry(
-            exchange_id=self._id,
+            **self._about,
             ended=ended,
-            sandbox_id=self._policy.sandbox_id,
-            session_id=self._policy.session_id,
-            workspace_id=self._policy.workspace_id,
-            method=self._method,
-            host=self._host,
-            port=self._port,
-            path=self._path,
             credential=self.credential,
             verdict=verdict,
             reason=reason,

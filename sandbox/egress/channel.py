@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
+from contextvars import Context
 from typing import Protocol
 
 from sandbox.egress.limits import CHUNK_BYTES
@@ -14,6 +16,27 @@ _READS_IN_A_ROW = 16
 
 _ENDED_STATES = frozenset({7, 8})
 """``TCP_CLOSE`` and ``TCP_CLOSE_WAIT`` of the kernel's ``tcp_states.h``: the peer has reset, or closed its side."""
+
+
+class _Arrival(asyncio.Future[bytes]):
+    """What one task waits for. It goes on at once, not a turn of the loop later: the loop itself calls `arrive`."""
+
+    _going_on: Callable[["_Arrival"], object]
+    _context: Context | None = None
+
+    def add_done_callback(self, fn: Callable[["_Arrival"], object], /, *, context: Context | None = None) -> None:
+        """See `asyncio.Future.add_done_callback`."""
+        self._going_on, self._context = fn, context
+        super().add_done_callback(fn, context=context)
+
+    def arrive(self, data: bytes) -> None:
+        """Have the waiting task go on with what has come, until it waits again."""
+        if self.done():
+            return
+        is_waited_for = self._context is not None and self.remove_done_callback(self._going_on)
+        self.set_result(data)
+        if is_waited_for and self._context is not None:
+            self._context.run(self._going_on, self)
 
 
 class Channel(Protocol):
@@ -49,7 +72,7 @@ class SocketChannel:
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         self._senders = 0
-        self._waiting: asyncio.Future[bytes] | None = None
+        self._waiting: _Arrival | None = None
         self._is_watched = False
         self._is_dry = True
         self._in_a_row = 0
@@ -58,7 +81,14 @@ class SocketChannel:
         """Return what has come, at most one chunk; one caller at a time."""
         data = None if self._is_dry else self._take()
         if data is None:
-            data = await self._next()
+            waiting = self._waiting = _Arrival(loop=self._loop)
+            if not self._is_watched:
+                self._is_watched = True
+                self._loop.add_reader(self._descriptor, self._can_be_read)
+            try:
+                data = await waiting
+            finally:
+                self._waiting = None
         self.touched = True
         # Less than asked for: trying again at once would only cost a call.
         self._is_dry = len(data) < CHUNK_BYTES
@@ -112,8 +142,8 @@ class SocketChannel:
     async def readable(self) -> None:
         """Wait until something can be read, without reading it."""
         self._unwatch()
-        ready = self._loop.create_future()
-        self._loop.add_reader(self._descriptor, _wake, ready)
+        ready = _Arrival(loop=self._loop)
+        self._loop.add_reader(self._descriptor, ready.arrive, b"")
         try:
             await ready
         finally:
@@ -121,8 +151,8 @@ class SocketChannel:
 
     async def writable(self) -> None:
         """Wait until something can be written."""
-        ready = self._loop.create_future()
-        self._loop.add_writer(self._descriptor, _wake, ready)
+        ready = _Arrival(loop=self._loop)
+        self._loop.add_writer(self._descriptor, ready.arrive, b"")
         try:
             await ready
         finally:
@@ -140,16 +170,6 @@ class SocketChannel:
         self.touched = True
         return sent
 
-    async def _next(self) -> bytes:
-        waiting = self._waiting = self._loop.create_future()
-        if not self._is_watched:
-            self._is_watched = True
-            self._loop.add_reader(self._descriptor, self._can_be_read)
-        try:
-            return await waiting
-        finally:
-            self._waiting = None
-
     def _can_be_read(self) -> None:
         # Read here, so that the selector need not be told between two reads; only of what nobody waits for.
         waiting = self._waiting
@@ -161,7 +181,7 @@ class SocketChannel:
             waiting.set_exception(error)
         else:
             if data is not None:
-                waiting.set_result(data)
+                waiting.arrive(data)
 
     def _take(self) -> bytes | None:
         try:
@@ -212,8 +232,9 @@ class TlsChannel:
     async def receive(self) -> bytes:
         """Return what has come, at most one chunk; an end without a goodbye is an end."""
         while True:
-            if not self._is_worth_asking:
-                await self._flush()
+            if not self._is_worth_asking():
+                if self._outgoing.pending:
+                    await self._flush()
                 await self._fill()
             try:
                 return self._tls.read(CHUNK_BYTES)
@@ -223,7 +244,6 @@ class TlsChannel:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
 
-    @property
     def _is_worth_asking(self) -> bool:
         # Asking in vain is an error to OpenSSL, and errors are slow.
         return bool(self._incoming.pending or self._incoming.eof or self._tls.pending())
@@ -232,15 +252,17 @@ class TlsChannel:
         """Return when the kernel has taken everything."""
         for start in range(0, len(data), CHUNK_BYTES):
             self._tls.write(data[start : start + CHUNK_BYTES])
-            await self._flush()
+            # Taken and sent without a pause between: records must leave in the order in which they were made.
+            await self._below.send(self._outgoing.read())
 
     def is_quiet(self) -> bool:
         """Tell whether an idle connection is still usable; a server's late tickets are no reason against it."""
         came = self._below.waiting()
         if came == b"":
             return False
-        self._incoming.write(came or b"")
-        if not self._is_worth_asking:
+        if came:
+            self._incoming.write(came)
+        if not self._is_worth_asking():
             return not self._outgoing.pending
         try:
             self._tls.read(1)
@@ -266,11 +288,5 @@ class TlsChannel:
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
-        # Taken and sent under one lock: records must leave in the order in which they were made.
         if data := self._outgoing.read():
             await self._below.send(data)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

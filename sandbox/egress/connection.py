@@ -5,7 +5,6 @@ import contextlib
 import socket
 from dataclasses import dataclass, replace
 
-import h11
 import structlog
 
 from sandbox.egress.audit import Record, UnrecordedError
@@ -14,16 +13,14 @@ from sandbox.egress.channel import SocketChannel, TlsChannel
 from sandbox.egress.contract import AuditSink, PolicySource, SandboxPolicy
 from sandbox.egress.destination import Destination, DestinationError, parse_authority
 from sandbox.egress.exchange import Asked, Exchange
-from sandbox.egress.limits import (
-    LINGER_SECONDS,
-    MAX_LINGER_BYTES,
-)
+from sandbox.egress.heads import RequestHead
+from sandbox.egress.limits import LINGER_SECONDS, MAX_LINGER_BYTES
 from sandbox.egress.pace import RefusalPace
-from sandbox.egress.peers import ClientSide, RequestHead
+from sandbox.egress.peers import ClientSide
 from sandbox.egress.revocation import CutReason, Watch, Watched
 from sandbox.egress.rules import CutError, FailedError, RefusedError, Ruling, judge_destination
 from sandbox.egress.scrub import KnownForms
-from sandbox.egress.tunnel import HelloError, Pipes, check_server_name, read_hello, splice
+from sandbox.egress.tunnel import Buffers, HelloError, carry, check_server_name, read_hello
 from sandbox.egress.upstream import Dialler, Upstreams
 
 _log = structlog.get_logger(__name__)
@@ -40,7 +37,7 @@ class Services:
     dialler: Dialler
     certificates: Certificates
     watch: Watch
-    pipes: Pipes
+    buffers: Buffers
 
 
 _CUTS: dict[CutReason, RefusedError] = {
@@ -68,6 +65,7 @@ class Connection:
         self._client = ClientSide(self._socket)
         self._forms = KnownForms()
         self._policy: SandboxPolicy | None = None
+        self._ruled: tuple[SandboxPolicy, Destination, Ruling] | None = None
         self._record: Record | None = None
 
     async def run(self) -> None:
@@ -80,7 +78,7 @@ class Connection:
             if self._watched.cut is None:
                 raise
             await self._tell_cut(_CUTS[self._watched.cut])
-        except (OSError, UnrecordedError, h11.ProtocolError) as error:
+        except (OSError, UnrecordedError) as error:
             await self._tell_lost(error)
         finally:
             self._services.watch.remove(self._watched)
@@ -121,8 +119,8 @@ class Connection:
         _check_host(request, destination)
         if not target.startswith("/") or "#" in target:
             raise RefusedError("bad_target", "The request's target is not a path.", status=400)
-        ruling = judge_destination(policy, destination)
-        if tunnel is not None:
+        ruling = self._ruling(policy, destination)
+        if tunnel is not None and ruling.mode != "intercept":
             # Decrypted when a credential was bound: it stays so if there is none any more, without a swap.
             ruling = replace(ruling, mode="intercept")
         exchange = Exchange(
@@ -139,6 +137,12 @@ class Connection:
         self._watched.closed()
         self._watched.deciding()
         await record.end()
+
+    def _ruling(self, policy: SandboxPolicy, destination: Destination) -> Ruling:
+        # A policy never changes, a changed one is another: what one was found to say of a destination stays true.
+        if self._ruled is None or self._ruled[0] is not policy or self._ruled[1] != destination:
+            self._ruled = policy, destination, judge_destination(policy, destination)
+        return self._ruled[2]
 
     async def _connect(self, request: RequestHead) -> None:
         policy = await self._decided_policy()
@@ -180,7 +184,7 @@ class Connection:
             self._watched.carrying()
             await upstream.send(received)
             record.bytes_up += len(received)
-            await splice(self._socket, upstream, record=record, pipes=self._services.pipes)
+            await carry(self._socket, upstream, record=record, buffers=self._services.buffers)
         finally:
             self._watched.channels.remove(upstream)
             upstream.close()
@@ -321,17 +325,19 @@ def _absolute(target: str) -> tuple[Destination, str]:
 
 
 def _check_host(request: RequestHead, destination: Destination) -> None:
-    for value in request.values(b"host"):
-        text = value.decode("latin-1")
-        # In a CONNECT some clients leave the port out of the Host header, which is then the tunnel's.
-        if request.method == b"CONNECT" and text == destination.host:
-            continue
-        if "@" in text:
-            raise RefusedError("bad_destination", "The Host header holds user information.", status=400)
-        if not destination.is_named_by(text):
-            raise RefusedError(
-                "host_mismatch", f"The Host header names another host than {destination.host}, which was asked for."
-            )
+    value = request.value(b"host")
+    if value is None:
+        return
+    text = value.decode("latin-1")
+    # In a CONNECT some clients leave the port out of the Host header, which is then the tunnel's.
+    if request.method == b"CONNECT" and text == destination.host:
+        return
+    if "@" in text:
+        raise RefusedError("bad_destination", "The Host header holds user information.", status=400)
+    if not destination.is_named_by(text):
+        raise RefusedError(
+            "host_mismatch", f"The Host header names another host than {destination.host}, which was asked for."
+        )
 
 
 def _same_mode(policy: SandboxPolicy, destination: Destination, ruling: Ruling) -> bool:

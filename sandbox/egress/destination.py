@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import idna
@@ -31,7 +31,7 @@ class Destination:
     host: str
     port: int
 
-    @property
+    @cached_property
     def authority(self) -> str:
         """What belongs in the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -44,6 +44,8 @@ class Destination:
 
     def is_named_by(self, authority: str) -> bool:
         """Tell whether an authority, such as a Host header's, means this; a missing port is the scheme's own."""
+        if authority == self.authority:
+            return True
         try:
             return parse_authority(authority, self.scheme, default_port=DEFAULT_PORTS[self.scheme]) == self
         except DestinationError:

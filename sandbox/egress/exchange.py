@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
-
-import h11
+from typing import NamedTuple
 
 from sandbox.egress.addresses import Endpoint
 from sandbox.egress.audit import Record
 from sandbox.egress.channel import Channel
 from sandbox.egress.contract import GrantedCredential, PolicySource, SandboxPolicy
 from sandbox.egress.destination import Destination
+from sandbox.egress.heads import AnswerHead, Head, Headers, MessageError, RequestHead
 from sandbox.egress.limits import MAX_SWAPPED_BODY_BYTES
-from sandbox.egress.peers import ClientSide, Head, RequestHead, UpstreamSide
+from sandbox.egress.peers import ClientSide, UpstreamSide
 from sandbox.egress.revocation import Watched
 from sandbox.egress.rules import (
     FailedError,
@@ -25,7 +24,6 @@ from sandbox.egress.rules import (
 )
 from sandbox.egress.scrub import KnownForms, Scrubber
 from sandbox.egress.stubs import (
-    Headers,
     Secret,
     StubScanner,
     mentioned,
@@ -40,11 +38,12 @@ from sandbox.egress.tunnel import both, relay
 from sandbox.egress.upstream import Dialler, Upstreams
 
 _UNUSABLE = frozenset(b"\r\n\0")
+_OURS = frozenset({b"host"})
+_OURS_IF_READ = frozenset({b"host", b"accept-encoding", b"sec-websocket-extensions"})
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A request that has been read: what it wants of which destination, under which policy."""
 
     policy: SandboxPolicy
@@ -60,8 +59,7 @@ class Asked:
         return self.request.method.decode()
 
 
-@dataclass(frozen=True)
-class _Outgoing:
+class _Outgoing(NamedTuple):
     """A request as it will be sent. ``body`` is None where it passes in a stream."""
 
     headers: Headers
@@ -118,7 +116,7 @@ class Exchange:
         upload = asyncio.create_task(self._upload(upstream)) if self._streams(outgoing) else None
         try:
             await self._answer(upstream, outgoing)
-        except (OSError, h11.RemoteProtocolError) as error:
+        except (OSError, MessageError) as error:
             raise self._refused or self._lost() from error
         finally:
             if upload:
@@ -135,11 +133,9 @@ class Exchange:
         check_path(asked.target.decode(), bound)
         headers = asked.request.end_to_end()
         body = await self._whole_body() if self._may_swap_body() else None
-        stubs = (
-            mentioned(headers, asked.target)
-            | mentioned_in(asked.request.method)
-            | (mentioned_in(body) if body else set())
-        )
+        stubs = mentioned(headers, asked.request.method + b" " + asked.target)
+        if body:
+            stubs |= mentioned_in(body)
         used = {stub: self._use(stub) for stub in stubs}
         self._used = tuple(used)
         secrets = await self._secrets(used)
@@ -149,7 +145,7 @@ class Exchange:
             headers, target = swap_headers(headers, secrets), swap_target(target, secrets)
         refuse_left(headers, asked.request.method + b" " + target)
         if body:
-            body = swap_body(body, b"".join(asked.request.values(b"content-type")[:1]), secrets)
+            body = swap_body(body, asked.request.value(b"content-type") or b"", secrets)
             if mentioned_in(body):
                 raise misplaced()
         headers = self._final_headers(headers, swapped=bool(secrets), body=body)
@@ -224,22 +220,21 @@ class Exchange:
         return Secret(credential, secret.get_secret_value().encode()) if secret is not None else None
 
     def _final_headers(self, headers: Headers, *, swapped: bool, body: bytes | None) -> Headers:
-        dropped = {b"host"}
-        if self._asked.ruling.mode == "intercept":
-            dropped |= {b"accept-encoding", b"sec-websocket-extensions"}
+        dropped = _OURS_IF_READ if self._asked.ruling.mode == "intercept" else _OURS
         if swapped:
             # Parts of an answer could be asked for so that no part holds the whole secret.
             dropped |= {b"range", b"if-range"}
         if body is not None:
-            dropped |= {b"content-length", b"expect"}
+            dropped |= {b"expect"}
         kept = [(name, value) for name, value in headers if name.lower() not in dropped]
         added: Headers = [(b"Host", self._asked.destination.authority.encode())]
         if self._asked.ruling.mode == "intercept":
             added.append((b"Accept-Encoding", b"identity"))
         if self._asked.request.asks_for_websocket:
             added += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        if body is not None:
-            added.append((b"Content-Length", str(len(body)).encode()))
+        length = self._asked.request.length if body is None else len(body)
+        if length is not None:
+            added.append((b"Content-Length", b"%d" % length))
         elif self._asked.request.is_chunked:
             added.append((b"Transfer-Encoding", b"chunked"))
         return added + kept
@@ -296,37 +291,42 @@ class Exchange:
 
     async def _answer(self, upstream: UpstreamSide, outgoing: _Outgoing) -> None:
         scrubber = Scrubber(self._forms.of(outgoing.known))
+        head = await self._head(upstream)
+        while head.status < 200:
+            if head.status == 101:
+                return await self._switch(upstream, head, scrubber)
+            if head.status == 100:
+                self._client.let_send()
+            head = await self._head(upstream)
+        self._begin_answer(head, scrubber, outgoing)
         while True:
-            event = upstream.buffered()
-            if event is h11.NEED_DATA:
-                await self._client.flush()
-                self._record.bytes_down += await upstream.fill()
-            elif isinstance(event, h11.InformationalResponse):
-                if event.status_code == 101:
-                    return await self._switch(upstream, Head(event), scrubber)
-                if event.status_code == 100:
-                    self._client.let_send()
-            elif isinstance(event, h11.Response):
-                self._begin_answer(event, scrubber, outgoing)
-            elif isinstance(event, h11.Data):
-                if data := scrubber.feed(bytes(event.data)):
-                    self._client.add(data)
-            elif isinstance(event, h11.EndOfMessage):
+            data = upstream.body()
+            if data and (data := scrubber.feed(data)):
+                self._client.add(data)
+            if upstream.is_answered:
                 return await self._end_answer(scrubber)
-            else:
-                raise self._lost()
+            await self._fill(upstream)
 
-    def _begin_answer(self, response: h11.Response, scrubber: Scrubber, outgoing: _Outgoing) -> None:
-        self._record.status = response.status_code
-        head = Head(response)
+    async def _head(self, upstream: UpstreamSide) -> AnswerHead:
+        while (head := upstream.head()) is None:
+            await self._fill(upstream)
+        return head
+
+    async def _fill(self, upstream: UpstreamSide) -> None:
+        await self._client.flush()
+        self._record.bytes_down += await upstream.fill()
+
+    def _begin_answer(self, head: AnswerHead, scrubber: Scrubber, outgoing: _Outgoing) -> None:
+        self._record.status = head.status
         if outgoing.secrets and head.tokens(b"content-encoding") - {b"identity", b""}:
             raise FailedError(
                 "encoded_answer",
                 f"Host {self._asked.destination.host} answered in an encoding that cannot be searched for the "
                 "credential, though it was asked not to, so the answer was not passed on.",
             )
-        reason = scrubber.mask(bytes(response.reason))
-        self._client.begin(response.status_code, reason, self._returned(head, scrubber))
+        self._client.begin(
+            head.status, scrubber.mask(head.reason), self._returned(head, scrubber), length=head.length
+        )
 
     def _returned(self, head: Head, scrubber: Scrubber) -> Headers:
         # A host with a credential of ours gives no other: cookies would be a second way to be somebody there.
@@ -345,7 +345,8 @@ class Exchange:
         await self._client.flush()
 
     async def _switch(self, upstream: UpstreamSide, head: Head, scrubber: Scrubber) -> None:
-        if not self._asked.request.asks_for_websocket:
+        # With a body that is still on its way there would be two who read from the client.
+        if not self._asked.request.asks_for_websocket or self._client.wants_more:
             raise self._lost()
         self._record.status = 101
         self._watched.answering = False

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Literal
 
 import structlog
@@ -22,6 +23,14 @@ from sandbox.egress.limits import (
 _log = structlog.get_logger(__name__)
 CutReason = Literal["revoked", "slow_sender", "undecided", "idle", "client_left"]
 StillAllowed = Callable[[SandboxPolicy], bool]
+_Expected = tuple[float, CutReason, bool]
+"""What is waited for: so many seconds, what it is if it does not come, and whether every byte renews the time."""
+
+_HEAD: _Expected = (HEAD_SECONDS, "slow_sender", False)
+_DECISION: _Expected = (DECISION_SECONDS, "undecided", False)
+_BODY: _Expected = (BODY_STALL_SECONDS, "slow_sender", True)
+_BYTES: _Expected = (IDLE_SECONDS, "idle", True)
+_REQUEST: _Expected = (KEEP_ALIVE_SECONDS, "idle", True)
 
 
 class Watched:
@@ -35,32 +44,30 @@ class Watched:
         self.answering = False
         """A client waits for an answer: if it leaves, nobody else does."""
         self._task = task
-        self._time = asyncio.get_running_loop().time
         self._epoch = 0
         self._still_allowed: StillAllowed = lambda _: True
-        self._expected: tuple[float, CutReason] = (HEAD_SECONDS, "slow_sender")
-        self._since = self._time()
-        self._renewed = True
+        self._expected = _HEAD
+        self._since = monotonic()
 
     def reading_head(self) -> None:
         """A head or a handshake has begun: it has a time of its own, however it trickles."""
-        self._expect(HEAD_SECONDS, "slow_sender", renewed=False)
+        self._expected, self._since = _HEAD, monotonic()
 
     def deciding(self) -> None:
         """The store or the audit is asked."""
-        self._expect(DECISION_SECONDS, "undecided", renewed=False)
+        self._expected, self._since = _DECISION, monotonic()
 
     def uploading(self) -> None:
         """A request's body is on its way."""
-        self._expect(BODY_STALL_SECONDS, "slow_sender")
+        self._expected, self._since = _BODY, monotonic()
 
     def carrying(self) -> None:
         """Bytes may move in either direction."""
-        self._expect(IDLE_SECONDS, "idle")
+        self._expected, self._since = _BYTES, monotonic()
 
     def keeping_alive(self) -> None:
         """Nothing is asked at the moment."""
-        self._expect(KEEP_ALIVE_SECONDS, "idle")
+        self._expected, self._since = _REQUEST, monotonic()
 
     def opened(self, policy: SandboxPolicy, still_allowed: StillAllowed) -> None:
         """From now on the decision is made again when the policy has changed."""
@@ -77,15 +84,12 @@ class Watched:
         moved = [channel for channel in self.channels if channel.touched]
         for channel in moved:
             channel.touched = False
-        if moved and self._renewed:
+        seconds, reason, renewed = self._expected
+        if moved and renewed:
             self._since = now
-        elif now - self._since > self._expected[0]:
-            self.end(self._expected[1])
+        elif now - self._since > seconds:
+            self.end(reason)
         return None
-
-    def _expect(self, seconds: float, reason: CutReason, *, renewed: bool = True) -> None:
-        self._expected = (seconds, reason)
-        self._since, self._renewed = self._time(), renewed
 
     def judge(self, policy: SandboxPolicy | None) -> None:
         """Cut what is not allowed any more; ``policy`` None: nothing is."""
@@ -131,13 +135,12 @@ class Watch:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began = monotonic()
             for watched in tuple(self._watched):
                 watched.look(began)
             await self._judge_open()
-            await asyncio.sleep(max(0.0, began + TICK_SECONDS - loop.time()))
+            await asyncio.sleep(max(0.0, began + TICK_SECONDS - monotonic()))
 
     async def _judge_open(self) -> None:
         open_by_sandbox: dict[str, list[Watched]] = defaultdict(list)

@@ -47,7 +47,10 @@ class Scrubber:
 
     def is_clean(self, data: bytes) -> bool:
         """Tell whether nothing in ``data`` would be masked."""
-        return not any(form in data for form in self._forms)
+        for form in self._forms:  # noqa: SIM110 - a generator costs more than what it would go through
+            if form in data:
+                return False
+        return True
 
     def _begun(self, data: bytes) -> int:
         tail = data[-self._window :] if self._window else b""

@@ -15,7 +15,7 @@ from sandbox.egress.contract import AuditSink, PolicySource
 from sandbox.egress.limits import MAX_CONNECTIONS_PER_SANDBOX
 from sandbox.egress.pace import RefusalPace
 from sandbox.egress.revocation import Watch
-from sandbox.egress.tunnel import Pipes
+from sandbox.egress.tunnel import Buffers
 from sandbox.egress.upstream import Dialler, upstream_context
 
 _log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class Proxy:
         chosen = settings or EgressSettings()
         self._watch = Watch(policies)
         dialler = Dialler(chosen.addresses, resolver, upstream_context(chosen.ca_file))
-        self._services = Services(policies, audit, dialler, Certificates(), self._watch, Pipes())
+        self._services = Services(policies, audit, dialler, Certificates(), self._watch, Buffers())
         self._ears: dict[str, _Ear] = {}
         self._watching: asyncio.Task[None] | None = None
 
@@ -61,7 +61,6 @@ class Proxy:
             await self.detach(sandbox_id)
         if self._watching:
             await _cancelled([self._watching])
-        self._services.pipes.close()
 
     def attached(self) -> list[str]:
         """Return the ids of the sandboxes that are listened for."""

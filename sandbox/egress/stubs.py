@@ -5,14 +5,13 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 
 from sandbox.egress.contract import GrantedCredential
+from sandbox.egress.heads import Headers
 from sandbox.egress.rules import RefusedError
-
-Headers = list[tuple[bytes, bytes]]
 
 _STUB = re.compile(rb"bhstub_[0-9A-Za-z]{22,}")
 _STUB_TEXT = re.compile(r"bhstub_[0-9A-Za-z]+")
@@ -33,11 +32,11 @@ _CREDENTIAL_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _WHOLE = re.compile(rb'(?:[A-Za-z][A-Za-z-]* +)?(?:[A-Za-z_]+=)?"?(bhstub_[0-9A-Za-z]{22,})"?\Z')
+_BASIC_BEGINS = (b"b", b"B")
 _NO_PASSWORD = frozenset({b"", b"x", b"x-oauth-basic"})
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(NamedTuple):
     """A granted credential with its secret, for the length of one request."""
 
     credential: GrantedCredential
@@ -47,9 +46,9 @@ class Secret:
 def mentioned(headers: Headers, target: bytes) -> set[bytes]:
     """Return every stub in a request's head, also inside Basic."""
     parts = [target]
-    for name, value in headers:
-        parts += (name, value)
-        if basic := _basic(value):
+    for header in headers:
+        parts += header
+        if header[1][:1] in _BASIC_BEGINS and (basic := _basic(header[1])):
             parts.append(basic)
     return set(_STUB.findall(b"\n".join(parts)))
 

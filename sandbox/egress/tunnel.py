@@ -2,19 +2,17 @@
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import socket
 from collections.abc import Callable, Coroutine, Generator, Iterator
 
 from sandbox.egress.audit import Record
 from sandbox.egress.channel import Channel, SocketChannel
-from sandbox.egress.limits import MAX_CLIENT_HELLO_BYTES, SPLICE_BYTES
+from sandbox.egress.limits import MAX_CLIENT_HELLO_BYTES, TUNNEL_BYTES
 from sandbox.egress.rules import RefusedError
 
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST_NAME = 22, 1, 0, 0
-_SPARE_PIPES = 16
-"""As many tunnels as move data at the same moment on a busy host; more are made and closed as needed."""
+_SPARE_BUFFERS = 16
+"""As many tunnels as move data at the same moment on a busy host; more are made and dropped as needed."""
 
 
 class HelloError(ValueError):
@@ -116,8 +114,8 @@ def check_server_name(name: str | None, host: str) -> None:
         raise RefusedError("server_name_mismatch", f"The TLS connection names another host than {host} (SNI).")
 
 
-async def splice(client: SocketChannel, upstream: SocketChannel, *, record: Record, pipes: "Pipes") -> None:
-    """Pass bytes both ways within the kernel until both sides have ended."""
+async def carry(client: SocketChannel, upstream: SocketChannel, *, record: Record, buffers: "Buffers") -> None:
+    """Pass bytes both ways, unread, until both sides have ended."""
 
     def up(size: int) -> None:
         record.bytes_up += size
@@ -125,7 +123,7 @@ async def splice(client: SocketChannel, upstream: SocketChannel, *, record: Reco
     def down(size: int) -> None:
         record.bytes_down += size
 
-    await both(_splice_one_way(client, upstream, pipes, up), _splice_one_way(upstream, client, pipes, down))
+    await both(_carry_one_way(client, upstream, buffers, up), _carry_one_way(upstream, client, buffers, down))
 
 
 async def relay(source: Channel, sink: Channel, pass_on: Callable[[bytes], bytes]) -> None:
@@ -147,73 +145,54 @@ async def both(*ways: Coroutine[None, None, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _splice_one_way(
-    source: SocketChannel, sink: SocketChannel, pipes: "Pipes", count: Callable[[int], None]
+async def _carry_one_way(
+    source: SocketChannel, sink: SocketChannel, buffers: "Buffers", count: Callable[[int], None]
 ) -> None:
-    while True:
+    size = 1
+    while size:
         await source.readable()
-        with pipes.borrowed() as (reading, writing):
-            while (size := _fill(source, writing)) > 0:
+        with buffers.borrowed() as buffer:
+            while (size := _fill(source, buffer)) > 0:
                 count(size)
-                await _drain(reading, sink, size)
-        if size == 0:
-            with contextlib.suppress(OSError):
-                sink.socket.shutdown(socket.SHUT_WR)
-            return
+                await _drain(buffer[:size], sink)
+    with contextlib.suppress(OSError):
+        sink.socket.shutdown(socket.SHUT_WR)
 
 
-def _fill(source: SocketChannel, writing: int) -> int:
+def _fill(source: SocketChannel, buffer: memoryview) -> int:
     """Return how much came, 0 at the end, -1 if there is nothing now."""
     try:
-        return os.splice(source.socket.fileno(), writing, SPLICE_BYTES)
+        return source.socket.recv_into(buffer)
     except BlockingIOError:
         return -1
 
 
-async def _drain(reading: int, sink: SocketChannel, size: int) -> None:
-    while size:
+async def _drain(view: memoryview, sink: SocketChannel) -> None:
+    while view:
         try:
-            size -= os.splice(reading, sink.socket.fileno(), size)
+            view = view[sink.socket.send(view) :]
         except BlockingIOError:
             await sink.writable()
         sink.touched = True
     await asyncio.sleep(0)
 
 
-class Pipes:
-    """Pipes for data that is on its way; an idle tunnel holds none."""
+class Buffers:
+    """Memory for data that is on its way, used again while it is still cached; an idle tunnel holds none.
+
+    Copying through it is faster than splicing within the kernel, where as much lies between the two sockets as a
+    pipe holds, and has left the cache when it is read.
+    """
 
     def __init__(self) -> None:
-        self._spare: list[tuple[int, int]] = []
+        self._spare: list[memoryview] = []
 
     @contextlib.contextmanager
-    def borrowed(self) -> Generator[tuple[int, int]]:
-        """Lend a pipe; it comes back empty, or not at all."""
-        pipe = self._spare.pop() if self._spare else _new_pipe()
+    def borrowed(self) -> Generator[memoryview]:
+        """Lend a buffer; what was in it is not cleared, only overwritten."""
+        buffer = self._spare.pop() if self._spare else memoryview(bytearray(TUNNEL_BYTES))
         try:
-            yield pipe
-        except BaseException:
-            _close(pipe)
-            raise
-        if len(self._spare) < _SPARE_PIPES:
-            self._spare.append(pipe)
-        else:
-            _close(pipe)
-
-    def close(self) -> None:
-        """Close the pipes that nobody uses."""
-        while self._spare:
-            _close(self._spare.pop())
-
-
-def _new_pipe() -> tuple[int, int]:
-    pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    # Refused to ordinary users who have many pipes; the default size works as well, only slower.
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, SPLICE_BYTES)
-    return pipe
-
-
-def _close(pipe: tuple[int, int]) -> None:
-    for descriptor in pipe:
-        os.close(descriptor)
+            yield buffer
+        finally:
+            if len(self._spare) < _SPARE_BUFFERS:
+                self._spare.append(buffer)

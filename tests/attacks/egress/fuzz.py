@@ -17,7 +17,7 @@ from typing import Any
 import atheris
 import structlog
 
-with atheris.instrument_imports(include=["h11", "sandbox.egress"], enable_loader_override=False):
+with atheris.instrument_imports(include=["sandbox.egress"], enable_loader_override=False):
     from sandbox.egress.addresses import AddressRules
     from sandbox.egress.certificates import Certificates
     from sandbox.egress.connection import Connection, Services
@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["h11", "sandbox.egress"], enable_loader
     from sandbox.egress.pace import RefusalPace
     from sandbox.egress.revocation import Watch
     from sandbox.egress.scrub import forms
-    from sandbox.egress.tunnel import Pipes
+    from sandbox.egress.tunnel import Buffers
     from sandbox.egress.upstream import Dialler, upstream_context
 
 from tests.support.egress import (
@@ -63,6 +63,9 @@ _HEADS = (
     "GET /ok HTTP/1.1|Host: API.test.|Authorization: token {stub}|Connection: close",
     "GET /ok HTTP/1.1|Host: {host}|Authorization: Bearer {stub}|X-Note: {stub}",
     "POST / HTTP/1.1|Host: {host}|Transfer-Encoding: chunked||3|abc|21|{stub}|0|",
+    "POST /ok HTTP/1.1|Host: {host}|Transfer-Encoding: chunked||3;a=b|abc|1|d|0;x|X-Checksum: 1|",
+    "POST /ok HTTP/1.1|Host: {host}|Connection: Content-Length|Content-Length: 35||GET /other HTTP/1.1|Host: {host}",
+    "POST /ok HTTP/1.1|Host: {host}|Content-Length: 3|Content-Length: 3|Transfer-Encoding: chunked||abc",
 )
 _OPENINGS = (
     "CONNECT api.test:443 HTTP/1.1|Host: api.test:443",
@@ -78,7 +81,7 @@ _WORDS = (
     _STUB, "bhstub_", "Host: ", "api.test", "open.test", "evil.test", "Content-Length: ", "Authorization: ",
     "Transfer-Encoding: chunked", "Bearer ", "Basic ", "HTTP/1.1", "CONNECT ", "http://", "https://", "%2e",
     "0\\x0d\\x0a\\x0d\\x0a", "\\x0d\\x0a", "\\x0d\\x0a\\x0d\\x0a", "Expect: 100-continue", "Upgrade: websocket",
-    "Connection: close",
+    "Connection: close", "Connection: Content-Length", ";a=b", "X-Checksum: 1",
 )  # fmt: skip
 
 
@@ -120,7 +123,7 @@ class Target:
         pins = {_BOUND: ("127.0.0.1", self._bound.port), "open.test": ("127.0.0.1", self._open.port)}
         dialler = Dialler(AddressRules(hosts=pins), StaticResolver(), upstream_context(root.file))
         watch = Watch(self._policies)
-        self._services = Services(self._policies, self._audit, dialler, Certificates(), watch, Pipes())
+        self._services = Services(self._policies, self._audit, dialler, Certificates(), watch, Buffers())
         binding = Binding(hosts=[_BOUND], methods=["GET", "POST"], path_prefixes=["/ok"])
         token = GrantedCredential(credential_id="vcrd_fuzz", name="TOKEN", stub=_STUB, binding=binding)
         self._policies.secrets["vcrd_fuzz"] = _SECRET

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.egress import Stage, get
+from tests.support.egress import Stage, get, raw_answer
 
 _HOST = b"Host: api.test\r\n"
 _GET = b"GET / HTTP/1.1\r\n" + _HOST
@@ -31,6 +31,8 @@ async def stub(stage: Stage) -> str:
                      id="chunked-in-1.0"),
         pytest.param(_POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400,
                      id="two-lengths"),
+        pytest.param(_POST + b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd", 400,
+                     id="the-same-length-twice"),
         pytest.param(_POST + b"Content-Length: +4\r\n\r\nabcd", 400, id="signed-length"),
         pytest.param(_POST + b"Content-Length: 4, 5\r\n\r\nabcd", 400, id="length-list"),
         pytest.param(_POST + b"Content-Length: 0x4\r\n\r\nabcd", 400, id="hex-length"),
@@ -94,6 +96,10 @@ async def test_the_same_holds_for_plain_requests(stage: Stage, stub: str, names:
         pytest.param(b"0x5\r\nabcde\r\n0\r\n\r\n", id="prefixed"),
         pytest.param(b"f" * 21 + b"\r\n", id="too-many-digits"),
         pytest.param(b"g\r\n", id="not-a-number"),
+        pytest.param(b"5 \r\nabcde\r\n0\r\n\r\n", id="padded"),
+        pytest.param(b"5;a\x00b\r\nabcde\r\n0\r\n\r\n", id="control-in-extension"),
+        pytest.param(b"5\r\nabcde\r\n0\r\nA: b\n\r\n\r\n", id="bare-line-feed-in-trailer"),
+        pytest.param(b"5\r\nabcde\r\n0\r\nA: " + b"b" * 10_000 + b"\r\n\r\n", id="endless-trailer"),
         pytest.param(b"5;" + b"a" * 300_000 + b"\r\nabcde\r\n0\r\n\r\n", id="endless-extension"),
     ],
 )
@@ -104,8 +110,38 @@ async def test_a_broken_chunk_ends_the_request(stage: Stage, stub: str, body: by
     got = await client.ask(head + body)
     assert got.status in {400, 413, 431}
     entry = await stage.audit.wait()
-    assert (entry.verdict, entry.reason) == ("denied", "malformed_request")
+    assert entry.verdict == "denied"
+    assert entry.reason in {"malformed_request", "head_too_large"}
     assert host.received == [], "the upstream took the request for complete"
+
+
+async def test_a_length_that_is_called_the_hops_own_is_said_anew(stage: Stage, stub: str) -> None:
+    host = await stage.host("api.test")
+    client = await stage.tunnel("api.test")
+    smuggled = get("/smuggled", "evil.test")
+    request = get("/first", "api.test", "Connection: Content-Length", method="POST", body=smuggled)
+    assert (await client.ask(request)).status == 200
+    assert [(each.target, each.body) for each in host.received] == [("/first", smuggled)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="both"
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", id="two-lengths"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: y\r\n Content-Length: 3\r\n\r\nabc", id="folded-header"),
+        pytest.param(b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", id="bare-line-feeds"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc", id="odd-encoding"),
+    ],
+)
+async def test_an_unclear_answer_is_not_passed_on(stage: Stage, stub: str, answer: bytes) -> None:
+    await stage.host("api.test", behaviour=raw_answer(answer))
+    client = await stage.tunnel("api.test")
+    got = await client.ask(get("/", "api.test"))
+    assert (got.status, got.headers["x-bulkhead-reason"]) == (502, "upstream_lost")
+    assert (await stage.audit.wait()).reason == "upstream_lost"
 
 
 async def test_an_unclear_request_after_a_clear_one_is_answered_too(stage: Stage, stub: str) -> None:
