@@ -259,7 +259,7 @@ class TestHost:
         self.connections += 1
         self._writers.add(writer)
         try:
-            while request := await self._read(reader):
+            while request := await self._read(reader, writer):
                 self.received.append(request)
                 await self.behaviour(request, reader, writer)
                 await writer.drain()
@@ -271,7 +271,7 @@ class TestHost:
             self._writers.discard(writer)
             writer.transport.abort() if writer.is_closing() else writer.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> Received | None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Received | None:
         connection = h11.Connection(h11.SERVER)
         request: Received | None = None
         while True:
@@ -285,7 +285,7 @@ class TestHost:
                 headers = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
                 request = Received(event.method.decode(), event.target.decode(), headers)
                 if ("expect", "100-continue") in headers:
-                    await self._go_on(request)
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 if request.header("upgrade"):
                     return request
             elif isinstance(event, h11.Data) and request:
@@ -294,9 +294,6 @@ class TestHost:
                 return request
             else:
                 return None
-
-    async def _go_on(self, request: Received) -> None:
-        return None
 
 
 @dataclass

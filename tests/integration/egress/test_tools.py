@@ -81,10 +81,11 @@ async def test_curl(stage: Stage, run: Run) -> None:
     assert await run("curl", "-sS", "https://open.test/") == "open"
 
 
+@pytest.mark.timeout(60)
 async def test_curl_uploads_with_expectation(stage: Stage, run: Run, tmp_path: Path) -> None:
     host = await stage.host("api.test", behaviour=answer("stored"))
     (tmp_path / "big").write_bytes(b"0123456789abcdef" * 200_000)
-    command = 'curl -sS --expect100-timeout 20 -H "Expect: 100-continue" -H "X-Api-Key: $API_TOKEN" -T big https://api.test/up'
+    command = 'curl -sS --expect100-timeout 200 -H "Expect: 100-continue" -H "X-Api-Key: $API_TOKEN" -T big https://api.test/up'
     assert await run("sh", "-c", command) == "stored"
     assert len(host.received[0].body) == 3_200_000
     assert host.received[0].header("x-api-key") == _SECRET
