@@ -51,6 +51,7 @@ async def update_budget(
     """Change a budget. The sessions that rest because it was spent try to go on, a few in each second."""
 
     async def effect(connection: Connection) -> NamedBudget:
+        resting = await ledger.resting(connection, budget_id)
         before = await budgets.get(connection, budget_id)
         if before.archived_at is not None:
             raise refused("budget_id", "the budget is archived", code="budget_archived", next_step="make a new one")
@@ -60,7 +61,7 @@ async def update_budget(
                 "max_cost_usd", "a budget without a limit binds nobody", next_step="archive the budget instead"
             )
         changed = await budgets.change(connection, budget_id, changes(wanted))
-        await _let_go_on(connection, budget_id)
+        await resuming.want_all(connection, resting, rate_per_second=_RESUMED_PER_SECOND)
         return _wire(changed)
 
     return await exchange.once(effect)
@@ -71,16 +72,12 @@ async def archive_budget(exchange: CurrentExchange, budget_id: str) -> Response:
     """Let a budget bind nobody any more; the sessions that rest because it was spent go on."""
 
     async def effect(connection: Connection) -> NamedBudget:
+        resting = await ledger.resting(connection, budget_id)
         archived = await budgets.archive(connection, budget_id)
-        await _let_go_on(connection, budget_id)
+        await resuming.want_all(connection, resting, rate_per_second=_RESUMED_PER_SECOND)
         return _wire(archived)
 
     return await exchange.once(effect)
-
-
-async def _let_go_on(connection: Connection, budget_id: str) -> None:
-    resting = await ledger.resting(connection, budget_id)
-    await resuming.want_all(connection, resting, rate_per_second=_RESUMED_PER_SECOND)
 
 
 def _wire(record: BudgetRecord) -> NamedBudget:

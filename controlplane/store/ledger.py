@@ -4,9 +4,9 @@ A reservation is what a request's input is likely to cost. It counts as spent wh
 where nobody learned what it came to. So a budget is overshot by the answers that are under way, and by no more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
 
@@ -20,6 +20,9 @@ from controlplane.store.pool import Connection, one, rows
 from harness_adapters.contract import Usage
 
 _CENT = Decimal("0.01")
+
+_BUSY = timedelta(seconds=10)
+"""After which a session tries again that met a budget of which the rest was only reserved."""
 
 Release = Literal["lost", "free"]
 
@@ -114,6 +117,19 @@ async def settle(connection: Connection, session_id: str, request_id: str, usage
     return cost
 
 
+async def release_all(connection: Connection, session_id: str) -> None:
+    """Close every request of a session that still runs as lost, whoever made it: what made it is no more.
+
+    The caller holds the session's row, so that none is reserved meanwhile.
+    """
+    running = await rows(
+        connection,
+        "SELECT id FROM model_requests WHERE session_id = %(id)s AND state = 'running' ORDER BY id",
+        {"id": session_id},
+    )
+    await release(connection, session_id, [row["id"] for row in running], "lost")
+
+
 async def release(connection: Connection, session_id: str, request_ids: Sequence[str], how: Release) -> None:
     """Close requests that brought no answer: `lost` ones are taken to have cost what was reserved for them."""
     for request_id in request_ids:
@@ -151,11 +167,11 @@ async def _session(connection: Connection, turn_id: str) -> DictRow:
         connection,
         "SELECT s.id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens,"
         " a.frozen_at FROM sessions s JOIN turns t ON t.session_id = s.id JOIN agents a ON a.id = s.agent_id"
-        " WHERE t.id = %(turn)s FOR UPDATE OF s",
+        " WHERE t.id = %(turn)s AND t.status = 'running' FOR UPDATE OF s",
         {"turn": turn_id},
     )
     if found is None:
-        raise RefusedError("turn_ended", "the turn's session has been deleted")
+        raise RefusedError("turn_ended", "the turn has ended")
     running = await one(
         connection,
         "SELECT coalesce(sum(reserved_usd), 0) AS reserved_usd, coalesce(sum(reserved_tokens), 0) AS reserved_tokens"
@@ -177,6 +193,8 @@ def _blocked(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced:
     ]
     for max_usd, max_tokens, spent, whose, budget in limits:
         until = budget.period_end if budget else None
+        if not _is_spent(spent, max_usd, max_tokens):
+            until = datetime.now(UTC) + _BUSY
         budget_id = budget.id if budget else None
         if max_usd is not None and not priced:
             message = (
@@ -189,6 +207,12 @@ def _blocked(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced:
         if max_tokens is not None and spent["tokens"] + spent["reserved_tokens"] >= max_tokens:
             return Blocked(f"{whose} of {max_tokens} tokens is spent", budget_id, until)
     return None
+
+
+def _is_spent(spent: Mapping[str, Any], max_usd: Decimal | None, max_tokens: int | None) -> bool:
+    """Say whether a limit is reached without what is only reserved: that may be given back."""
+    reached = max_usd is not None and spent["cost_usd"] >= max_usd
+    return reached or (max_tokens is not None and spent["tokens"] >= max_tokens)
 
 
 async def _running(connection: Connection, request_id: str) -> DictRow | None:
@@ -246,12 +270,15 @@ def shown_cost(cost_usd: Decimal) -> dict[str, Any]:
 
 
 async def resting(connection: Connection, budget_id: str) -> list[str]:
-    """Return the sessions that rest because a budget was spent, the longest resting first."""
+    """Return the sessions that rest because a budget was spent, the longest resting first, and hold them.
+
+    Whoever changes a budget holds its sessions first: `reserve` takes the two in that order.
+    """
     found = await rows(
         connection,
-        "SELECT id FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
+        "SELECT id, updated_at FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
         " AND stop_reason ->> 'type' = 'budget_reached' AND stop_reason ->> 'budget_id' = %(budget)s"
-        " ORDER BY updated_at, id",
+        " ORDER BY id FOR UPDATE",
         {"budget": budget_id},
     )
-    return [row["id"] for row in found]
+    return [row["id"] for row in sorted(found, key=lambda row: row["updated_at"])]

@@ -90,7 +90,7 @@ async def lose_requests(connection: Connection, turn: TurnInput) -> list[NewEven
         "   AND ended.payload ->> 'model_request_start_id' = started.id) ORDER BY started.seq",
         {"turn": turn.turn_id},
     )
-    await ledger.release(connection, turn.session_id, [row["id"] for row in lost], "lost")
+    await ledger.release_all(connection, turn.session_id)
     return [request_lost(row["id"]) for row in lost]
 
 

@@ -87,9 +87,9 @@ async def test_sessions_that_share_a_budget_overshoot_it_by_their_running_reques
     steps = [{"text": f"step {n}", **run("true")} for n in range(12)]
     for session_id in sessions:
         await client.say(session_id, script(*steps, {"text": "done"}))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(90):
         for session_id in sessions:
-            await ended(client, session_id, "budget_reached")
+            await parked_for_good(client, session_id)
     spent = (await client.get(f"/v1/budgets/{budget['id']}"))["spent"]
     ends = [end for session_id in sessions for end in await request_ends(client, session_id)]
     largest = max(sum(end["model_usage"].values()) for end in ends)
@@ -163,6 +163,16 @@ async def ended(client: Client, session_id: str, why: str) -> None:
     while True:
         found = await session(client, session_id)
         if found["status"] == "idle" and (found["stop_reason"] or {}).get("type") == why:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def parked_for_good(client: Client, session_id: str) -> None:
+    """Wait until a session rests for a budget that is spent, and not only reserved by others at that moment."""
+    while True:
+        found = await session(client, session_id)
+        stop = found["stop_reason"] or {}
+        if found["status"] == "idle" and stop.get("type") == "budget_reached" and "until" not in stop:
             return
         await asyncio.sleep(0.1)
 

@@ -107,7 +107,7 @@ async def test_a_failed_turn_that_is_to_be_resumed_is_found(database: Database, 
 async def test_idempotency_keys_are_forgotten_when_they_are_old(database: Database) -> None:
     async with database.transaction(WORKSPACE) as connection:
         await idempotency.claim(connection, WORKSPACE, key="k", request_hashes=[b"h"])
-        await idempotency.record(connection, WORKSPACE, key="k", status_code=200, response={})
+        await idempotency.record(connection, WORKSPACE, key="k", status_code=200, response={}, session_id=None)
     for age, known in ((timedelta(hours=1), True), (NOW, False)):
         async with database.transaction(ALL_WORKSPACES) as connection:
             await idempotency.forget(connection, older_than=age)
