@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import socket
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Sequence
@@ -91,14 +92,18 @@ def tail(log: Path, *, lines: int = 5) -> str:
         return "(no output)"
 
 
+_SERVER_PORTS = range(10_000, 32_768)
+"""From 32768 on Linux gives ports to clients by default: one that is free now may be a connection's in a second."""
+
+
 def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
-    """Return ports that nothing listens on at this moment."""
-    sockets = [socket.create_server((host, 0)) for _ in range(count)]
-    try:
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
+    """Return ports that nothing listens on at this moment, and that no client is given before somebody does."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = secrets.choice(_SERVER_PORTS)
+        if port_is_free(port, host=host):
+            found.add(port)
+    return list(found)
 
 
 def listen_once(host: str, port: int) -> None:
