@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
 from controlplane.api import create_app
 from controlplane.api.follow import POLL_SECONDS
@@ -18,6 +19,7 @@ from .sse import follow, take
 MESSAGE = {"events": [{"type": "user.message", "content": [{"type": "text", "text": "hello"}]}]}
 
 
+@pytest.mark.slow
 async def test_a_stream_outlives_a_restart_of_postgres(tmp_path: Path):
     server = EmbeddedPostgres(tmp_path / "postgres")
     process = await server.start()

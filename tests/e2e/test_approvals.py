@@ -189,6 +189,7 @@ async def test_a_custom_tool_is_run_by_its_client(client: Client) -> None:
     assert (row["state"], row["verdict"], row["decision"]) == ("confirmed", "client", "result")
 
 
+@pytest.mark.slow
 async def test_what_waits_outlives_the_brain(client: Client) -> None:
     session_id = await client.session(tools=[asking("bash")])
     async with client.watching(session_id) as watcher:
@@ -203,6 +204,7 @@ async def test_what_waits_outlives_the_brain(client: Client) -> None:
         assert text(watcher.of("agent.message")[-1]) == "survived"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["brain", "sandboxes", "api"])
 async def test_what_was_allowed_runs_once_whoever_dies(client: Client, part: str) -> None:
     session_id = await client.session(tools=[asking("bash")], config={"provider": "namespace"})

@@ -6,6 +6,8 @@ import signal
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from tests.support.client import Client, run, script, text
 
 
@@ -127,6 +129,7 @@ async def test_an_agents_budget_of_a_day_binds_every_session_of_it_until_the_nex
         await ended(client, first, "end_turn")
 
 
+@pytest.mark.slow
 async def test_a_request_that_was_lost_is_booked_as_its_reservation(client: Client) -> None:
     session_id = await client.session(model=await priced(client, "lost"))
     async with client.watching(session_id) as watcher:

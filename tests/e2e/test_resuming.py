@@ -5,6 +5,8 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from tests.support.client import Client, run, script, text
 from workflows.limits import MAX_TURN_CRASHES
 
@@ -100,6 +102,7 @@ async def resumed_at(client: Client, session_id: str) -> str:
     return [event["processed_at"] for event in listed if event["type"] == "session.status_running"][-1]
 
 
+@pytest.mark.slow
 async def test_a_turn_that_crashes_its_worker_again_and_again_is_parked_with_the_evidence(client: Client) -> None:
     session_id = await client.session()
     slow = {"text": "slow " * 2000, "chunk_chars": 5, "chunk_ms": 100}

@@ -5,6 +5,8 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from tests.support.client import Client, run, script, text
 
 
@@ -112,6 +114,7 @@ async def test_a_delivery_that_is_not_known_is_refused(client: Client) -> None:
     assert "delivery" in error["field"]
 
 
+@pytest.mark.slow
 async def test_what_has_steered_is_not_lost_with_the_brain(client: Client) -> None:
     session_id = await client.session()
     async with client.watching(session_id) as watcher:

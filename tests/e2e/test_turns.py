@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.client import Client, run, script, text
 
@@ -207,6 +208,7 @@ async def test_every_parallel_call_of_an_interrupted_turn_says_how_it_ended(clie
         assert watcher.types[-1] == "session.status_idle"
 
 
+@pytest.mark.slow
 async def test_an_interrupt_holds_when_the_brain_dies_before_it_obeys(client: Client) -> None:
     session_id = await client.session()
     async with client.watching(session_id) as watcher:
