@@ -57,6 +57,8 @@ def _stands(standing: Standing) -> str:
 
 
 def _because(standing: Standing) -> str:
+    if standing.frozen_at is not None:
+        return f"its agent was frozen {_ago(standing, standing.frozen_at)}"
     if standing.failure is not None:
         failure = standing.failure
         return f"{failure.cause} ({failure.status}): {failure.message}"
@@ -111,17 +113,22 @@ def _next_steps(standing: Standing) -> Iterator[str]:
     session = standing.session_id
     if standing.archived_at is not None or standing.status == "terminated":
         yield "create a new session"
+    if standing.frozen_at is not None:
+        yield "thaw its agent with `bulkhead agents thaw`; the session goes on by itself"
     for call in _parked(standing):
         if not call.decided and call.verdict == "ask":
             yield f"decide: `bulkhead approvals allow {call.id}` or `deny`"
         elif not call.decided:
             yield f"send a user.custom_tool_result for {call.id}"
+    stop = standing.stop_reason or {}
+    if stop.get("unpriced"):
+        yield f"set its price: `bulkhead prices set {stop['unpriced']} --input USD --output USD`"
+    if stop.get("type") == "budget_reached" and standing.turn is None:
+        yield "raise the budget or wait for its next period; the session goes on by itself"
     if standing.turn is not None or standing.resume_wanted:
         yield f"wait, or stop it with a user.interrupt; `bulkhead sessions events {session} --follow` shows it work"
     if standing.failure is not None:
         yield f"{standing.failure.next_step} (`bulkhead sessions resume {session}`)"
-    if (standing.stop_reason or {}).get("type") == "budget_reached":
-        yield "raise the budget; the session goes on by itself"
     if standing.waiting:
         yield "wait: the queue is looked at every few seconds; if nothing happens, look at /readyz"
     yield f"send a message: `bulkhead sessions send {session} TEXT`"

@@ -178,6 +178,7 @@ class ContextCompacted(_Frozen):
 
 FailureKind = Literal[
     "budget_reached",
+    "unpriced",
     "agent_frozen",
     "overloaded",
     "rate_limited",

@@ -55,6 +55,7 @@ _NEXT_STEPS: Mapping[Cause, tuple[FailureStatus, str]] = {
     "unreachable": ("exhausted", "see that the provider's base_url can be reached, then resume the session"),
     "unknown": ("exhausted", "resume the session; if it happens again, look at the gateway's log"),
     "budget_reached": ("exhausted", "raise the budget or remove it; the session goes on by itself"),
+    "unpriced": ("terminal", "set the model's price with `bulkhead prices set`; the session goes on by itself"),
     "agent_frozen": ("exhausted", "thaw the agent; the session goes on by itself"),
     "billing": ("terminal", "settle the provider's account, or resume the session with another provider's model"),
     "authentication": ("terminal", "correct the provider's API key and start the gateway again, then resume"),

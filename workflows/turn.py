@@ -108,7 +108,7 @@ class TurnRunner:
                 raise
             return await to_its_end(self._records.end(start, "interrupted", cut=spoken.cut()))
         failure, reason = failures.of_turn(finished), _ENDS[finished.reason]
-        if spoken.given_up == "budget_reached":
+        if spoken.given_up in {"budget_reached", "unpriced"}:
             failure, reason = None, "budget_reached"
         end = self._records.end(
             start,

@@ -52,7 +52,7 @@ async def update_budget(
 
     async def effect(connection: Connection) -> NamedBudget:
         resting = await ledger.resting(connection, budget_id)
-        before = await budgets.get(connection, budget_id)
+        before = await budgets.lock(connection, budget_id)
         if before.archived_at is not None:
             raise refused("budget_id", "the budget is archived", code="budget_archived", next_step="make a new one")
         after = before.model_copy(update=changes(wanted))

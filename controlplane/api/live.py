@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.wire.live import LiveItem, LiveList, LiveStop, LiveStopped, StoppedItem
-from controlplane.store import live
+from controlplane.store import agents, environments, live, sessions
 from controlplane.store.live import Kind, LiveFilter, LiveThing
+from controlplane.store.pool import Connection
 
 router = APIRouter(prefix="/v1/live", tags=["live"])
 
@@ -46,9 +47,10 @@ async def stop_live(exchange: CurrentExchange, wanted: LiveStop = reads(LiveStop
 
     Turns are interrupted, and the sessions go on with what is queued. Repeating it stops what is alive by then.
     """
-    narrowed = LiveFilter(**wanted.model_dump(exclude={"wait_seconds"}))
+    narrowed = LiveFilter(**wanted.model_dump(exclude={"wait_seconds"}, exclude_unset=True))
     began = time.monotonic()
     async with exchange.transaction() as connection:
+        await _check_known(connection, narrowed)
         found = await live.listing(connection, narrowed, limit=_MOST + 1)
         ordered = await live.stop(connection, found[:_MOST])
     for event in ordered:
@@ -57,6 +59,16 @@ async def stop_live(exchange: CurrentExchange, wanted: LiveStop = reads(LiveStop
     data = [StoppedItem(**each.model_dump(), ended_after_ms=ended.get(each.id)) for each in found[:_MOST]]
     answer = LiveStopped(proven=len(ended), unproven=len(data) - len(ended), data=data, has_more=len(found) > _MOST)
     return json_response(answer)
+
+
+async def _check_known(connection: Connection, narrowed: LiveFilter) -> None:
+    """Refuse a filter that names nothing: who stops what is not there believes that it has ended."""
+    if narrowed.session_id is not None:
+        await sessions.last_seq(connection, narrowed.session_id)
+    if narrowed.agent_id is not None:
+        await agents.get(connection, narrowed.agent_id)
+    if narrowed.environment_id is not None:
+        await environments.get(connection, narrowed.environment_id)
 
 
 async def _proofs(

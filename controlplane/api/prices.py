@@ -1,5 +1,7 @@
 """/v1/prices: what models cost where their list price is not known, or not ours."""
 
+from fnmatch import fnmatchcase
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -7,22 +9,29 @@ from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.wire.budgets import ModelPrice, PriceDeleted, PriceSet
 from controlplane.api.wire.common import Page
 from controlplane.prices import Price, Rate
-from controlplane.store import prices
+from controlplane.store import ledger, prices, resuming
 from controlplane.store.pool import Connection
 from controlplane.store.prices import PriceRecord
 
 router = APIRouter(prefix="/v1/prices", tags=["budgets"])
 
+_RESUMED_PER_SECOND = 5.0
 _KINDS = ("input", "output", "cache_read", "cache_write")
 
 
 @router.post("", response_model=ModelPrice)
 async def set_price(exchange: CurrentExchange, wanted: PriceSet = reads(PriceSet)) -> Response:
-    """Set what the models of a pattern cost, from their next request on; the longest pattern that fits counts."""
+    """Set what the models of a pattern cost, from their next request on; the longest pattern that fits counts.
+
+    The sessions that rest because their model had no price go on.
+    """
     given = {kind: getattr(wanted, kind) for kind in _KINDS}
     price = Price(**{kind: Rate(base=amount) for kind, amount in given.items() if amount is not None})
 
     async def effect(connection: Connection) -> ModelPrice:
+        resting = await ledger.resting_unpriced(connection)
+        freed = [session_id for session_id, model in resting if fnmatchcase(model, wanted.model)]
+        await resuming.want_all(connection, freed, rate_per_second=_RESUMED_PER_SECOND)
         return _wire(await prices.put(connection, exchange.workspace_id, model=wanted.model, price=price))
 
     return await exchange.once(effect)

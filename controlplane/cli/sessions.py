@@ -221,6 +221,21 @@ def resume_failed(
         server.output.line(f"More than {limit} match: run the command again for the others.")
 
 
+@app.command("interrupt")
+@connected
+def interrupt(server: Server, session: SessionId) -> None:
+    """Stop the running turn; where none runs, call off a planned resumption."""
+    sent = server.post(f"/v1/sessions/{session}/events", {"events": [{"type": "user.interrupt"}]})
+    server.output.table(sent["data"], ("id", "type", "processed_at"))
+
+
+@app.command("delete")
+@connected
+def delete(server: Server, session: SessionId) -> None:
+    """Delete a session with everything that belongs to it, for good."""
+    server.output.object(server.delete(f"/v1/sessions/{session}"), ("id", "type"))
+
+
 @app.command("archive")
 @connected
 def archive(server: Server, session: SessionId) -> None:

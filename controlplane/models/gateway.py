@@ -132,7 +132,7 @@ class _Gateway:
             try:
                 await self._gate.reserve(turn_id, wanted)
             except RefusedError as refused:
-                status = {"budget_reached": 402, "agent_frozen": 403}.get(refused.code, 409)
+                status = {"budget_reached": 402, "unpriced": 402, "agent_frozen": 403}.get(refused.code, 409)
                 raise _RefusedError(status, refused.message, code=refused.code) from refused
 
     def _route(self, model: str, wire_format: WireFormat) -> Route:

@@ -73,6 +73,12 @@ async def get(connection: Connection, budget_id: str) -> BudgetRecord:
     return BudgetRecord.model_validate(row)
 
 
+async def lock(connection: Connection, budget_id: str) -> BudgetRecord:
+    """Return a budget and keep others from changing it until the caller's transaction ends."""
+    await connection.execute("SELECT FROM budgets WHERE id = %s FOR UPDATE", (budget_id,))
+    return await get(connection, budget_id)
+
+
 async def listing(connection: Connection, *, include_archived: bool) -> list[BudgetRecord]:
     """Return every budget, newest first."""
     query = _SELECT + " WHERE %(archived)s OR b.archived_at IS NULL ORDER BY b.created_at DESC, b.id DESC"
@@ -98,7 +104,7 @@ async def of_session(connection: Connection, agent_id: str, budget_ids: list[str
 
 async def change(connection: Connection, budget_id: str, changes: dict[str, Any]) -> BudgetRecord:
     """Give a budget a new name or new limits."""
-    before = await get(connection, budget_id)
+    before = await lock(connection, budget_id)
     after = before.model_copy(update=changes)
     await connection.execute(
         "UPDATE budgets SET name = %s, max_cost_usd = %s, max_tokens = %s WHERE id = %s",

@@ -48,8 +48,8 @@ class Blocked:
 
 
 class RefusedError(Exception):
-    """A model request that must not be sent; ``code`` is `budget_reached`, `agent_frozen`, `request_repeated`
-    or `turn_ended`."""
+    """A model request that must not be sent; ``code`` is `budget_reached`, `unpriced`, `agent_frozen`,
+    `request_repeated` or `turn_ended`."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -71,7 +71,7 @@ async def reserve(connection: Connection, turn_id: str, wanted: Wanted) -> None:
     price = price or listed(wanted.provider, wanted.upstream_model)
     drawn = await budgets.of_session(connection, session["agent_id"], session["budget_ids"])
     if blocked := _blocked(session, drawn, wanted.model, priced=price is not None):
-        raise RefusedError("budget_reached", blocked.message)
+        raise RefusedError("unpriced" if price is None else "budget_reached", blocked.message)
     reserved = price.cost_usd(Usage(input_tokens=wanted.input_tokens)) if price else Decimal(0)
     spending = [{"budget_id": each.id, "period_start": each.period_start.isoformat()} for each in drawn]
     made = await connection.execute(
@@ -143,7 +143,7 @@ async def release(connection: Connection, session_id: str, request_ids: Sequence
 
 
 async def blocked(connection: Connection, session_id: str) -> Blocked | None:
-    """Return what keeps a session from its next model request, were it to make one now."""
+    """Return what keeps a session from its next model request, were it to make one now, but for a missing price."""
     session = await one(
         connection,
         "SELECT id, workspace_id, agent_id, budget, budget_ids, cost_usd, tokens, 0 AS reserved_usd,"
@@ -153,13 +153,7 @@ async def blocked(connection: Connection, session_id: str) -> Blocked | None:
     if session is None:
         return None
     drawn = await budgets.of_session(connection, session["agent_id"], session["budget_ids"])
-    last = await one(
-        connection,
-        "SELECT price IS NOT NULL AS priced FROM model_requests WHERE session_id = %(id)s"
-        " ORDER BY started_at DESC LIMIT 1",
-        {"id": session_id},
-    )
-    return _blocked(session, drawn, session["model"], priced=last is None or last["priced"])
+    return _blocked(session, drawn, session["model"], priced=True)
 
 
 async def _session(connection: Connection, turn_id: str) -> DictRow:
@@ -167,7 +161,7 @@ async def _session(connection: Connection, turn_id: str) -> DictRow:
         connection,
         "SELECT s.id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens,"
         " a.frozen_at FROM sessions s JOIN turns t ON t.session_id = s.id JOIN agents a ON a.id = s.agent_id"
-        " WHERE t.id = %(turn)s AND t.status = 'running' FOR UPDATE OF s",
+        " WHERE t.id = %(turn)s AND t.status = 'running' FOR UPDATE OF s FOR SHARE OF a",
         {"turn": turn_id},
     )
     if found is None:
@@ -267,6 +261,17 @@ def shown_cost(cost_usd: Decimal) -> dict[str, Any]:
     """Return a cost as a session's usage shows it: in whole cents as the wire format has it, and exactly."""
     cents = (cost_usd / _CENT).quantize(Decimal(1), rounding=ROUND_HALF_UP)
     return {"list_cost": {"amount": str(cents), "currency": "USD"}, "cost_usd": f"{cost_usd.normalize():f}"}
+
+
+async def resting_unpriced(connection: Connection) -> list[tuple[str, str]]:
+    """Return the sessions that rest because their model has no price, each with that model, and hold them."""
+    found = await rows(
+        connection,
+        "SELECT id, stop_reason ->> 'unpriced' AS model FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
+        " AND stop_reason ->> 'unpriced' IS NOT NULL ORDER BY id FOR UPDATE",
+        {},
+    )
+    return [(row["id"], row["model"]) for row in found]
 
 
 async def resting(connection: Connection, budget_id: str) -> list[str]:

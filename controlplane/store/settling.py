@@ -56,15 +56,37 @@ async def settle(
             "failure": Jsonb(recorded(turn, failure)) if failure else None,
         },
     )
+    await _go_on_if_thawed(connection, turn.session_id)
     return TurnResult(reason=reason, more=await more(connection, turn.session_id))
+
+
+async def _go_on_if_thawed(connection: Connection, session_id: str) -> None:
+    """Resume what came to rest in the frost, if the thaw came first: it wakes those that rest already."""
+    thawed = await one(
+        connection,
+        "SELECT a.frozen_at IS NULL AS now FROM sessions s JOIN agents a ON a.id = s.agent_id"
+        " WHERE s.id = %(id)s AND s.failure ->> 'cause' = 'agent_frozen' FOR SHARE OF a",
+        {"id": session_id},
+    )
+    if thawed is not None and thawed["now"]:
+        await resuming.want(connection, session_id)
 
 
 async def _rest(connection: Connection, session_id: str, stop_reason: dict[str, Any]) -> None:
     """Say which budget is spent; one of a day or a month lets the session go on by itself in the next."""
+    unpriced = await one(
+        connection,
+        "SELECT failure ->> 'message' AS message, agent -> 'model' ->> 'id' AS model FROM sessions"
+        " WHERE id = %(id)s AND failure ->> 'cause' = 'unpriced'",
+        {"id": session_id},
+    )
+    if unpriced is not None:
+        stop_reason |= {"message": unpriced["message"], "unpriced": unpriced["model"]}
+        return
     blocked = await ledger.blocked(connection, session_id)
     if blocked is None:
         # It was raised in this moment: what could not be asked before can be asked now.
-        await resuming.want(connection, session_id)
+        await resuming.want(connection, session_id, after_seconds=1)
         return
     stop_reason["message"] = blocked.message
     if blocked.budget_id is not None:

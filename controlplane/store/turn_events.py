@@ -17,6 +17,7 @@ _ERROR_TYPES: Mapping[Cause, str] = {
     "model_request_limit": "unknown_error",
     "harness_failed": "unknown_error",
     "agent_frozen": "unknown_error",
+    "unpriced": "billing_error",
     "worker_crashed": "unknown_error",
     "attempts_failed": "unknown_error",
 }

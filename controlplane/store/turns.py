@@ -243,6 +243,8 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
         session = await lock_session(connection, turn.session_id)
     taken = await takeable(connection, turn.session_id)
     await _mark_taken(connection, taken.passed, position=session.last_seq)
+    if await _called_off(connection, turn.session_id, taken.passed):
+        session = await lock_session(connection, turn.session_id)
     if session.frozen or not (taken.inputs or session.resume_wanted):
         return TurnResult(reason="nothing_to_do")
     await _mark_taken(connection, taken.inputs, position=session.last_seq + 1)
@@ -258,6 +260,16 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
     )
     await events.append(connection, turn.session_id, owned(turn, [NewEvent(type="session.status_running")]))
     return turn
+
+
+async def _called_off(connection: Connection, session_id: str, passed: list[str]) -> bool:
+    """Forget a planned resumption if an interrupt came when nothing ran; say whether it was so."""
+    forgotten = await connection.execute(
+        "UPDATE sessions SET resume_wanted = false, resume_at = NULL WHERE id = %s AND resume_wanted AND EXISTS"
+        " (SELECT FROM events WHERE id = ANY(%s) AND type = 'user.interrupt')",
+        (session_id, passed),
+    )
+    return bool(forgotten.rowcount)
 
 
 async def _mark_taken(connection: Connection, ids: list[str], *, position: int) -> None:

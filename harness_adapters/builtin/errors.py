@@ -28,6 +28,7 @@ _BY_STATUS: dict[int, FailureKind] = {
 }
 _BY_NAME: dict[str, FailureKind] = {
     "budget_reached": "budget_reached",
+    "unpriced": "unpriced",
     "agent_frozen": "agent_frozen",
     "authentication_error": "authentication",
     "permission_error": "authentication",
@@ -107,7 +108,7 @@ def _kind(error: Mapping[str, Any], message: str, *, status: int | None) -> Fail
     named: FailureKind | None = next((_BY_NAME[name] for name in names if name in _BY_NAME), None)
     if phrase and named in {None, "invalid_request"}:
         return phrase
-    if named in {"budget_reached", "agent_frozen", "billing", "context_window"} or status is None:
+    if named in {"budget_reached", "unpriced", "agent_frozen", "billing", "context_window"} or status is None:
         return named or "unknown"
     if status in _BY_STATUS:
         return _BY_STATUS[status]

@@ -74,12 +74,22 @@ async def test_a_message_to_a_session_without_money_waits_for_it_in_the_conversa
         assert text(watcher.of("agent.message")[-1]) == "the second"
 
 
-async def test_a_budget_in_money_does_not_let_a_model_without_a_price_pass(client: Client) -> None:
-    made = await client.session(model="claude-made-up", budget=limit(100))
+async def test_a_model_without_a_price_rests_until_it_has_one(client: Client) -> None:
+    made = await client.session(model="claude-that-quotes-its-key", budget=limit(100))
     async with client.watching(made) as watcher:
         await client.say(made, "hello")
         await watcher.until_idle()
-        assert watcher.events[-1]["stop_reason"]["type"] in {"budget_reached", "retries_exhausted"}
+        stop = watcher.events[-1]["stop_reason"]
+        assert (stop["type"], stop["unpriced"]) == ("budget_reached", "claude-that-quotes-its-key")
+        seen = len(watcher.events)
+        await asyncio.sleep(3)
+        assert len(watcher.events) == seen, "it does not try again by itself"
+        said = await client.get(f"/v1/sessions/{made}/explanation")
+        assert "has no list price" in said["because"]
+        assert "bulkhead prices set claude-that-quotes-its-key" in said["next_step"]
+        await client.post("/v1/prices", {"model": "claude-that-quotes-*", "input": "1", "output": "1"})
+        await watcher.until_idle(times=2)
+        assert watcher.of("session.error")[-1]["error"]["code"] == "authentication"
 
 
 async def test_sessions_that_share_a_budget_overshoot_it_by_their_running_requests_at_most(client: Client) -> None:
@@ -175,7 +185,7 @@ async def parked_for_good(client: Client, session_id: str) -> None:
     while True:
         found = await session(client, session_id)
         stop = found["stop_reason"] or {}
-        if found["status"] == "idle" and stop.get("type") == "budget_reached" and "until" not in stop:
+        if found["status"] == "idle" and "budget_id" in stop and "until" not in stop:
             return
         await asyncio.sleep(0.1)
 

@@ -93,8 +93,17 @@ async def test_a_turn_that_meets_the_frost_comes_to_rest_and_goes_on_with_the_th
 
 
 @pytest.mark.parametrize(
-    "body", [{"kinds": []}, {"kinds": ["planet"]}, {"wait_seconds": 31}, {"wait_seconds": -1}, {"agent": "x"}]
+    "body",
+    [
+        {"kinds": []},
+        {"session_id": None},
+        {"agent_id": "agent_none"},
+        {"kinds": ["planet"]},
+        {"wait_seconds": 31},
+        {"wait_seconds": -1},
+        {"agent": "x"},
+    ],
 )
 async def test_a_stop_that_is_not_understood_stops_nothing(client: Client, body: dict[str, Any]) -> None:
     refused = await client.refused("/v1/live/stop", body)
-    assert refused.status_code == 400
+    assert refused.status_code == (404 if "agent_id" in body else 400)

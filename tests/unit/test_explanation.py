@@ -21,8 +21,8 @@ TURN = RunningTurn(
 def explained(**facts: Any) -> Explanation:
     idle: dict[str, Any] = {
         "session_id": "sesn_1", "now": NOW, "status": "idle", "stop_reason": None, "failure": None,
-        "archived_at": None, "updated_at": NOW - timedelta(hours=3), "resume_wanted": False, "resume_at": None,
-        "waiting": 0, "oldest_waiting_at": None, "turn": None, "calls": [],
+        "archived_at": None, "frozen_at": None, "updated_at": NOW - timedelta(hours=3), "resume_wanted": False,
+        "resume_at": None, "waiting": 0, "oldest_waiting_at": None, "turn": None, "calls": [],
     }  # fmt: skip
     return explain(Standing(**{**idle, **facts}))
 

@@ -37,9 +37,9 @@ class LiveStop(Request):
         description="A `sandbox` ends with its background commands and streams. A `stream` without its sandbox ends"
         " by revoking the session's egress, which stays revoked.",
     )
-    session_id: Reference | None = None
-    agent_id: Reference | None = None
-    environment_id: Reference | None = None
+    session_id: Reference = Field(default="", description="Omit it, or the next two, to narrow nothing.")
+    agent_id: Reference = ""
+    environment_id: Reference = ""
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = Field(
         default=5.0, description="How long to wait for the proof that everything has ended."
     )
