@@ -70,7 +70,8 @@ async def play(bait: Bait, scenario: Scenario, patience: Patience) -> float:
     except (AssertionError, TimeoutError) as error:
         again = f"python -m tests.faults --seed {scenario.seed}"
         real = "" if patience == QUICK else " --real"
-        raise AssertionError(f"{scenario}\nsee it again with: {again}{real}\n{error}") from error
+        why = str(error) or "it never came to its end"
+        raise AssertionError(f"{scenario}\nsee it again with: {again}{real}\n{why}") from error
     return time.monotonic() - began
 
 
