@@ -52,7 +52,9 @@ def cut(stack: Stack, part: Part) -> int:
 
 async def fill(stack: Stack, part: Part, seconds: float) -> None:
     """Leave no free byte on a part's disk for a while."""
-    filler = stack.data_dir / part / "filler"
+    disk = stack.data_dir / part
+    assert disk.is_mount(), f"{disk} has no disk of its own, and the machine's is not to be filled"
+    filler = disk / "filler"
     try:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
