@@ -1,4 +1,6 @@
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint bench soak clean
+
+minutes ?= 60
 
 # Everything that a command needs is installed by the command itself, into .venv.
 setup:
@@ -21,6 +23,11 @@ lint: setup
 
 bench: setup
 	.venv/bin/python -m tests.bench
+
+# Random seeds of the fault matrix with the time-outs of production, then many sessions at once: `make soak minutes=600`.
+soak: setup
+	.venv/bin/python -m tests.faults --minutes $(minutes) --real
+	.venv/bin/python -m tests.soak
 
 clean:
 	rm -rf .venv .venv-mitmproxy .bulkhead .ruff_cache .import_linter_cache .hypothesis

@@ -1,15 +1,25 @@
-"""Timeouts of the durable machinery, each with the reason for its value."""
+"""Timeouts of the durable machinery, each with the reason for its value.
 
+Those that an environment variable may set are read once, when a process starts; every process of an installation has
+the same. They are for tests that cannot wait, and for networks slower than any that was thought of.
+"""
+
+import os
 from datetime import timedelta
+
+
+def _seconds(variable: str, usual: float) -> timedelta:
+    return timedelta(seconds=float(os.environ.get(variable, usual)))
+
 
 TURN_TIMEOUT = timedelta(hours=24)
 """For one attempt; no agent that makes progress should meet it. `MAX_TURN_ATTEMPTS` bounds the attempts."""
 
-TURN_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+TURN_HEARTBEAT_TIMEOUT = _seconds("BULKHEAD_HEARTBEAT_TIMEOUT_SECONDS", 10)
 """The second way to find a dead brain; the first is its lease in Postgres, which ends with its connection. It is what
 finds a turn that Temporal handed to a brain in the moment of its death, before Postgres heard of it."""
 
-WORKFLOW_TASK_TIMEOUT = timedelta(seconds=5)
+WORKFLOW_TASK_TIMEOUT = _seconds("BULKHEAD_WORKFLOW_TASK_TIMEOUT_SECONDS", 5)
 """Likewise for a workflow's next step; far above what a step takes on a busy machine."""
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
@@ -24,11 +34,11 @@ MAX_TURN_ATTEMPTS = 10
 """A turn at one and the same step of which so many workers died, or so many attempts failed, is given up: what is in
 it may be the reason, and it takes others' turns with it each time."""
 
-TOOL_HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+TOOL_HEARTBEAT_TIMEOUT = TURN_HEARTBEAT_TIMEOUT
 TOOL_TIMEOUT = timedelta(hours=4)
 """Above the longest command (an hour, `harness_adapters/toolset`) plus provisioning."""
 
-HOST_PATIENCE = timedelta(seconds=20)
+HOST_PATIENCE = _seconds("BULKHEAD_HOST_PATIENCE_SECONDS", 20)
 """How long a call waits for the host that holds its sandbox before it is looked up again where that is: longer than a
 worker takes to be started again, far shorter than anybody waits for a host that is gone."""
 

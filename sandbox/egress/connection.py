@@ -76,6 +76,8 @@ class Connection:
             await self._serve()
         except asyncio.CancelledError:
             if self._watched.cut is None:
+                # The proxy lets go of this sandbox: what it carried has ended, and somebody may wait for the proof.
+                await self._record_lost()
                 raise
             await self._tell_cut(_CUTS[self._watched.cut])
         except (OSError, UnrecordedError) as error:
@@ -280,6 +282,9 @@ class Connection:
 
     async def _tell_lost(self, error: Exception) -> None:
         _log.info("egress_connection_lost", sandbox_id=self._sandbox_id, error=type(error).__name__)
+        await self._record_lost()
+
+    async def _record_lost(self) -> None:
         if self._record:
             with contextlib.suppress(UnrecordedError):
                 await self._record.end("failed", "connection_lost", "The connection ended before the answer did.")

@@ -7,10 +7,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +16,18 @@ import httpx
 import psutil
 
 from sandbox.docker import docker_available
-from tests.bench import egress, neighbours, sandboxes
+from tests.bench import durability, egress, neighbours, sandboxes
 from tests.bench.figures import Figure, figure, progress, said
+from tests.bench.plane import Bench, call, running, tool_ms
 from tests.bench.provider import BenchProvider
 from tests.support.stack import Stack
+from tests.support.temporal import short_histories
 from tests.support.watch import Watcher
 
 _IDLE_SECONDS = 5
 _REFILL_SECONDS = 2.5
-
-
-class Bench:
-    """Drives one running control plane as a client."""
-
-    def __init__(self, stack: Stack, provider: BenchProvider, http: httpx.AsyncClient):
-        self.stack = stack
-        self.provider = provider
-        self.http = http
-
-    async def session(self, **config: Any) -> str:
-        """Open a session of an agent that the bench provider answers for."""
-        agent = await self._post("/v1/agents", {"name": "bench", "model": "bench/model"})
-        asked = {"name": "bench", "config": {"type": "cloud", **config}}
-        environment = await self._post("/v1/environments", asked)
-        made = await self._post("/v1/sessions", {"agent": agent["id"], "environment_id": environment["id"]})
-        return made["id"]
-
-    async def turn(self, watcher: Watcher, session_id: str, text: str) -> "Turn":
-        """Send one message and wait for the end of its turn."""
-        idle, arrived = watcher.types.count("session.status_idle"), len(self.provider.arrivals)
-        spent = len(self.provider.seconds)
-        sent = time.time()
-        content = [{"type": "text", "text": text}]
-        await self._post(
-            f"/v1/sessions/{session_id}/events", {"events": [{"type": "user.message", "content": content}]}
-        )
-        answered = time.time()
-        await watcher.until_idle(times=idle + 1)
-        ended = time.time()
-        return Turn(
-            post_ms=(answered - sent) * 1000,
-            first_request_ms=(self.provider.arrivals[arrived] - sent) * 1000,
-            total_ms=(ended - sent) * 1000,
-            model_ms=sum(self.provider.seconds[spent:]) * 1000,
-        )
-
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = await self.http.post(path, json=body)
-        response.raise_for_status()
-        return response.json()
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one turn took, as its client sees it."""
-
-    post_ms: float
-    first_request_ms: float
-    total_ms: float
-    model_ms: float
-
-
-def call(name: str, **tool_input: Any) -> str:
-    """A message that makes the bench provider call a tool."""
-    return json.dumps({"name": name, "input": tool_input})
-
-
-def tool_ms(watcher: Watcher) -> float:
-    """Milliseconds from the newest tool call's event to its result's."""
-    use, result = watcher.of("agent.tool_use")[-1], watcher.of("agent.tool_result")[-1]
-    began, ended = (datetime.fromisoformat(event["processed_at"]) for event in (use, result))
-    return (ended - began).total_seconds() * 1000
+_LONG_ENOUGH_SECONDS = 1.5
+"""Temporal holds back a run that continues one of less than a second, and none of thousands of events is so short."""
 
 
 async def turns(bench: Bench, times: int) -> list[Figure]:
@@ -184,28 +123,6 @@ def ready_seconds(stack: Stack, times: int) -> list[float]:
     return found
 
 
-@asynccontextmanager
-async def running(folder: Path, environment: Mapping[str, str]) -> AsyncGenerator[Bench]:
-    """A control plane of its own, with the bench provider as its only real one."""
-    provider = BenchProvider()
-    async with provider.serving() as url:
-        toml = folder / "bulkhead.toml"
-        toml.write_text(f'[providers.bench]\nformat = "anthropic"\nbase_url = "{url}"\nmodels = ["bench/*"]\n')
-        stack = Stack(folder / "data", environment={**environment, "BULKHEAD_CONFIG_FILE": str(toml)})
-        await asyncio.to_thread(_start, stack)
-        headers = {"x-api-key": stack.api_key}
-        try:
-            async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60) as http:
-                yield Bench(stack, provider, http)
-        finally:
-            await asyncio.to_thread(stack.end)
-
-
-def _start(stack: Stack) -> None:
-    stack.start()
-    stack.wait_ready()
-
-
 async def tools(bench: Bench, times: int) -> list[Figure]:
     """The sandbox tools on every provider of this machine, from the tool call's event to its result's."""
     found = await commands(bench, times, "namespace", "≤ 60 p50")
@@ -231,6 +148,30 @@ async def memory_and_start(bench: Bench, _: int) -> list[Figure]:
     return [*found, figure("bulkhead up ready, warm data directory", seconds, unit="s", goal="≤ 8")]
 
 
+async def continuing(times: int) -> list[Figure]:
+    """A turn after which the workflow continues as new each time, beside one after which it does not."""
+    without = await _turns_with_histories(times, events=50_000)
+    continued = await _turns_with_histories(times, events=1)
+    return [figure("turn after the workflow continued as new", continued, floor=said(without, "without"))]
+
+
+async def _turns_with_histories(times: int, *, events: int) -> list[float]:
+    with tempfile.TemporaryDirectory(prefix="bulkhead-bench-") as name:
+        async with short_histories(Path(name), events=events) as address, AsyncExitStack() as opened:
+            plane = running(Path(name), {"BULKHEAD_TEMPORAL_ADDRESS": address})
+            bench = await opened.enter_async_context(plane)
+            session_id = await bench.session()
+            watcher = await opened.enter_async_context(Watcher(bench.stack.url, bench.stack.api_key, session_id))
+            await watcher.until(lambda w: w.connections > 0)
+            found: list[float] = []
+            for _ in range(max(8, times // 5)):
+                await bench.turn(watcher, session_id, "hello")
+                await asyncio.sleep(_LONG_ENOUGH_SECONDS)
+                found.append((await bench.turn(watcher, session_id, "hello")).total_ms)
+                await asyncio.sleep(_LONG_ENOUGH_SECONDS)
+            return found
+
+
 async def proxy(times: int) -> list[Figure]:
     """The egress proxy beside a direct connection and beside mitmproxy."""
     measured = await asyncio.to_thread(lambda: egress.measure(times=times * 40, mitmproxy=egress.mitmdump()))
@@ -240,9 +181,19 @@ async def proxy(times: int) -> list[Figure]:
 PLANES = (
     ({"BULKHEAD_WARM_SANDBOXES": "0"}, {"turns": turns, "tools": tools, "rest": memory_and_start}),
     ({"BULKHEAD_WARM_SANDBOXES": "1"}, {"warm": warm}),
+    (
+        {"BULKHEAD_WARM_SANDBOXES": "1"},
+        {
+            "appends": durability.appends,
+            "fan-out": durability.fan_out,
+            "interrupts": durability.interrupts,
+            "stopping": durability.stopping,
+            "failover": durability.failover,
+        },
+    ),
 )
 OF_CONTROL_PLANE = [name for _, parts in PLANES for name in parts]
-ALONE = {"sandboxes": sandboxes.measure, "neighbours": neighbours.measure, "egress": proxy}
+ALONE = {"sandboxes": sandboxes.measure, "neighbours": neighbours.measure, "egress": proxy, "continuing": continuing}
 
 
 async def measure(times: int, only: list[str]) -> list[Figure]:

@@ -29,6 +29,12 @@ def p95(values: list[float]) -> float:
     return ordered[round(0.95 * (len(ordered) - 1))]
 
 
+def p99(values: list[float]) -> float:
+    """Return the value that one in a hundred exceeds."""
+    ordered = sorted(values)
+    return ordered[round(0.99 * (len(ordered) - 1))]
+
+
 def said(values: list[float], what: str) -> str:
     """A floor, as the report shows it."""
     return f"{what} {statistics.median(values):.1f} ms"

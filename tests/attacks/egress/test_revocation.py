@@ -101,6 +101,15 @@ async def test_an_open_stream_is_cut(stage: Stage, kind: str, change: Change) ->
     assert entry.credential == (None if kind == "tunnel" else "API_TOKEN")
 
 
+@pytest.mark.parametrize("kind", ["stream", "websocket", "upload", "tunnel"])
+async def test_the_end_of_what_a_sandbox_had_open_is_recorded_when_it_is_let_go(stage: Stage, kind: str) -> None:
+    """A sandbox that is stopped is often let go before anybody has looked whether it is still allowed anything."""
+    await _open(stage, kind)
+    await stage.proxy.detach("sbx_a")
+    (entry,) = stage.audit.ended
+    assert (entry.verdict, entry.reason) == ("failed", "connection_lost")
+
+
 async def test_who_has_been_refused_often_is_still_cut_at_once(stage: Stage) -> None:
     client, _ = await _open(stage, "stream")
     knocking = [asyncio.create_task(_knock(stage)) for _ in range(REFUSALS_AT_ONCE + 60)]
