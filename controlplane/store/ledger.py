@@ -45,6 +45,7 @@ class Blocked:
     message: str
     budget_id: str | None = None
     until: datetime | None = None
+    unpriced: bool = False
 
 
 class RefusedError(Exception):
@@ -71,7 +72,7 @@ async def reserve(connection: Connection, turn_id: str, wanted: Wanted) -> None:
     price = price or listed(wanted.provider, wanted.upstream_model)
     drawn = await budgets.of_session(connection, session["agent_id"], session["budget_ids"])
     if blocked := _blocked(session, drawn, wanted.model, priced=price is not None):
-        raise RefusedError("unpriced" if price is None else "budget_reached", blocked.message)
+        raise RefusedError("unpriced" if blocked.unpriced else "budget_reached", blocked.message)
     reserved = price.cost_usd(Usage(input_tokens=wanted.input_tokens)) if price else Decimal(0)
     spending = [{"budget_id": each.id, "period_start": each.period_start.isoformat()} for each in drawn]
     made = await connection.execute(
@@ -195,7 +196,7 @@ def _blocked(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced:
                 f"{whose} is in money, and the model {model!r} has no list price;"
                 " set one with `bulkhead prices set`, or remove the budget"
             )
-            return Blocked(message, budget_id)
+            return Blocked(message, budget_id, unpriced=True)
         if max_usd is not None and spent["cost_usd"] + spent["reserved_usd"] >= max_usd:
             return Blocked(f"{whose} of ${max_usd.normalize():f} is spent", budget_id, until)
         if max_tokens is not None and spent["tokens"] + spent["reserved_tokens"] >= max_tokens:
