@@ -126,7 +126,7 @@ def _next_steps(standing: Standing) -> Iterator[str]:
     if stop.get("type") == "budget_reached" and standing.turn is None:
         yield "raise the budget or wait for its next period; the session goes on by itself"
     if standing.turn is not None or standing.resume_wanted:
-        yield f"wait, or stop it with a user.interrupt; `bulkhead sessions events {session} --follow` shows it work"
+        yield f"wait, or stop it: `bulkhead sessions interrupt {session}`; `events --follow` shows it work"
     if standing.failure is not None:
         yield f"{standing.failure.next_step} (`bulkhead sessions resume {session}`)"
     if standing.waiting:

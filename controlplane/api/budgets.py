@@ -7,7 +7,7 @@ from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.wire.budgets import BudgetCreate, BudgetUpdate, NamedBudget, Spent, changes
 from controlplane.api.wire.common import Page
-from controlplane.store import agents, budgets, ledger, resuming
+from controlplane.store import agents, budgets, resuming
 from controlplane.store.budgets import BudgetContent, BudgetRecord
 from controlplane.store.pool import Connection
 
@@ -48,10 +48,11 @@ async def get_budget(exchange: CurrentExchange, budget_id: str) -> Response:
 async def update_budget(
     exchange: CurrentExchange, budget_id: str, wanted: BudgetUpdate = reads(BudgetUpdate)
 ) -> Response:
-    """Change a budget. The sessions that rest because it was spent try to go on, a few in each second."""
+    """Change a budget. With other limits the sessions that rest because it was spent try to go on, a few a second."""
 
     async def effect(connection: Connection) -> NamedBudget:
-        resting = await ledger.resting(connection, budget_id)
+        limits = wanted.model_fields_set & {"max_cost_usd", "max_tokens"}
+        resting = await resuming.resting(connection, budget_id) if limits else []
         before = await budgets.lock(connection, budget_id)
         if before.archived_at is not None:
             raise refused("budget_id", "the budget is archived", code="budget_archived", next_step="make a new one")
@@ -72,7 +73,7 @@ async def archive_budget(exchange: CurrentExchange, budget_id: str) -> Response:
     """Let a budget bind nobody any more; the sessions that rest because it was spent go on."""
 
     async def effect(connection: Connection) -> NamedBudget:
-        resting = await ledger.resting(connection, budget_id)
+        resting = await resuming.resting(connection, budget_id)
         archived = await budgets.archive(connection, budget_id)
         await resuming.want_all(connection, resting, rate_per_second=_RESUMED_PER_SECOND)
         return _wire(archived)

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.wire.budgets import ModelPrice, PriceDeleted, PriceSet
 from controlplane.api.wire.common import Page
+from controlplane.api.wire.prices import ModelPrice, PriceDeleted, PriceSet
 from controlplane.prices import Price, Rate
-from controlplane.store import ledger, prices, resuming
+from controlplane.store import prices, resuming
 from controlplane.store.pool import Connection
 from controlplane.store.prices import PriceRecord
 
@@ -29,7 +29,7 @@ async def set_price(exchange: CurrentExchange, wanted: PriceSet = reads(PriceSet
     price = Price(**{kind: Rate(base=amount) for kind, amount in given.items() if amount is not None})
 
     async def effect(connection: Connection) -> ModelPrice:
-        resting = await ledger.resting_unpriced(connection)
+        resting = await resuming.resting_unpriced(connection)
         freed = [session_id for session_id, model in resting if fnmatchcase(model, wanted.model)]
         await resuming.want_all(connection, freed, rate_per_second=_RESUMED_PER_SECOND)
         return _wire(await prices.put(connection, exchange.workspace_id, model=wanted.model, price=price))

@@ -20,6 +20,7 @@ from controlplane.cli import (
     files,
     keys,
     live,
+    prices,
     rules,
     sandbox,
     serve,
@@ -43,7 +44,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(live.app, name="live")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")
-app.add_typer(budgets.prices, name="prices")
+app.add_typer(prices.app, name="prices")
 app.add_typer(rules.app, name="rules")
 app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")

@@ -1,4 +1,4 @@
-"""``bulkhead budgets`` and ``bulkhead prices``."""
+"""``bulkhead budgets``."""
 
 from typing import Annotated, Any
 
@@ -8,11 +8,9 @@ from controlplane.cli.definition import resolve
 from controlplane.cli.server import Server, connected
 
 app = typer.Typer(help="What sessions may cost together.", no_args_is_help=True)
-prices = typer.Typer(help="What models cost, where their list price is not known or not yours.", no_args_is_help=True)
 
 _COLUMNS = ("id", "name", "agent_id", "period", "max_cost_usd", "max_tokens", "spent.cost_usd", "spent.tokens")
 _FIELDS = (*_COLUMNS, "period_end", "created_at", "archived_at")
-_PRICE_COLUMNS = ("id", "model", "input", "output", "cache_read", "cache_write")
 
 MaxCost = Annotated[str | None, typer.Option("--max-cost-usd", help="US dollars, as 25.00.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Tokens of any kind.")]
@@ -70,34 +68,3 @@ def change(server: Server, budget: str, max_cost_usd: MaxCost = None, max_tokens
 def archive(server: Server, budget: str) -> None:
     """Let a budget bind nobody any more."""
     server.output.object(server.post(f"/v1/budgets/{budget}/archive"), _FIELDS)
-
-
-@prices.command("set")
-@connected
-def set_price(
-    server: Server,
-    model: Annotated[str, typer.Argument(help="A model's name, or a glob pattern.")],
-    *,
-    input_rate: Annotated[str, typer.Option("--input", help="US dollars per million tokens.")],
-    output_rate: Annotated[str, typer.Option("--output", help="US dollars per million tokens.")],
-    cache_read: Annotated[str | None, typer.Option("--cache-read", help="As input, if omitted.")] = None,
-    cache_write: Annotated[str | None, typer.Option("--cache-write", help="As input, if omitted.")] = None,
-) -> None:
-    """Set what a model costs; it precedes the list price."""
-    rates = {"input": input_rate, "output": output_rate, "cache_read": cache_read, "cache_write": cache_write}
-    given = {key: value for key, value in rates.items() if value is not None}
-    server.output.object(server.post("/v1/prices", {"model": model, **given}), _PRICE_COLUMNS)
-
-
-@prices.command("list")
-@connected
-def show_prices(server: Server) -> None:
-    """List the prices that were set."""
-    server.output.table(server.get("/v1/prices")["data"], _PRICE_COLUMNS)
-
-
-@prices.command("delete")
-@connected
-def delete_price(server: Server, price: str) -> None:
-    """Remove a price; the list price holds again."""
-    server.output.object(server.delete(f"/v1/prices/{price}"), ("id",))

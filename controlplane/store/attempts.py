@@ -6,8 +6,11 @@ from controlplane.store.pool import Connection, one, rows
 from controlplane.store.workers import living
 from workflows.contracts import TurnInput
 from workflows.failures import Attempt, Failure, of_attempts
+from workflows.history import COMPACTED
 
-_PROGRESS = ["agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use", "agent.tool_result"]
+_PROGRESS = [
+    "agent.message", "agent.thinking", "agent.tool_use", "agent.custom_tool_use", "agent.tool_result", COMPACTED,
+]  # fmt: skip
 
 _CUT_OFF = "lost its connection to Postgres or Temporal"
 

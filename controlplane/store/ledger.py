@@ -187,9 +187,9 @@ def _blocked(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced:
         ),
     ]
     for max_usd, max_tokens, spent, whose, budget in limits:
-        until = budget.period_end if budget else None
-        if not _is_spent(spent, max_usd, max_tokens):
-            until = datetime.now(UTC) + _BUSY
+        is_spent = _is_spent(spent, max_usd, max_tokens)
+        until = (budget.period_end if budget else None) if is_spent else datetime.now(UTC) + _BUSY
+        how = "is spent" if is_spent else "is taken by requests that run now"
         budget_id = budget.id if budget else None
         if max_usd is not None and not priced:
             message = (
@@ -198,9 +198,9 @@ def _blocked(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced:
             )
             return Blocked(message, budget_id, unpriced=True)
         if max_usd is not None and spent["cost_usd"] + spent["reserved_usd"] >= max_usd:
-            return Blocked(f"{whose} of ${max_usd.normalize():f} is spent", budget_id, until)
+            return Blocked(f"{whose} of ${max_usd.normalize():f} {how}", budget_id, until)
         if max_tokens is not None and spent["tokens"] + spent["reserved_tokens"] >= max_tokens:
-            return Blocked(f"{whose} of {max_tokens} tokens is spent", budget_id, until)
+            return Blocked(f"{whose} of {max_tokens} tokens {how}", budget_id, until)
     return None
 
 
@@ -262,29 +262,3 @@ def shown_cost(cost_usd: Decimal) -> dict[str, Any]:
     """Return a cost as a session's usage shows it: in whole cents as the wire format has it, and exactly."""
     cents = (cost_usd / _CENT).quantize(Decimal(1), rounding=ROUND_HALF_UP)
     return {"list_cost": {"amount": str(cents), "currency": "USD"}, "cost_usd": f"{cost_usd.normalize():f}"}
-
-
-async def resting_unpriced(connection: Connection) -> list[tuple[str, str]]:
-    """Return the sessions that rest because their model has no price, each with that model, and hold them."""
-    found = await rows(
-        connection,
-        "SELECT id, stop_reason ->> 'unpriced' AS model FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
-        " AND stop_reason ->> 'unpriced' IS NOT NULL ORDER BY id FOR UPDATE",
-        {},
-    )
-    return [(row["id"], row["model"]) for row in found]
-
-
-async def resting(connection: Connection, budget_id: str) -> list[str]:
-    """Return the sessions that rest because a budget was spent, the longest resting first, and hold them.
-
-    Whoever changes a budget holds its sessions first: `reserve` takes the two in that order.
-    """
-    found = await rows(
-        connection,
-        "SELECT id, updated_at FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
-        " AND stop_reason ->> 'type' = 'budget_reached' AND stop_reason ->> 'budget_id' = %(budget)s"
-        " ORDER BY id FOR UPDATE",
-        {"budget": budget_id},
-    )
-    return [row["id"] for row in sorted(found, key=lambda row: row["updated_at"])]

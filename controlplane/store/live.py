@@ -83,9 +83,9 @@ async def stop(connection: Connection, things: Sequence[LiveThing]) -> list[Even
     what is kept of it is kept. Where only a stream is to end, its session's egress is revoked, and stays so.
     """
     ordered: list[Event] = []
-    by_session = {
-        each.session_id: {thing.kind for thing in things if thing.session_id == each.session_id} for each in things
-    }
+    by_session: dict[str, set[Kind]] = {}
+    for each in things:
+        by_session.setdefault(each.session_id, set()).add(each.kind)
     for session_id, kinds in sorted(by_session.items()):
         await connection.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", (session_id,))
         if kinds & {"turn", "command"}:
@@ -125,6 +125,4 @@ async def alive(connection: Connection, things: Sequence[LiveThing]) -> set[str]
         """,
         {"ids": [each.id for each in things]},
     )
-    return {row["id"] if "id" in row else row["exchange_id"] for row in still} | (
-        set(sandboxes) - {row["id"] for row in quiet}
-    )
+    return {row["id"] for row in still} | (set(sandboxes) - {row["id"] for row in quiet})

@@ -1,4 +1,4 @@
-"""Failed sessions that are to be tried again: which, and when."""
+"""Sessions whose last turn came to rest before it was done, and that are to be tried again: which, and when."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -40,6 +40,32 @@ async def failed(connection: Connection, narrowed: FailedFilter, *, limit: int) 
         {**narrowed.model_dump(), "limit": limit},
     )
     return [row["id"] for row in found]
+
+
+async def resting(connection: Connection, budget_id: str) -> list[str]:
+    """Return the sessions that rest because a budget was spent, the longest resting first, and hold them.
+
+    Whoever changes a budget holds its sessions first: `ledger.reserve` takes the two in that order.
+    """
+    found = await rows(
+        connection,
+        "SELECT id, updated_at FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
+        " AND stop_reason ->> 'type' = 'budget_reached' AND stop_reason ->> 'budget_id' = %(budget)s"
+        " ORDER BY id FOR UPDATE",
+        {"budget": budget_id},
+    )
+    return [row["id"] for row in sorted(found, key=lambda row: row["updated_at"])]
+
+
+async def resting_unpriced(connection: Connection) -> list[tuple[str, str]]:
+    """Return the sessions that rest because their model has no price, each with that model, and hold them."""
+    found = await rows(
+        connection,
+        "SELECT id, stop_reason ->> 'unpriced' AS model FROM sessions WHERE status = 'idle' AND archived_at IS NULL"
+        " AND stop_reason ->> 'unpriced' IS NOT NULL ORDER BY id FOR UPDATE",
+        {},
+    )
+    return [(row["id"], row["model"]) for row in found]
 
 
 async def want(

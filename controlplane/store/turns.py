@@ -305,7 +305,9 @@ async def _go_on(connection: Connection, turn: TurnInput, attempt: int) -> None:
         NewEvent(type="session.status_running"),
     ]
     await events.append(connection, turn.session_id, owned(turn, again))
-    await connection.execute("UPDATE sessions SET status = 'running' WHERE id = %s", (turn.session_id,))
+    await connection.execute(
+        "UPDATE sessions SET status = 'running', failure = NULL WHERE id = %s", (turn.session_id,)
+    )
 
 
 async def _logged(

@@ -153,6 +153,26 @@ async def test_a_request_that_was_lost_is_booked_as_its_reservation(client: Clie
     assert Decimal(usage["cost_usd"]) > Decimal(ends[1]["cost_usd"])
 
 
+async def test_a_new_name_lets_nobody_go_on_and_is_not_lost_to_a_new_limit(client: Client) -> None:
+    budget = await client.post("/v1/budgets", {"name": "first", "max_tokens": 1})
+    path, session_id = f"/v1/budgets/{budget['id']}", await client.session(budget_ids=[budget["id"]])
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"text": "one"}, {"text": "never"}))
+        await watcher.until_idle()
+        await client.say(session_id, script({"text": "two"}))
+        await watcher.until_idle(times=2)
+        await client.post(path, {"name": "second"})
+        await asyncio.sleep(3)
+        assert watcher.types.count("session.status_idle") == 2
+        for n in range(10):
+            changes = ({"name": f"name {n}"}, {"max_tokens": 100_000 + n})
+            await asyncio.gather(*(client.post(path, change) for change in changes))
+            found = await client.get(path)
+            assert (found["name"], found["max_tokens"]) == (f"name {n}", 100_000 + n)
+        await watcher.until_idle(times=3)
+        assert text(watcher.of("agent.message")[-1]) == "two"
+
+
 async def test_budgets_and_prices_say_what_is_wrong_with_them(client: Client) -> None:
     for path, body, field in (
         ("/v1/budgets", {"name": "none"}, None),

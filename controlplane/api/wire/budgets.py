@@ -1,4 +1,4 @@
-"""Budgets and prices on the wire. Amounts of money are US dollars, as decimal strings."""
+"""Budgets on the wire. Amounts of money are US dollars, as decimal strings."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -10,8 +10,7 @@ from controlplane.api.wire.common import Answer, Reference, Request
 from controlplane.store.budgets import Period
 
 _Dollars = Annotated[Decimal, Field(strict=False, ge=0, le=1_000_000_000, max_digits=19, decimal_places=9)]
-_Rate = Annotated[Decimal, Field(strict=False, ge=0, le=1_000_000, max_digits=16, decimal_places=8)]
-_Shown = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount.normalize():f}", return_type=str)]
+Shown = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount.normalize():f}", return_type=str)]
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**53)]
@@ -44,9 +43,9 @@ class BudgetUpdate(Request):
 class Spent(Answer):
     """What was spent in the present period, and what the requests that run now have reserved."""
 
-    cost_usd: _Shown
+    cost_usd: Shown
     tokens: int
-    reserved_usd: _Shown
+    reserved_usd: Shown
     reserved_tokens: int
 
 
@@ -58,42 +57,12 @@ class NamedBudget(Answer):
     name: str
     agent_id: str | None
     period: Period
-    max_cost_usd: _Shown | None
+    max_cost_usd: Shown | None
     max_tokens: int | None
     spent: Spent
     period_end: datetime | None
     created_at: datetime
     archived_at: datetime | None
-
-
-class PriceSet(Request):
-    """What the models of a pattern cost, in US dollars per million tokens; it precedes the list price."""
-
-    model: Annotated[str, Field(min_length=1, max_length=256, description="A name, or a glob pattern.")]
-    input: _Rate
-    output: _Rate
-    cache_read: _Rate | None = Field(default=None, description="As input, if omitted.")
-    cache_write: _Rate | None = Field(default=None, description="As input, if omitted.")
-
-
-class ModelPrice(Answer):
-    """A price that was set."""
-
-    type: Literal["price"] = "price"
-    id: str
-    model: str
-    input: _Shown
-    output: _Shown
-    cache_read: _Shown | None
-    cache_write: _Shown | None
-    created_at: datetime
-
-
-class PriceDeleted(Answer):
-    """The price is gone; the list price holds."""
-
-    type: Literal["price_deleted"] = "price_deleted"
-    id: str
 
 
 def changes(update: BudgetUpdate) -> dict[str, Any]:

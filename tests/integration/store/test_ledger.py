@@ -86,7 +86,7 @@ async def test_an_answer_replaces_its_reservation_once(books: Books) -> None:
 
 async def test_what_runs_counts_as_spent_and_what_is_over_is_refused(books: Books) -> None:
     await books.reserve(tokens=100)
-    with pytest.raises(RefusedError, match=r"the budget 'b' of \$100 is spent") as refused:
+    with pytest.raises(RefusedError, match=r"the budget 'b' of \$100 is taken by requests that run now") as refused:
         await books.reserve(tokens=1)
     assert refused.value.code == "budget_reached"
 

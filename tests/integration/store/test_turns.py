@@ -14,6 +14,7 @@ from controlplane.store.turns import PostgresTurns
 from harness_adapters.contract import (
     Answer,
     AnswerText,
+    ContextCompacted,
     ModelAnswered,
     ModelRequestFailed,
     ModelRequestStarted,
@@ -23,6 +24,7 @@ from harness_adapters.contract import (
     ToolUse,
     Usage,
     UserInput,
+    summarized,
 )
 from tests.integration.store.conftest import WORKSPACE, Say
 from workflows.contracts import ToolCallInput, TurnInput, TurnResult
@@ -344,3 +346,78 @@ async def test_row_level_security_hides_other_workspaces_and_everything_where_no
             row = await cursor.fetchone()
             assert row is not None
             assert row["n"] == expected, workspace
+
+
+async def test_an_interrupt_calls_off_a_resumption_that_is_still_to_come(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_request_failed(
+        start, ModelRequestFailed(request_id="sevt_1", kind="overloaded", message="busy")
+    )
+    await turns.end(start, "retries_exhausted")
+    async with database.transaction(WORKSPACE) as connection:
+        await resuming.want(connection, session_id, after_seconds=0.3)
+        await events.append(connection, session_id, [NewEvent(type="user.interrupt", queued=True)])
+    nothing = TurnResult(reason="nothing_to_do")
+    assert await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_1", task_token=b"") == nothing
+    await asyncio.sleep(0.4)
+    assert await turns.begin(turn_of(session_id, "turn_3"), worker_id="wrk_1", task_token=b"") == nothing
+
+
+@pytest.mark.parametrize("thawed_first", [True, False])
+async def test_what_comes_to_rest_in_the_frost_goes_on_whenever_the_thaw_came(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say, thawed_first: bool
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    async with database.transaction(WORKSPACE) as connection:
+        agent_id = (await sessions.get(connection, session_id)).agent.id
+        await connection.execute("UPDATE agents SET frozen_at = now() WHERE id = %s", (agent_id,))
+    await turns.model_request_failed(
+        start, ModelRequestFailed(request_id="sevt_1", kind="agent_frozen", message="frozen")
+    )
+    if thawed_first:
+        async with database.transaction(WORKSPACE) as connection:
+            await connection.execute("UPDATE agents SET frozen_at = NULL WHERE id = %s", (agent_id,))
+    await turns.end(start, "retries_exhausted")
+    found = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_1", task_token=b"")
+    assert isinstance(found, TurnStart) == thawed_first
+
+
+async def test_a_summary_is_there_for_the_next_attempt_and_counts_as_a_step(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("long ago", "now")
+    first = await begun(turns, turn_of(session_id))
+    await turns.model_answered(first, answer(AnswerText(event_id=new_id("sevt"), text="heard")))
+    await turns.end(first, "end_turn")
+    for n in range(MAX_TURN_CRASHES):
+        start = await turns.begin(turn_of(session_id, "turn_2"), worker_id=f"wrk_{n}", task_token=b"")
+        assert isinstance(start, TurnStart)
+    kept = start.history[-1]
+    assert isinstance(kept, UserInput)
+    request = new_id("sevt")
+    await turns.model_request_started(start, ModelRequestStarted(request_id=request))
+    summary = ContextCompacted(
+        event_id=new_id("sevt"), request_id=request, summary="notes", kept_from=kept.event_id, tokens_before=9,
+        usage=Usage(output_tokens=3),
+    )  # fmt: skip
+    await turns.context_compacted(start, summary)
+    again = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_last", task_token=b"")
+    assert isinstance(again, TurnStart)
+    assert again.history == [summarized(summary.event_id, "notes"), kept]
+
+
+async def test_a_failure_that_was_being_retried_does_not_outlive_the_attempt(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say
+) -> None:
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    await turns.model_request_failed(
+        start, ModelRequestFailed(request_id="sevt_1", kind="overloaded", message="busy", retry_in_seconds=1)
+    )
+    assert await failure(database, session_id) is not None
+    await begun(turns, turn_of(session_id))
+    assert await failure(database, session_id) is None
