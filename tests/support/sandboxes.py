@@ -5,6 +5,7 @@ import itertools
 import os
 import shlex
 import shutil
+import subprocess
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def busybox_image() -> None:
 
 def _busybox_root(busybox: Path) -> bytes:
     buffer = io.BytesIO()
-    applets = os.popen(f"{busybox} --list").read().split()  # noqa: S605 -- a constant
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for folder in ("bin", "tmp", "etc", "workspace", "home/agent", "proc", "sys", "dev"):
             entry = tarfile.TarInfo(folder)
