@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -47,8 +48,8 @@ def test_every_command_of_the_tour_works(tmp_path: Path):
 
 
 def stop(folder: Path) -> None:
-    record = folder / ".bulkhead" / "run" / "pid"
-    if record.exists():
-        up = psutil.Process(int(record.read_text()))
+    """End what the tour left running; its own last line asks `up` to stop, which may be on its way."""
+    with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        up = psutil.Process(int((folder / ".bulkhead" / "run" / "pid").read_text()))
         up.terminate()
         psutil.wait_procs([up], timeout=30)
