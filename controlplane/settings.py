@@ -3,25 +3,33 @@
 import socket
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.errors import InvalidRequestError
-from harness_adapters.contract import COMPACT_ABOVE_TOKENS
+from harness_adapters.contract import COMPACT_ABOVE_TOKENS, WireFormat
 
 
 class ModelProvider(BaseModel):
-    """A service that answers model requests in one wire format; ``models`` are glob patterns of names."""
+    """A service that answers model requests; ``models`` are glob patterns of names.
+
+    ``format``: the wire format that it speaks, or a list of them, the preferred one first.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["anthropic", "openai"]
+    format: WireFormat | Annotated[list[WireFormat], Field(min_length=1)]
     base_url: str
     api_key: SecretStr | None = None
     models: list[str] = Field(min_length=1)
     max_concurrent_requests: int = 64
+
+    @property
+    def formats(self) -> tuple[WireFormat, ...]:
+        """The formats that it speaks, the preferred one first."""
+        return (self.format,) if isinstance(self.format, str) else tuple(self.format)
 
 
 class Settings(BaseSettings):
@@ -118,7 +126,7 @@ def model_providers(settings: Settings, keys: ProviderSettings) -> dict[str, Mod
         )
     if keys.openai_api_key:
         found["openai"] = ModelProvider(
-            format="openai",
+            format=["openai", "openai-responses"],
             base_url=keys.openai_base_url,
             api_key=keys.openai_api_key,
             models=["gpt-*", "o[0-9]*", "chatgpt-*", "openai/*"],

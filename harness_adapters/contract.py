@@ -17,6 +17,10 @@ COMPACT_ABOVE_TOKENS = 150_000
 """Three quarters of the smallest context window among current models of the large providers (200,000)."""
 
 
+WireFormat = Literal["anthropic", "openai", "openai-responses"]
+"""The formats in which models are asked: Anthropic Messages, OpenAI Chat Completions, OpenAI Responses."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -45,6 +49,8 @@ class ThinkingBlock(_Frozen):
     text: str = ""
     signature: str | None = None
     redacted: str | None = None
+    origin: WireFormat = "anthropic"
+    """Whose signature it is: no other format's provider takes it."""
 
 
 class AnswerText(_Frozen):
@@ -108,12 +114,22 @@ class ToolDefinition(_Frozen):
 
 
 class Usage(_Frozen):
-    """Tokens of one model request; ``input_tokens`` excludes both kinds of cache tokens."""
+    """Tokens of one model request; ``input_tokens`` excludes both kinds of cache tokens.
+
+    ``reasoning_tokens`` are part of ``output_tokens``, where a provider tells them apart.
+    """
 
     input_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Return how many tokens went in and out."""
+        cached = self.cache_read_input_tokens + self.cache_creation_input_tokens
+        return self.input_tokens + cached + self.output_tokens
 
 
 class HarnessSpec(_Frozen):
@@ -162,6 +178,16 @@ class ModelAnswered(_Frozen):
     answer: Answer
     usage: Usage
     stop_reason: Literal["end_turn", "tool_use", "max_tokens", "refusal", "stop_sequence"]
+
+    def ending(self, spec: HarnessSpec) -> "TurnFinished":
+        """Return how an answer without tool uses ends its turn."""
+        if self.stop_reason == "refusal":
+            return TurnFinished(reason="refusal", message="the model refused to answer")
+        if self.stop_reason == "max_tokens":
+            return TurnFinished(
+                reason="end_turn", message=f"the answer was cut at its limit of {spec.max_tokens} tokens"
+            )
+        return TurnFinished(reason="end_turn")
 
 
 class ContextCompacted(_Frozen):

@@ -1,15 +1,23 @@
 """Errors of the gateway's own, in the envelope of the wire format that was asked."""
 
-from typing import Any, Literal
+from typing import Any
 
 from starlette.responses import JSONResponse
 
-WireFormat = Literal["anthropic", "openai"]
+from harness_adapters.contract import WireFormat
 
-PATHS: dict[WireFormat, str] = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+PATHS: dict[WireFormat, str] = {
+    "anthropic": "/v1/messages",
+    "openai": "/v1/chat/completions",
+    "openai-responses": "/v1/responses",
+}
 """Where each format is asked for."""
 
-FORMAT_NAMES: dict[WireFormat, str] = {"anthropic": "Anthropic Messages", "openai": "OpenAI Chat Completions"}
+FORMAT_NAMES: dict[WireFormat, str] = {
+    "anthropic": "Anthropic Messages",
+    "openai": "OpenAI Chat Completions",
+    "openai-responses": "OpenAI Responses",
+}
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",

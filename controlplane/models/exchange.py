@@ -7,8 +7,9 @@ import httpx
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from controlplane.models.envelope import WireFormat, error_response
+from controlplane.models.envelope import error_response
 from controlplane.models.upstream import Upstream, UpstreamRequest
+from harness_adapters.contract import WireFormat
 
 _NOT_PASSED_ON = frozenset(
     [

@@ -1,5 +1,6 @@
 """The gateway's HTTP face: who asks, for which model, in which format."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
 from controlplane.ids import new_id
-from controlplane.models.envelope import FORMAT_NAMES, PATHS, WireFormat, error_response
+from controlplane.models.envelope import FORMAT_NAMES, PATHS, error_response
 from controlplane.models.exchange import Exchange
 from controlplane.models.listening import listening, server_config
 from controlplane.models.routing import Route, Router
@@ -26,7 +27,7 @@ from controlplane.models.upstream import Upstream, UpstreamRequest, create_clien
 from controlplane.settings import ModelProvider, ProviderSettings, Settings, model_providers
 from controlplane.store.ledger import RefusedError, Wanted
 from controlplane.store.pool import Database
-from harness_adapters.contract import REQUEST_ID_HEADER
+from harness_adapters.contract import REQUEST_ID_HEADER, WireFormat
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Twice what Anthropic takes: the provider's own limit should be the one that is met."""
@@ -52,8 +53,7 @@ def create_gateway(providers: Mapping[str, ModelProvider], *, gate: Gate, client
     gateway = _Gateway(providers, gate=gate, client=client)
     return Starlette(
         routes=[
-            Path(PATHS["anthropic"], gateway.forward("anthropic"), methods=["POST"]),
-            Path(PATHS["openai"], gateway.forward("openai"), methods=["POST"]),
+            *(Path(path, gateway.forward(each), methods=["POST"]) for each, path in PATHS.items()),
             Path("/v1/routes", gateway.show_route, methods=["GET"]),
             Path("/healthz", _healthy, methods=["GET"]),
         ]
@@ -77,7 +77,12 @@ async def serve(settings: Settings, keys: ProviderSettings) -> None:
 class _Gateway:
     def __init__(self, providers: Mapping[str, ModelProvider], *, gate: Gate, client: httpx.AsyncClient):
         self._router = Router(providers)
-        self._upstreams = {name: Upstream(name, each, client=client) for name, each in providers.items()}
+        self._upstreams = {
+            (name, wire_format): Upstream(name, each, wire_format, client=client, slots=slots)
+            for name, each in providers.items()
+            for slots in [asyncio.Semaphore(each.max_concurrent_requests)]
+            for wire_format in each.formats
+        }
         self._gate = gate
 
     def forward(self, wire_format: WireFormat) -> Callable[[Request], Awaitable[Response | ASGIApp]]:
@@ -97,7 +102,7 @@ class _Gateway:
         route = self._router.route(model)
         if route is None:
             return error_response("anthropic", 404, self._router.unserved(model))
-        return JSONResponse({"model": model, "provider": route.provider, "format": route.format})
+        return JSONResponse({"model": model, "provider": route.provider, "formats": route.formats})
 
     async def _exchange(self, request: Request, wire_format: WireFormat) -> Exchange:
         turn_id = await self._authenticate(request)
@@ -107,7 +112,7 @@ class _Gateway:
         await self._reserve(turn_id, request, route, body)
         if route.upstream_model != route.model:
             body = json.dumps({**fields, "model": route.upstream_model}).encode()
-        upstream = self._upstreams[route.provider]
+        upstream = self._upstreams[route.provider, wire_format]
         passed_on = UpstreamRequest(body, request.headers, request.url.query)
         return Exchange(upstream, passed_on, wire_format=wire_format)
 
@@ -139,11 +144,13 @@ class _Gateway:
         route = self._router.route(model)
         if route is None:
             raise _RefusedError(404, self._router.unserved(model))
-        if route.format != wire_format:
+        if wire_format not in route.formats:
+            spoken = " and ".join(f"{FORMAT_NAMES[each]} (POST {PATHS[each]})" for each in route.formats)
+            others = ", ".join(self._router.speaking(wire_format)) or "none is configured"
             raise _RefusedError(
                 400,
-                f"the model {model!r} is served by {route.provider!r}, which speaks {FORMAT_NAMES[route.format]}"
-                f" (POST {PATHS[route.format]}), not {FORMAT_NAMES[wire_format]}",
+                f"the model {model!r} is served by {route.provider!r}, which speaks {spoken}, not"
+                f" {FORMAT_NAMES[wire_format]}; models that would do: {others}",
             )
         return route
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from controlplane.models.envelope import WireFormat
 from controlplane.settings import ModelProvider
+from harness_adapters.contract import WireFormat
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Route:
 
     model: str
     provider: str
-    format: WireFormat
+    formats: tuple[WireFormat, ...]
     upstream_model: str
 
 
@@ -37,8 +37,12 @@ class Router:
             if fnmatchcase(model, pattern):
                 prefix = f"{name}/"
                 upstream = model.removeprefix(prefix) if pattern.startswith(prefix) else model
-                return Route(model, name, self._providers[name].format, upstream)
+                return Route(model, name, self._providers[name].formats, upstream)
         return None
+
+    def speaking(self, wire_format: WireFormat) -> list[str]:
+        """Return the patterns of models that are served in a format."""
+        return sorted({p for p, name in self._patterns if wire_format in self._providers[name].formats})
 
     def unserved(self, model: str) -> str:
         """Return the sentence for a model that nobody serves: what is missing, and where to put it."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from controlplane.models.envelope import WireFormat
 from controlplane.settings import ModelProvider
+from harness_adapters.contract import WireFormat
 from sandbox.egress.scrub import KnownForms, Scrubber
 
 CONNECT_SECONDS = 10
@@ -41,7 +41,11 @@ _REQUEST_HEADERS = frozenset(
         "openai-beta",
     ]
 )
-_API_PATHS: dict[WireFormat, str] = {"anthropic": "/v1/messages", "openai": "/chat/completions"}
+_API_PATHS: dict[WireFormat, str] = {
+    "anthropic": "/v1/messages",
+    "openai": "/chat/completions",
+    "openai-responses": "/responses",
+}
 
 
 def create_client() -> httpx.AsyncClient:
@@ -65,17 +69,25 @@ class UpstreamRequest:
 
 
 class Upstream:
-    """Sends requests to one provider, at most ``max_concurrent_requests`` at a time; the others wait their turn."""
+    """Sends requests of one format to one provider; those that find none of its ``slots`` free wait their turn."""
 
-    def __init__(self, name: str, provider: ModelProvider, *, client: httpx.AsyncClient):
+    def __init__(
+        self,
+        name: str,
+        provider: ModelProvider,
+        wire_format: WireFormat,
+        *,
+        client: httpx.AsyncClient,
+        slots: asyncio.Semaphore,
+    ):
         self.name = name
-        self._format: WireFormat = provider.format
-        self._url = provider.base_url.rstrip("/") + _API_PATHS[provider.format]
+        self._format: WireFormat = wire_format
+        self._url = provider.base_url.rstrip("/") + _API_PATHS[wire_format]
         self._key = provider.api_key.get_secret_value() if provider.api_key else None
         scrubbed = (self._key.encode(),) if self._key and len(self._key) >= SHORTEST_SCRUBBED_KEY else ()
         self._forms = KnownForms().of(scrubbed)
         self._client = client
-        self._slots = asyncio.Semaphore(provider.max_concurrent_requests)
+        self._slots = slots
 
     @asynccontextmanager
     async def answer(self, request: UpstreamRequest) -> AsyncGenerator[httpx.Response]:

@@ -108,7 +108,7 @@ async def settle(connection: Connection, session_id: str, request_id: str, usage
 
     The caller holds the session's row. A request that no reservation was made for costs nothing anybody knows of.
     """
-    tokens = sum(usage.model_dump().values())
+    tokens = usage.total_tokens
     request = await _running(connection, request_id)
     price = Price.model_validate(request["price"]) if request and request["price"] else None
     cost = price.cost_usd(usage) if price else None

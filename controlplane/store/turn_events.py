@@ -111,7 +111,7 @@ def block_event(
     internal = {"request_id": request_id}
     match block:
         case ThinkingBlock():
-            kept = block.model_dump(include={"text", "signature", "redacted"}, exclude_none=True)
+            kept = block.model_dump(include={"text", "signature", "redacted", "origin"}, exclude_none=True)
             return NewEvent(id=block.event_id, type="agent.thinking", internal={**internal, "thinking": kept})
         case AnswerText():
             content = [{"type": "text", "text": block.text}]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from controlplane.models.scripted.script import Failure, Script, ScriptError, Step, find_script, read_script
-from harness_adapters.builtin.compaction import INSTRUCTION
+from harness_adapters.model.compaction import INSTRUCTION
 
 MAX_RESULT_CHARS = 4_000
 """Of a tool's result that is quoted in an answer: a demo's last message stays readable."""
@@ -67,8 +67,11 @@ class Player:
     def __init__(self) -> None:
         self._failed: Counter[tuple[str, int]] = Counter()
 
-    def reply(self, model: str, entries: Sequence[Entry]) -> Reply:
-        """Return the answer to the conversation ``entries``."""
+    def reply(self, model: str, entries: Sequence[Entry], *, offered: Sequence[str] = ()) -> Reply:
+        """Return the answer to the conversation ``entries``; ``offered``: the names of the tools it may call.
+
+        A script names a tool as Bulkhead does; some harnesses put a prefix and two underscores before that.
+        """
         model = f"scripted/{model.removeprefix('scripted/')}"
         if entries and entries[-1].role == "user" and entries[-1].text.endswith(INSTRUCTION):
             return _said(model, entries, text=f"Notes on {len(entries) - 1} messages, by a scripted model.")
@@ -86,12 +89,17 @@ class Player:
         if played >= len(script.steps):
             text = f"The script is over: all {len(script.steps)} steps have been played."
             return _said(model, entries, text=text)
-        return self._step(model, entries, script=script, index=played)
+        return self._step(model, entries, offered, script=script, index=played)
 
-    def _step(self, model: str, entries: Sequence[Entry], *, script: Script, index: int) -> Reply:
+    def _step(
+        self, model: str, entries: Sequence[Entry], offered: Sequence[str], *, script: Script, index: int
+    ) -> Reply:
         step = script.steps[index]
         name = f"{script.digest[:16]}{index:04d}"
-        calls = [Call(f"call_{name}{n:02d}", call.name, call.arguments) for n, call in enumerate(step.tools)]
+        calls = [
+            Call(f"call_{name}{n:02d}", _offered(call.name, offered), call.arguments)
+            for n, call in enumerate(step.tools)
+        ]
         text = _with_results(step.text or "", _last_results(entries))
         spoken = text + (step.thinking or "") + "".join(call.arguments for call in calls)
         return Reply(
@@ -115,6 +123,10 @@ class Player:
             self._failed.clear()
         self._failed[script.digest, index] += 1
         return failure
+
+
+def _offered(name: str, offered: Sequence[str]) -> str:
+    return name if name in offered else next((each for each in offered if each.endswith(f"__{name}")), name)
 
 
 def signature(thinking: str) -> str:

@@ -12,19 +12,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controlplane.models.envelope import PATHS, WireFormat, error_body, error_response
-from controlplane.models.scripted import anthropic, openai
+from controlplane.models.envelope import PATHS, error_body, error_response
+from controlplane.models.scripted import anthropic, openai, responses
 from controlplane.models.scripted.frames import Frame
 from controlplane.models.scripted.player import Entry, Player, Reply
 from controlplane.models.scripted.script import Failure
 from controlplane.settings import ModelProvider
+from harness_adapters.contract import WireFormat
 
 SCRIPTED_CONCURRENCY = 10_000
 """It has no limit of its own; a script asks for 429 if it wants one."""
 
 
 class _Side(Protocol):
-    """One of the two wire formats; both are modules."""
+    """One of the wire formats; each is a module."""
 
     def entries(self, body: dict[str, Any], /) -> list[Entry]: ...
     def complaint(self, body: dict[str, Any], /) -> str | None: ...
@@ -37,11 +38,10 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
-    messages: list[dict[str, Any]]
     stream: bool | None = False
 
 
-_SIDES: dict[WireFormat, _Side] = {"anthropic": anthropic, "openai": openai}
+_SIDES: dict[WireFormat, _Side] = {"anthropic": anthropic, "openai": openai, "openai-responses": responses}
 
 
 def scripted_providers(url: str) -> dict[str, ModelProvider]:
@@ -54,11 +54,17 @@ def scripted_providers(url: str) -> dict[str, ModelProvider]:
         "scripted-openai": ModelProvider(
             format="openai", base_url=f"{url}/v1", models=["scripted/openai*"], max_concurrent_requests=limit
         ),
+        "scripted-responses": ModelProvider(
+            format="openai-responses",
+            base_url=f"{url}/v1",
+            models=["scripted/responses*"],
+            max_concurrent_requests=limit,
+        ),
     }
 
 
 def create_scripted() -> Starlette:
-    """Return the ASGI app that answers in both formats."""
+    """Return the ASGI app that answers in every format."""
     player = Player()
     return Starlette(
         routes=[Route(PATHS[each], _endpoint(player, wire_format=each), methods=["POST"]) for each in _SIDES]
@@ -76,10 +82,15 @@ def _endpoint(player: Player, *, wire_format: WireFormat) -> Callable[[Request],
             return error_response(wire_format, 400, f"not a request of this format: {error}")
         if wrong := side.complaint(body):
             return error_response(wire_format, 400, wrong)
-        reply = player.reply(asked.model, side.entries(body))
+        reply = player.reply(asked.model, side.entries(body), offered=_tool_names(body))
         return await _served(reply, body, wire_format=wire_format, streamed=bool(asked.stream))
 
     return endpoint
+
+
+def _tool_names(body: dict[str, Any]) -> list[str]:
+    tools = [tool for tool in body.get("tools") or [] if isinstance(tool, dict)]
+    return [str((tool.get("function") or tool).get("name")) for tool in tools]
 
 
 async def _served(

@@ -36,7 +36,7 @@ from tests.integration.models.test_scripted import script
 
 T = TypeVar("T")
 
-MODELS = pytest.mark.parametrize("model", ["scripted/demo", "scripted/openai-demo"])
+MODELS = pytest.mark.parametrize("model", ["scripted/demo", "scripted/openai-demo", "scripted/responses-demo"])
 
 
 class Hands:

@@ -76,8 +76,8 @@ async def test_routes_say_who_serves_a_model_and_in_which_format(gateway: Gatewa
         for model in ("scripted/demo", "scripted/openai-demo")
     ]
     assert answers == [
-        {"model": "scripted/demo", "provider": "scripted-anthropic", "format": "anthropic"},
-        {"model": "scripted/openai-demo", "provider": "scripted-openai", "format": "openai"},
+        {"model": "scripted/demo", "provider": "scripted-anthropic", "formats": ["anthropic"]},
+        {"model": "scripted/openai-demo", "provider": "scripted-openai", "formats": ["openai"]},
     ]
 
 

@@ -6,11 +6,6 @@ from typing import Any
 
 import pytest
 
-from harness_adapters.builtin.answer import Complete
-from harness_adapters.builtin.anthropic import AnthropicReader, request
-from harness_adapters.builtin.errors import ModelError
-from harness_adapters.builtin.rounds import OUTCOME_UNKNOWN
-from harness_adapters.builtin.sse import ServerSentEvent
 from harness_adapters.contract import (
     Answer,
     AnswerText,
@@ -25,6 +20,11 @@ from harness_adapters.contract import (
     Usage,
     UserInput,
 )
+from harness_adapters.model.answer import Complete
+from harness_adapters.model.anthropic import AnthropicReader, request
+from harness_adapters.model.errors import ModelError
+from harness_adapters.model.rounds import OUTCOME_UNKNOWN
+from harness_adapters.model.sse import ServerSentEvent
 from harness_adapters.toolset import INVALID_INPUT
 
 CACHED = {"type": "ephemeral"}

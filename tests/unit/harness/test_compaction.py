@@ -1,9 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_adapters.builtin import compaction
-from harness_adapters.builtin.rounds import rounds
 from harness_adapters.contract import Answer, AnswerText, HistoryItem, TextBlock, ToolOutcome, ToolUse, UserInput
+from harness_adapters.model import compaction
+from harness_adapters.model.rounds import rounds
 
 
 def said(n: int, text: str = "hello") -> UserInput:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness_adapters.builtin.errors import RETRIED, from_response, from_stream, retry_after_seconds
-from harness_adapters.builtin.patience import LONGEST_RETRY_AFTER_SECONDS, LONGEST_WAIT_SECONDS, Patience
+from harness_adapters.model.errors import RETRIED, from_response, from_stream, retry_after_seconds
+from harness_adapters.model.patience import LONGEST_RETRY_AFTER_SECONDS, LONGEST_WAIT_SECONDS, Patience
 
 
 def _anthropic(kind: str, message: str = "m") -> dict[str, Any]:

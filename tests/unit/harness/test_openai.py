@@ -6,10 +6,6 @@ from typing import Any
 
 import pytest
 
-from harness_adapters.builtin.answer import Complete
-from harness_adapters.builtin.errors import ModelError
-from harness_adapters.builtin.openai import OpenAIReader, request
-from harness_adapters.builtin.sse import ServerSentEvent
 from harness_adapters.contract import (
     Answer,
     AnswerText,
@@ -24,6 +20,10 @@ from harness_adapters.contract import (
     Usage,
     UserInput,
 )
+from harness_adapters.model.answer import Complete
+from harness_adapters.model.errors import ModelError
+from harness_adapters.model.openai import OpenAIReader, request
+from harness_adapters.model.sse import ServerSentEvent
 from harness_adapters.toolset import INVALID_INPUT
 
 PNG = MediaBlock(type="image", source={"type": "base64", "media_type": "image/png", "data": "AA=="})

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from harness_adapters.builtin.answer import Complete, Preview
-from harness_adapters.builtin.pace import FLUSH_CHARS, paced
 from harness_adapters.contract import PreviewStarted, TextDelta, Usage
+from harness_adapters.model.answer import Complete, Preview
+from harness_adapters.model.pace import FLUSH_CHARS, paced
 
 END = Complete([], Usage(), "end_turn")
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from harness_adapters.builtin.sse import ServerSentEvent, events
+from harness_adapters.model.sse import ServerSentEvent, events
 
 STREAM = (
     "event: a\r\ndata: é 1\r\n\r\n: a comment\n\ndata:two\ndata: lines\nid: 7\n\nevent: no data\n\ndata: cut".encode()

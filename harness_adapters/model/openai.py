@@ -4,10 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness_adapters.builtin.answer import Complete, Draft, Drafts, Preview, StopReason, decoded
-from harness_adapters.builtin.errors import from_stream
-from harness_adapters.builtin.rounds import AnswerRound, described, plain, rounds, uses
-from harness_adapters.builtin.sse import ServerSentEvent
 from harness_adapters.contract import (
     Answer,
     AnswerText,
@@ -20,6 +16,10 @@ from harness_adapters.contract import (
     Usage,
     UserInput,
 )
+from harness_adapters.model.answer import Complete, Draft, Drafts, Preview, StopReason, decoded
+from harness_adapters.model.errors import from_stream
+from harness_adapters.model.rounds import AnswerRound, described, plain, rounds, uses
+from harness_adapters.model.sse import ServerSentEvent
 from harness_adapters.toolset import INVALID_INPUT
 
 Json = dict[str, Any]
@@ -156,7 +156,7 @@ class OpenAIReader:
         reason = "refusal" if self._refused else self._stop_reason
         if reason == "end_turn" and self._calls:
             reason = "tool_use"
-        return Complete(self._drafts.blocks(reason), self._usage, reason)
+        return self._drafts.complete(self._usage, reason)
 
     def _delta(self, delta: Json) -> list[Preview]:
         shown: list[Preview] = []
@@ -173,7 +173,9 @@ class OpenAIReader:
         function = call.get("function") or {}
         index = call.get("index", 0)
         if index not in self._calls:
-            self._calls[index], _ = self._drafts.add("tool_use", name=function.get("name") or "")
+            self._calls[index], _ = self._drafts.add(
+                "tool_use", name=function.get("name") or "", call_id=call.get("id")
+            )
         self._calls[index].grow(function.get("arguments") or "")
 
 
@@ -183,4 +185,5 @@ def _usage(usage: Json) -> Usage:
         input_tokens=max(0, (usage.get("prompt_tokens") or 0) - cached),
         cache_read_input_tokens=cached,
         output_tokens=usage.get("completion_tokens") or 0,
+        reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
     )

@@ -2,12 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
-from harness_adapters.builtin.errors import ModelError
-from harness_adapters.builtin.sse import ServerSentEvent
 from harness_adapters.contract import (
     AnswerBlock,
     AnswerText,
@@ -16,7 +14,10 @@ from harness_adapters.contract import (
     ThinkingBlock,
     ToolUse,
     Usage,
+    WireFormat,
 )
+from harness_adapters.model.errors import ModelError
+from harness_adapters.model.sse import ServerSentEvent
 from harness_adapters.toolset import INVALID_INPUT
 
 StopReason = Literal["end_turn", "tool_use", "max_tokens", "refusal", "stop_sequence"]
@@ -25,11 +26,12 @@ Preview = PreviewStarted | TextDelta
 
 @dataclass(frozen=True)
 class Complete:
-    """A whole answer."""
+    """A whole answer; ``call_ids``: the model's own id of each tool use's event."""
 
     blocks: list[AnswerBlock]
     usage: Usage
     stop_reason: StopReason
+    call_ids: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Reader(Protocol):
@@ -54,6 +56,8 @@ class Draft:
     name: str = ""
     signature: str = ""
     redacted: str | None = None
+    origin: WireFormat = "anthropic"
+    call_id: str | None = None
 
     @property
     def text(self) -> str:
@@ -75,7 +79,9 @@ class Draft:
             value = {INVALID_INPUT: self.text} if cut else parsed_input("".join(self.parts))
             return ToolUse(event_id=self.event_id, name=storable(self.name), input=value)
         signature = self.signature or None
-        return ThinkingBlock(event_id=self.event_id, text=self.text, signature=signature, redacted=self.redacted)
+        return ThinkingBlock(
+            event_id=self.event_id, text=self.text, signature=signature, redacted=self.redacted, origin=self.origin
+        )
 
 
 class Drafts:
@@ -86,17 +92,27 @@ class Drafts:
         self._drafts: list[Draft] = []
 
     def add(
-        self, kind: Literal["text", "thinking", "tool_use"], *, name: str = "", redacted: str | None = None
+        self,
+        kind: Literal["text", "thinking", "tool_use"],
+        *,
+        name: str = "",
+        redacted: str | None = None,
+        call_id: str | None = None,
     ) -> tuple[Draft, list[Preview]]:
         """Begin a block; return it, and what can be shown of that."""
-        draft = Draft(kind, self._new_id(), [], name=name, redacted=redacted)
+        draft = Draft(kind, self._new_id(), [], name=name, redacted=redacted, call_id=call_id)
         self._drafts.append(draft)
         if kind == "tool_use":
             return draft, []
         event_type = "agent.message" if kind == "text" else "agent.thinking"
         return draft, [PreviewStarted(event_id=draft.event_id, event_type=event_type)]
 
-    def blocks(self, stop_reason: StopReason) -> list[AnswerBlock]:
+    def complete(self, usage: Usage, stop_reason: StopReason) -> Complete:
+        """Return the finished answer."""
+        call_ids = {draft.event_id: draft.call_id for draft in self._drafts if draft.call_id}
+        return Complete(self._blocks(stop_reason), usage, stop_reason, call_ids)
+
+    def _blocks(self, stop_reason: StopReason) -> list[AnswerBlock]:
         """Return the finished blocks.
 
         The arguments that a token limit cut off are never taken for whole, even where they happen to be JSON; a

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from harness_adapters.builtin.answer import Complete, Preview
 from harness_adapters.contract import TextDelta
+from harness_adapters.model.answer import Complete, Preview
 
 FLUSH_SECONDS = 0.05
 """Twenty a second look continuous to a reader; each delta costs a notification to every follower."""

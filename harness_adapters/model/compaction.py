@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 
-from harness_adapters.builtin.rounds import plain
 from harness_adapters.contract import (
     Answer,
     AnswerText,
@@ -15,6 +14,7 @@ from harness_adapters.contract import (
     UserInput,
     summarized,
 )
+from harness_adapters.model.rounds import plain
 
 INSTRUCTION = """\
 Pause the work here. The conversation has grown too long to go on with, and everything above this message is about to

@@ -5,10 +5,6 @@ import binascii
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness_adapters.builtin.answer import Complete, Draft, Drafts, Preview, StopReason, decoded
-from harness_adapters.builtin.errors import from_stream
-from harness_adapters.builtin.rounds import AnswerRound, described, rounds
-from harness_adapters.builtin.sse import ServerSentEvent
 from harness_adapters.contract import (
     AnswerBlock,
     AnswerText,
@@ -21,6 +17,10 @@ from harness_adapters.contract import (
     Usage,
     UserInput,
 )
+from harness_adapters.model.answer import Complete, Draft, Drafts, Preview, StopReason, decoded
+from harness_adapters.model.errors import from_stream
+from harness_adapters.model.rounds import AnswerRound, described, rounds
+from harness_adapters.model.sse import ServerSentEvent
 
 Json = dict[str, Any]
 
@@ -76,8 +76,10 @@ def _add_user(messages: list[Json], blocks: list[Json]) -> None:
 
 
 def _goes_back(block: AnswerBlock) -> bool:
-    """A thought that nobody signed is refused by the API."""
-    return not isinstance(block, ThinkingBlock) or bool(block.signature or block.redacted)
+    """A thought that nobody signed, or somebody else, is refused by the API."""
+    if not isinstance(block, ThinkingBlock):
+        return True
+    return block.origin == "anthropic" and bool(block.signature or block.redacted)
 
 
 def _answered(block: AnswerBlock) -> Json:
@@ -185,7 +187,7 @@ class AnthropicReader:
         if not self._stopped:
             return None
         known = {name: count for name, count in self._usage.items() if name in Usage.model_fields}
-        return Complete(self._drafts.blocks(self._stop_reason), Usage(**known), self._stop_reason)
+        return self._drafts.complete(Usage(**known), self._stop_reason)
 
     def _begin(self, index: int, block: Json) -> list[Preview]:
         match block["type"]:
@@ -198,7 +200,7 @@ class AnthropicReader:
             case "redacted_thinking":
                 draft, shown = self._drafts.add("thinking", redacted=block["data"])
             case "tool_use":
-                draft, shown = self._drafts.add("tool_use", name=block["name"])
+                draft, shown = self._drafts.add("tool_use", name=block["name"], call_id=block.get("id"))
             case _:
                 return []
         self._by_index[index] = draft
