@@ -144,6 +144,9 @@ class HarnessSpec(_Frozen):
     tools: list[ToolDefinition] = Field(default_factory=list)
     max_model_requests: int = 200
     compact_above_tokens: int = COMPACT_ABOVE_TOKENS
+    mode: Literal["inline", "isolated"] = "inline"
+    """Whether a harness that is a program of its own may hold other sessions in the process that holds this one."""
+
     gateway_url: str
     gateway_token: str
 
@@ -228,6 +231,13 @@ class ModelRequestFailed(_Frozen):
     retry_in_seconds: float | None = None
 
 
+class HarnessRestarted(_Frozen):
+    """The harness's own program has failed; it goes on from what is recorded."""
+
+    type: Literal["harness_restarted"] = "harness_restarted"
+    message: str
+
+
 class TurnFinished(_Frozen):
     """The last item of a turn."""
 
@@ -243,6 +253,7 @@ HarnessEvent = (
     | ModelAnswered
     | ContextCompacted
     | ModelRequestFailed
+    | HarnessRestarted
     | TurnFinished
 )
 

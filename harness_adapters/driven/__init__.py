@@ -1,0 +1,1 @@
+"""Harnesses that are programs of others: confined processes that plan, while the turn asks, records and acts."""

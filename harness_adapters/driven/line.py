@@ -1,0 +1,141 @@
+"""The line between a native session and its turn: the model requests it makes, and the tool calls it wants done."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness_adapters.contract import Answer, ToolOutcome, ToolUse, TurnPort
+from harness_adapters.driven.native import GO_ON, NoTurnError
+from harness_adapters.model.client import PassedOn
+from harness_adapters.model.rounds import uses
+
+
+@dataclass(eq=False)
+class Asked:
+    """A model request that waits; ``answered`` gets the answer's bytes."""
+
+    passed_on: PassedOn
+    answered: asyncio.Future[bytes] = field(default_factory=asyncio.Future[bytes])
+
+
+class Calls:
+    """The tool calls of one answer, all under way at once; a harness that runs them one by one finds them done."""
+
+    def __init__(self, tools: TurnPort, answer: Answer, passed_on: PassedOn, known: set[str]):
+        self._uses = uses(answer)
+        self._ids = passed_on.call_ids
+        self._tasks = {use.event_id: asyncio.ensure_future(tools.call(use)) for use in self._uses}
+        self._known = known
+        self._delivered: set[str] = set()
+
+    @property
+    def tasks(self) -> list[asyncio.Future[ToolOutcome | None]]:
+        """The calls as they run."""
+        return list(self._tasks.values())
+
+    @property
+    def told(self) -> bool:
+        """Whether the harness has taken the outcome of every call that it could have made."""
+        return all(use.event_id in self._delivered for use in self._uses if use.name in self._known)
+
+    def outcomes(self) -> list[ToolOutcome]:
+        """Return the outcomes that there are, in the order of the uses; every call must have ended."""
+        whole = [task for task in self._tasks.values() if not task.cancelled() and task.exception() is None]
+        return [outcome for task in whole if (outcome := task.result()) is not None]
+
+    async def outcome(self, call_id: str | None, name: str, value: dict[str, Any]) -> ToolOutcome:
+        """Return what a call came to, once; the harness names it by the model's id, or by name and input."""
+        use = self._find(call_id, name, value)
+        if use is None:
+            raise NoTurnError(f"the model has not asked for {name!r} with this input")
+        self._delivered.add(use.event_id)
+        outcome = await asyncio.shield(self._tasks[use.event_id])
+        if outcome is None:
+            await asyncio.Future[None]()
+            raise NoTurnError("it waits for somebody")
+        return outcome
+
+    async def stop(self) -> None:
+        """Cancel what still runs and wait for it: each call has an end to record."""
+        running = [task for task in self._tasks.values() if not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    def _find(self, call_id: str | None, name: str, value: dict[str, Any]) -> ToolUse | None:
+        rest = [use for use in self._uses if use.event_id not in self._delivered]
+        if call_id is not None:
+            return next((use for use in rest if self._ids.get(use.event_id) == call_id), None)
+        named = [use for use in rest if use.name == name]
+        return next((use for use in named if use.input == value), named[0] if len(named) == 1 else None)
+
+
+class Line:
+    """Open while a turn runs; what comes outside of one is refused."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[Asked] = asyncio.Queue()
+        self.calls: Calls | None = None
+        self.ended: asyncio.Future[str | None] = asyncio.Future()
+        self.is_open = False
+        self._asking: set[Asked] = set()
+
+    def open(self) -> None:
+        """Begin a turn."""
+        self.asked, self.calls, self.ended, self.is_open = asyncio.Queue(), None, asyncio.Future(), True
+
+    def close(self) -> None:
+        """End the turn: whoever waits is told."""
+        self.is_open, self.calls = False, None
+        for each in self._asking:
+            if not each.answered.done():
+                each.answered.set_exception(NoTurnError("the turn is over"))
+
+    def end(self, failure: str | None) -> None:
+        """Take note that the harness has ended its turn."""
+        if not self.ended.done():
+            self.ended.set_result(failure)
+
+    async def ask(self, passed_on: PassedOn) -> bytes:
+        """Have a model request answered; raises `NoTurnError`."""
+        if not self.is_open:
+            raise NoTurnError("the session has no running turn")
+        passed_on.body = without(passed_on.body, GO_ON)
+        asked = Asked(passed_on)
+        self._asking.add(asked)
+        try:
+            self.asked.put_nowait(asked)
+            return await asked.answered
+        finally:
+            self._asking.discard(asked)
+
+    async def call(self, call_id: str | None, name: str, value: dict[str, Any]) -> ToolOutcome:
+        """Return what a tool call came to; raises `NoTurnError`."""
+        if self.calls is None:
+            raise NoTurnError("the session has no running turn, or its model has not asked for a tool")
+        return await self.calls.outcome(call_id, name, value)
+
+
+def without(body: bytes, text: str) -> bytes:
+    """Return a request without the messages that are ``text`` alone, and without such a part of one."""
+    if json.dumps(text).encode() not in body:
+        return body
+    request = json.loads(body)
+    for name in ("messages", "input"):
+        if isinstance(request.get(name), list):
+            request[name] = [kept for each in request[name] if (kept := _stripped(each, text)) is not None]
+    return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _stripped(message: Any, text: str) -> Any:
+    if not isinstance(message, dict) or message.get("role") != "user":
+        return message
+    content = message.get("content")
+    if isinstance(content, str):
+        return None if content.strip() == text else message
+    parts: Sequence[Any] = content if isinstance(content, list) else []
+    rest = [part for part in parts if not (isinstance(part, dict) and str(part.get("text", "")).strip() == text)]
+    return {**message, "content": rest} if rest else None

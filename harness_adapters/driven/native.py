@@ -1,0 +1,98 @@
+"""What a harness's own program must be able to do; each adapter says how."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness_adapters.contract import HarnessSpec, HistoryItem, ToolOutcome, UserInput
+from harness_adapters.driven.confinement import ADDRESS, Confined
+
+GO_ON = "[Go on with the work.]"
+"""Said to a harness that is to act on a tool's result: none of them does so unasked. The model never sees it."""
+
+
+class HarnessFailedError(Exception):
+    """The harness's process died, fell silent or gave up: the turn goes on in another, from what is recorded."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """A session inside a harness's process, by the key under which both sides know it."""
+
+    key: str
+    spec: HarnessSpec
+
+    @property
+    def base_url(self) -> str:
+        """Where the session's model requests go, without the format's own path."""
+        return "http://{}:{}/s/{}".format(*ADDRESS, self.key)
+
+
+class NoTurnError(Exception):
+    """The session has no running turn, or the turn is about to end: nothing it asks for is done any more."""
+
+
+class Host(Protocol):
+    """What a process tells about its sessions, and asks for them; each by its key."""
+
+    def ended(self, key: str, failure: str | None = None) -> None:
+        """Take note that the harness has ended the session's turn; ``failure``: why, if it was not by itself."""
+        ...
+
+    async def call(self, key: str, call_id: str | None, name: str, value: dict[str, Any]) -> ToolOutcome:
+        """Return what a tool call came to; ``call_id``: the model's own, where it is known. Raises `NoTurnError`."""
+        ...
+
+
+class NativeProcess(Protocol):
+    """One running process of a harness. Everything raises `HarnessFailedError` if it does not do as it is told."""
+
+    confined: Confined
+    died: asyncio.Future[str]
+    """Done when the process is gone, with what is known of why."""
+
+    async def open(self, native: Native, history: Sequence[HistoryItem]) -> None:
+        """Open a session that begins with ``history``: without an open tool use, and up to what is said next."""
+        ...
+
+    async def prompt(self, native: Native, inputs: Sequence[UserInput]) -> None:
+        """Start a turn with what the user says; nothing: `GO_ON`."""
+        ...
+
+    async def cancel(self, native: Native) -> None:
+        """Stop the session's turn."""
+        ...
+
+    async def forget(self, native: Native) -> None:
+        """Close a session."""
+        ...
+
+    async def close(self) -> None:
+        """End the process, at once."""
+        ...
+
+
+class Start(Protocol):
+    """Starts a process of a harness for the session that is opened in it first."""
+
+    async def __call__(
+        self, process_id: str, host: Host, first: Native, history: Sequence[HistoryItem], /
+    ) -> NativeProcess:
+        """Return the process, which answers; it is not served before that. Raises `HarnessFailedError`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs from harness to harness, beside the process itself.
+
+    ``tool_name`` takes off what the harness puts before a tool's name. ``sessions_per_process``: 1 where a process
+    can hold only one. ``processes``: as many at most, whatever waits.
+    """
+
+    name: str
+    start: Start
+    sessions_per_process: int
+    processes: int
+    tool_name: Callable[[str], str] = str

@@ -1,0 +1,195 @@
+"""What every harness does alike; each test runs with all of them, on their real programs."""
+
+import asyncio
+
+import pytest
+
+from harness_adapters.contract import (
+    AnswerText,
+    ContextCompacted,
+    Harness,
+    ModelAnswered,
+    ModelRequestFailed,
+    ModelRequestStarted,
+    TextBlock,
+    TextDelta,
+    ThinkingBlock,
+    ToolOutcome,
+    ToolUse,
+    TurnFinished,
+    UserInput,
+)
+from tests.integration.harnesses.talk import Hands, Talk, of, said, script, text, uses
+
+END = TurnFinished(reason="end_turn")
+
+
+async def test_text_streams_under_the_id_that_it_is_recorded_with(talk: Talk, harness: Harness):
+    words = "Grüße, 世界. " * 30
+    talk.say(script({"text": words, "chunk_ms": 1}))
+    events = await talk.turn(harness)
+    block = of(events, ModelAnswered)[0].answer.blocks[0]
+    deltas = of(events, TextDelta)
+    assert isinstance(events[0], ModelRequestStarted)
+    assert isinstance(block, AnswerText) and block.text == words
+    assert "".join(delta.text for delta in deltas) == words
+    assert {delta.event_id for delta in deltas} == {block.event_id}
+    assert events[-1] == END
+
+
+async def test_a_conversation_goes_on(talk: Talk, harness: Harness):
+    for n in range(3):
+        talk.say(script({"text": f"answer {n}"}))
+        events = await talk.turn(harness)
+        assert text(events) == f"answer {n}" and events[-1] == END
+        assert len(of(events, ModelRequestStarted)) == 1
+
+
+async def test_thinking_is_kept_and_goes_back(talk: Talk, harness: Harness):
+    talk.say(script({"thinking": "hm", "text": "so", "tools": uses({"n": 1})}, {"text": "then"}))
+    events = await talk.turn(harness)
+    assert text(events) == "then"
+    thoughts = [block for block in of(events, ModelAnswered)[0].answer.blocks if isinstance(block, ThinkingBlock)]
+    assert [thought.text for thought in thoughts] == ["hm"] and thoughts[0].signature
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_tools_are_called_one_after_another(talk: Talk, harness: Harness, count: int):
+    steps = [{"tools": uses({"n": n})} for n in range(count)]
+    talk.say(script(*steps, {"text": "at last: {{result}}"}))
+    hands = Hands()
+    events = await talk.turn(harness, hands)
+    assert [use.input for use in hands.called] == [{"n": n} for n in range(count)]
+    assert text(events) == f"at last: did {count - 1}" and events[-1] == END
+
+
+async def test_tools_of_one_answer_run_side_by_side(talk: Talk, harness: Harness):
+    together = asyncio.Barrier(3)
+
+    async def wait(use: ToolUse) -> str:
+        await together.wait()
+        return f"did {use.input['n']}"
+
+    talk.say(
+        script({"tools": uses(*({"n": n} for n in range(3)))}, {"text": "{{result.1}}, {{result.2}}, {{result.3}}"})
+    )
+    events = await talk.turn(harness, Hands(wait))
+    assert text(events) == "did 0, did 1, did 2"
+
+
+async def test_a_tool_that_fails_is_told_to_the_model(talk: Talk, harness: Harness):
+    def fail(use: ToolUse) -> ToolOutcome:
+        return ToolOutcome(tool_use_id=use.event_id, content=[TextBlock(text="no such file")], is_error=True)
+
+    talk.say(script({"tools": uses({"n": 1})}, {"text": "it said: {{result}}"}))
+    assert "no such file" in text(await talk.turn(harness, Hands(fail)))
+
+
+async def test_a_large_result_arrives(talk: Talk, harness: Harness):
+    talk.more["compact_above_tokens"] = 10_000_000
+    talk.say(script({"tools": uses({"n": 1})}, {"text": "{{result}}"}))
+    events = await talk.turn(harness, Hands(lambda _: "head " + "x" * 5_000_000 + " tail"))
+    assert text(events).startswith("head") and events[-1] == END
+
+
+async def test_unicode_and_nul(talk: Talk, harness: Harness):
+    talk.say(script({"text": "a\0b 😀", "tools": uses({"n": 1, "text": "é\u2028"})}, {"text": "{{result}}"}))
+    hands = Hands(lambda _: "ü 😀 \u2028 end")
+    events = await talk.turn(harness, hands)
+    assert said(of(events, ModelAnswered)[0].answer) == "a\ufffdb 😀"
+    assert hands.called[0].input == {"n": 1, "text": "é\u2028"}
+    assert text(events) == "ü 😀 \u2028 end"
+
+
+async def test_a_call_that_waits_parks_the_turn_and_goes_on_from_the_log(talk: Talk, harness: Harness):
+    talk.say(script({"tools": uses({"n": 1}, {"n": 2})}, {"text": "{{result.1}} and {{result.2}}"}))
+    hands = Hands(lambda use: None if use.input["n"] == 2 else "one")
+    events = await asyncio.wait_for(talk.turn(harness, hands), 30)
+    assert events[-1] == TurnFinished(reason="parked")
+    events = await talk.turn(harness, Hands(lambda _: "two"))
+    assert text(events) == "one and two" and events[-1] == END
+
+
+async def test_what_is_said_meanwhile_goes_in_before_the_next_request(talk: Talk, harness: Harness):
+    talk.say(script({"tools": uses({"n": 1})}, {"text": "never said"}))
+    steer = UserInput(event_id="steer", content=[TextBlock(text=script({"text": "steered"}))])
+    events = await talk.turn(harness, Hands(said=[[], [steer]]))
+    assert text(events) == "steered" and events[-1] == END
+
+
+@pytest.mark.parametrize("during", ["streaming", "tool"])
+async def test_an_interrupted_turn_leaves_nothing_and_the_next_goes_on(talk: Talk, harness: Harness, during: str):
+    hands = Hands(lambda _: asyncio.sleep(60))
+    if during == "streaming":
+        talk.say(script({"text": "word " * 400, "chunk_ms": 50}))
+        await asyncio.wait_for(talk.turn(harness, hands, until=lambda event: isinstance(event, TextDelta)), 20)
+    else:
+        talk.say(script({"tools": uses({"n": 1})}, {"text": "x"}))
+        turn = asyncio.create_task(talk.turn(harness, hands))
+        while not hands.called:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        turn.cancel()
+        await asyncio.wait({turn}, timeout=5)
+        assert turn.done() and hands.cancelled == [hands.called[0].event_id]
+        use = hands.called[0]
+        stopped = ToolOutcome(tool_use_id=use.event_id, content=[TextBlock(text="[interrupted]")], is_error=True)
+        talk.history.append(stopped)
+    talk.say(script({"text": "next"}))
+    events = await talk.turn(harness)
+    assert text(events) == "next" and events[-1] == END
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind"),
+    [
+        ({"status": 429, "retry_after_seconds": 0.01}, "rate_limited"),
+        ({"status": 500}, "unknown"),
+        ({"after_chunks": 1}, "interrupted_stream"),
+        ({"after_chunks": 1, "status": 529}, "overloaded"),
+    ],
+)
+async def test_a_request_that_fails_is_asked_again(
+    talk: Talk, harness: Harness, fail: dict[str, object], kind: str, name: str
+):
+    talk.say(script({"text": f"in the end, {name} {kind}", "fail": {"times": 2, **fail}}))
+    events = await talk.turn(harness)
+    assert [event.kind for event in of(events, ModelRequestFailed)] == [kind, kind]
+    assert text(events).startswith("in the end") and events[-1] == END
+
+
+async def test_a_request_that_is_refused_for_good_ends_the_turn(talk: Talk, harness: Harness):
+    talk.say(script({"text": "x", "fail": {"status": 400, "message": "not like this", "times": 9}}))
+    events = await talk.turn(harness)
+    assert isinstance(events[-1], TurnFinished) and events[-1].reason == "failed"
+    assert "not like this" in (events[-1].message or "")
+    talk.say(script({"text": "again"}))
+    assert text(await talk.turn(harness)) == "again"
+
+
+async def test_a_context_that_is_too_large_is_compacted(talk: Talk, harness: Harness):
+    for n in range(3):
+        talk.say(f"{'x' * 8000}\n" + script({"text": f"answer {n}"}))
+        await talk.turn(harness)
+    talk.more["compact_above_tokens"] = 3000
+    talk.say(script({"text": "short again"}))
+    events = await talk.turn(harness)
+    assert len(of(events, ContextCompacted)) == 1
+    assert text(events) == "short again" and events[-1] == END
+    talk.say(script({"text": "and on"}))
+    assert text(await talk.turn(harness)) == "and on"
+
+
+async def test_a_session_is_opened_from_its_log_alone(talk: Talk, harness: Harness):
+    talk.say(script({"thinking": "hm", "text": "a", "tools": uses({"n": 1}, {"n": 2})}, {"text": "b"}))
+    await talk.turn(harness)
+    elsewhere = Talk(talk.gateway, talk.model, history=list(talk.history))
+    elsewhere.say(script({"text": "c", "tools": uses({"n": 3})}, {"text": "{{result}}"}))
+    events = await elsewhere.turn(harness)
+    assert text(events) == "did 3" and events[-1] == END
+
+
+async def test_the_limit_of_requests_ends_the_turn(talk: Talk, harness: Harness):
+    talk.more["max_model_requests"] = 2
+    talk.say(script(*({"tools": uses({"n": n})} for n in range(5)), {"text": "x"}))
+    events = await talk.turn(harness)
+    assert isinstance(events[-1], TurnFinished) and events[-1].reason == "limit"
