@@ -3,6 +3,7 @@
 from typing import Any
 
 from harness_adapters.contract import HarnessSpec
+from harness_adapters.driven.confinement import WORKSPACE
 from harness_adapters.driven.native import Native
 
 Json = dict[str, Any]
@@ -41,7 +42,7 @@ def thread(native: Native) -> Json:
     """Return the parameters of ``thread/start``; overrides do not outlive a thread, so all of them are given."""
     spec = native.spec
     return {
-        "cwd": "/empty",
+        "cwd": WORKSPACE,
         "approvalPolicy": "never",
         "sandbox": "read-only",
         "ephemeral": True,

@@ -25,6 +25,9 @@ ADDRESS = ("127.0.0.1", 3128)
 """Where a harness's process finds what it may ask for; the one service on its loopback that is not its own."""
 
 PROGRAM_AT, FILES_AT, SOCKETS_AT = "/opt/harness", "/opt/files", "/run/harness"
+WORKSPACE = "/workspace"
+"""An empty folder, named as the one in the sandbox: some harnesses tell the model where they are."""
+
 _SHOWN_AT = "/mnt"
 _LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 _LIBRARIES = ("libc.so.6", "libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1")
@@ -41,7 +44,7 @@ class Program:
     """A program to confine; ``command`` begins with a path below ``folder``, which is seen at `PROGRAM_AT`.
 
     ``files``: content by name, for a folder of its own that it can only read, at `FILES_AT`; ``links``: path
-    where it looks for a file → where that is.
+    where it looks for a file → where that is. ``state``: content by path below `SOCKETS_AT`, where it may write too.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     links: Mapping[str, str] = field(default_factory=dict[str, str])
+    state: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -130,8 +134,12 @@ class Confinement:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, content in program.files.items():
             (folder / "files" / name).write_text(content)
+        for name, content in program.state.items():
+            (folder / "sockets" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "sockets" / name).write_text(content)
         if uid is not None:
-            os.chown(folder / "sockets", uid, uid)
+            for path in (folder / "sockets", *(folder / "sockets").rglob("*")):
+                os.chown(path, uid, uid)
         own = {"sockets": folder / "sockets", "files": folder / "files"}
         seen = {name: f"{_SHOWN_AT}/{name}" if as_root else str(path) for name, path in (places | own).items()}
         cgroup = self._cgroups.create(folder.name, Limits(program.memory_mb << 20, PIDS, CPUS))
@@ -165,12 +173,12 @@ def _arguments(program: Program, seen: Mapping[str, str]) -> list[str]:
         arguments += ["--ro-bind", path, path]
     arguments += ["--ro-bind", seen["program"], PROGRAM_AT, "--ro-bind", seen["files"], FILES_AT]
     arguments += ["--bind", seen["sockets"], SOCKETS_AT, "--perms", "0700", "--tmpfs", "/home/agent"]
-    arguments += ["--perms", "0700", "--tmpfs", "/tmp", "--dir", "/empty", "--proc", "/proc", "--dev", "/dev"]  # noqa: S108
+    arguments += ["--perms", "0700", "--tmpfs", "/tmp", "--dir", WORKSPACE, "--proc", "/proc", "--dev", "/dev"]  # noqa: S108
     for path, target in program.links.items():
         arguments += ["--symlink", target, path]
     for name, value in (_ENVIRONMENT | dict(program.environment)).items():
         arguments += ["--setenv", name, value]
-    return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/empty"]
+    return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE]
 
 
 def _libraries() -> list[str]:

@@ -1,7 +1,7 @@
 """Turns itself into a confined harness process: a program of its own, with its order as its argument.
 
 First comes the process's network: loopback alone, with one socket that listens on it and is handed to whoever gave
-the order. Then the cgroups are joined, root is given up for a user that exists nowhere else, and bubblewrap takes over.
+the order. Then the cgroups are joined, root is given up for a user of the process's own, and bubblewrap takes over.
 """
 
 import ctypes

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness_adapters.contract import Answer, ToolOutcome, ToolUse, TurnPort
-from harness_adapters.driven.native import GO_ON, NoTurnError
+from harness_adapters.contract import Answer, TextBlock, ToolOutcome, ToolUse, TurnPort
+from harness_adapters.driven.native import GO_ON, Kind, NoTurnError
 from harness_adapters.model.client import PassedOn
 from harness_adapters.model.rounds import uses
 
@@ -76,7 +76,9 @@ class Calls:
 class Line:
     """Open while a turn runs; what comes outside of one is refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
+        self._fillers = {GO_ON: "user", **kind.fillers}
+        self._result_characters = kind.result_characters
         self.asked: asyncio.Queue[Asked] = asyncio.Queue()
         self.calls: Calls | None = None
         self.ended: asyncio.Future[str | None] = asyncio.Future()
@@ -103,7 +105,7 @@ class Line:
         """Have a model request answered; raises `NoTurnError`."""
         if not self.is_open:
             raise NoTurnError("the session has no running turn")
-        passed_on.body = without(passed_on.body, GO_ON)
+        passed_on.body = without(passed_on.body, self._fillers)
         asked = Asked(passed_on)
         self._asking.add(asked)
         try:
@@ -116,26 +118,44 @@ class Line:
         """Return what a tool call came to; raises `NoTurnError`."""
         if self.calls is None:
             raise NoTurnError("the session has no running turn, or its model has not asked for a tool")
-        return await self.calls.outcome(call_id, name, value)
+        return shortened(await self.calls.outcome(call_id, name, value), self._result_characters)
 
 
-def without(body: bytes, text: str) -> bytes:
-    """Return a request without the messages that are ``text`` alone, and without such a part of one."""
-    if json.dumps(text).encode() not in body:
+def shortened(outcome: ToolOutcome, characters: int | None) -> ToolOutcome:
+    """Return an outcome whose texts have no more characters together than a harness takes: head, note and tail."""
+    length = sum(len(block.text) for block in outcome.content if isinstance(block, TextBlock))
+    if characters is None or length <= characters:
+        return outcome
+    whole = "\n".join(block.text for block in outcome.content if isinstance(block, TextBlock))
+    note = f"\n[{len(whole)} characters, of which this harness takes {characters}; the middle is left out]\n"
+    part = (characters - len(note)) // 2
+    text = TextBlock(text=whole[:part] + note + whole[-part:])
+    media = [block for block in outcome.content if not isinstance(block, TextBlock)]
+    return outcome.model_copy(update={"content": [text, *media]})
+
+
+def without(body: bytes, fillers: Mapping[str, str]) -> bytes:
+    """Return a request without the messages, and the parts of messages, that are a filler: role by text."""
+    if not any(json.dumps(text).encode() in body for text in fillers):
         return body
     request = json.loads(body)
     for name in ("messages", "input"):
         if isinstance(request.get(name), list):
-            request[name] = [kept for each in request[name] if (kept := _stripped(each, text)) is not None]
+            request[name] = [kept for each in request[name] if (kept := _stripped(each, fillers)) is not None]
     return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def _stripped(message: Any, text: str) -> Any:
-    if not isinstance(message, dict) or message.get("role") != "user":
+def _stripped(message: Any, fillers: Mapping[str, str]) -> Any:
+    if not isinstance(message, dict):
         return message
-    content = message.get("content")
+    content, role = message.get("content"), message.get("role")
     if isinstance(content, str):
-        return None if content.strip() == text else message
-    parts: Sequence[Any] = content if isinstance(content, list) else []
-    rest = [part for part in parts if not (isinstance(part, dict) and str(part.get("text", "")).strip() == text)]
+        return None if fillers.get(content.strip()) == role else message
+    if not isinstance(content, list):
+        return message
+    rest = [part for part in content if not (isinstance(part, dict) and _is_filler(part, role, fillers))]
     return {**message, "content": rest} if rest else None
+
+
+def _is_filler(part: Mapping[str, Any], role: Any, fillers: Mapping[str, str]) -> bool:
+    return role is not None and fillers.get(str(part.get("text", "")).strip()) == role

@@ -1,8 +1,8 @@
 """What a harness's own program must be able to do; each adapter says how."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness_adapters.contract import HarnessSpec, HistoryItem, ToolOutcome, UserInput
@@ -52,19 +52,19 @@ class NativeProcess(Protocol):
     died: asyncio.Future[str]
     """Done when the process is gone, with what is known of why."""
 
-    async def open(self, native: Native, history: Sequence[HistoryItem]) -> None:
+    async def open(self, native: Native, history: Sequence[HistoryItem], /) -> None:
         """Open a session that begins with ``history``: without an open tool use, and up to what is said next."""
         ...
 
-    async def prompt(self, native: Native, inputs: Sequence[UserInput]) -> None:
+    async def prompt(self, native: Native, inputs: Sequence[UserInput], /) -> None:
         """Start a turn with what the user says; nothing: `GO_ON`."""
         ...
 
-    async def cancel(self, native: Native) -> None:
+    async def cancel(self, native: Native, /) -> None:
         """Stop the session's turn."""
         ...
 
-    async def forget(self, native: Native) -> None:
+    async def forget(self, native: Native, /) -> None:
         """Close a session."""
         ...
 
@@ -88,7 +88,9 @@ class Kind:
     """What differs from harness to harness, beside the process itself.
 
     ``tool_name`` takes off what the harness puts before a tool's name. ``sessions_per_process``: 1 where a process
-    can hold only one. ``processes``: as many at most, whatever waits.
+    can hold only one. ``processes``: as many at most, whatever waits. ``fillers``: what the harness puts into a
+    conversation of its own accord, role by text; the model is not shown it. ``result_characters``: as many as it
+    takes of a tool's result.
     """
 
     name: str
@@ -96,3 +98,5 @@ class Kind:
     sessions_per_process: int
     processes: int
     tool_name: Callable[[str], str] = str
+    fillers: Mapping[str, str] = field(default_factory=dict[str, str])
+    result_characters: int | None = None

@@ -103,7 +103,7 @@ class Pool:
             self.drop(held)
         running = await self._room(spec)
         native = Native(secrets.token_urlsafe(24), spec)
-        session = Session(native, running, Line(), configuration, known)
+        session = Session(native, running, Line(self._kind), configuration, known)
         running.relay.lines[native.key] = session.line
         self._sessions[spec.session_id] = self._keys[native.key] = session
         try:

@@ -56,11 +56,11 @@ def _messages(history: Sequence[HistoryItem]) -> list[Json]:
     messages: list[Json] = []
     for item in rounds(history):
         if isinstance(item, AnswerRound):
-            said = [_answered(block) for block in item.answer.blocks if _goes_back(block)]
-            messages.append({"role": "assistant", "content": said or [{"type": "text", "text": _EMPTY}]})
+            answered = [_answered(block) for block in item.answer.blocks if _goes_back(block)]
+            messages.append({"role": "assistant", "content": answered or [{"type": "text", "text": _EMPTY}]})
             _add_user(messages, [_result(outcome) for outcome in item.outcomes])
         else:
-            _add_user(messages, _input(item))
+            _add_user(messages, said(item))
     if messages and messages[-1]["role"] == "user":
         messages[-1]["content"][-1] |= _CACHED
     return messages
@@ -102,7 +102,8 @@ def _result(outcome: ToolOutcome) -> Json:
     }
 
 
-def _input(item: UserInput) -> list[Json]:
+def said(item: UserInput) -> list[Json]:
+    """Return what a user said as content blocks."""
     blocks = _content(item.content) or [{"type": "text", "text": _EMPTY}]
     if item.role == "user":
         return blocks

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.ids import new_id
-from harness_adapters import codex
+from harness_adapters import claude_agent_sdk, codex
 from harness_adapters.builtin import BuiltinHarness
 from harness_adapters.contract import Harness
 from harness_adapters.driven.confinement import Confinement
@@ -47,7 +47,11 @@ class Harnesses:
         if name == "builtin":
             return BuiltinHarness(ids, patience=patience)
         confinement = Confinement(state_dir=self.folder / "run", cache_dir=self.folder / "cache", installation="test")
-        kinds = {"codex": lambda: codex.kind(INSTALLED / f"codex-{codex.VERSION}", confinement, processes=4)}
+        claude = claude_agent_sdk.installed()
+        kinds = {
+            "codex": lambda: codex.kind(INSTALLED / f"codex-{codex.VERSION}", confinement, processes=4),
+            "claude-agent-sdk": lambda: claude_agent_sdk.kind(claude, confinement, processes=4),
+        }
         return DrivenHarness(ids, kinds[name](), patience=patience)
 
 
@@ -60,7 +64,7 @@ async def harnesses(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[
         await harness.close()
 
 
-@pytest.fixture(params=["builtin", "codex"])
+@pytest.fixture(params=["builtin", "codex", "claude-agent-sdk"])
 def name(request: pytest.FixtureRequest) -> str:
     """A harness's name."""
     return request.param
