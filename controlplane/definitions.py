@@ -4,13 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from harness_adapters.contract import HarnessName
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
 EffortLevel = Literal["low", "medium", "high", "xhigh", "max"]
-Harness = Literal["builtin", "opencode", "claude-agent-sdk", "codex"]
+HarnessMode = Literal["inline", "isolated"]
 
 
 class PermissionPolicy(_Frozen):
@@ -196,7 +198,8 @@ class AgentDefinition(_Frozen):
     multiagent: Coordinator | None = None
     execution_identity: ServiceAccount = Field(default_factory=ServiceAccount)
     metadata: dict[str, str] = Field(default_factory=dict)
-    harness: Harness = "builtin"
+    harness: HarnessName = "builtin"
+    harness_mode: HarnessMode = "inline"
 
 
 class SessionAgentBase(_Frozen):
@@ -213,7 +216,8 @@ class SessionAgentBase(_Frozen):
     mcp_servers: list[McpServer]
     skills: list[Skill]
     execution_identity: ServiceAccount = Field(default_factory=ServiceAccount)
-    harness: Harness = "builtin"
+    harness: HarnessName = "builtin"
+    harness_mode: HarnessMode = "inline"
 
 
 class SessionCoordinator(_Frozen):

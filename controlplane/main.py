@@ -30,6 +30,7 @@ async def run_api(settings: Settings) -> None:
     from controlplane.readiness import Readiness
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
     from controlplane.wakeups import Reconciler, Wakeups
+    from harness_adapters.installation import installed_names
 
     database = Database(settings.database_url, max_connections=_API_CONNECTIONS, wait_seconds=_API_PATIENCE_SECONDS)
     await database.open()
@@ -41,6 +42,7 @@ async def run_api(settings: Settings) -> None:
         readiness=Readiness(database=database, client=client, gateway_url=settings.gateway_url),
         version=version("bulkhead"),
         keyring=open_keyring(MasterKeySettings(), settings.data_dir),
+        harnesses=installed_names(settings.harness_programs),
     )
     reconciler = asyncio.create_task(Reconciler(database=database, wakeups=wakeups).run())
     try:
@@ -65,7 +67,7 @@ async def run_brain(settings: Settings) -> None:
     from controlplane.store.judging import Judge
     from controlplane.store.turns import PostgresTurns
     from controlplane.store.workers import PostgresLeases
-    from harness_adapters.builtin import BuiltinHarness
+    from harness_adapters.catalog import HarnessSettings, harnesses
     from workflows.interrupts import Interrupts
     from workflows.sweep import Sweeper
     from workflows.tools import ToolDispatcher
@@ -76,7 +78,18 @@ async def run_brain(settings: Settings) -> None:
     await database.open()
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
-    harness = BuiltinHarness(partial(new_id, "sevt"))
+    available = harnesses(
+        partial(new_id, "sevt"),
+        HarnessSettings(
+            programs=settings.harness_programs,
+            state_dir=settings.data_dir / "run" / "harnesses",
+            cache_dir=settings.data_dir / "cache",
+            installation=settings.host_name,
+            processes=settings.harness_processes,
+            idle_seconds=settings.harness_idle_seconds,
+            silence_seconds=settings.harness_silence_seconds,
+        ),
+    )
     judge = Judge(expiry_seconds=settings.approval_expiry_seconds)
     records = PostgresTurns(
         database,
@@ -87,7 +100,7 @@ async def run_brain(settings: Settings) -> None:
     turns = TurnRunner(
         worker_id=worker_id,
         records=records,
-        harnesses={"builtin": harness},
+        harnesses=available,
         dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database, judge=judge), records=records),
         interrupts=stops,
     )
@@ -100,7 +113,8 @@ async def run_brain(settings: Settings) -> None:
             within=worker,
         )
     finally:
-        await harness.close()
+        for harness in available.values():
+            await harness.close()
         await database.close()
 
 

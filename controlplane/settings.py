@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.errors import InvalidRequestError
 from harness_adapters.contract import COMPACT_ABOVE_TOKENS, WireFormat
+from harness_adapters.installation import default_folder
 
 
 class ModelProvider(BaseModel):
@@ -70,6 +71,18 @@ class Settings(BaseSettings):
     compact_above_tokens: int = Field(default=COMPACT_ABOVE_TOKENS, ge=1000)
     """Above it, a summary that the model writes stands for the older part of a conversation."""
 
+    harness_dir: Path | None = None
+    """Where `bulkhead harness install` puts programs; beside the Python environment if not set."""
+
+    harness_processes: int = Field(default=8, ge=1, le=1000)
+    """Of each harness that is a program of its own, at most; a turn that finds none free waits."""
+
+    harness_idle_seconds: float = Field(default=300, gt=0)
+    """How long such a process, and a session in it, is kept without use."""
+
+    harness_silence_seconds: float = Field(default=60, gt=0)
+    """How long such a process may do nothing when it is its turn to; then it is started again."""
+
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64
     egress_ca_file: Path | None = None
@@ -87,6 +100,11 @@ class Settings(BaseSettings):
     def host_name(self) -> str:
         """The name under which this host's workers and sandboxes are found again."""
         return self.worker_name or socket.gethostname()
+
+    @property
+    def harness_programs(self) -> Path:
+        """Where the harnesses' programs are looked for."""
+        return self.harness_dir or default_folder()
 
     @property
     def egress_socket(self) -> Path:

@@ -21,6 +21,9 @@ WireFormat = Literal["anthropic", "openai", "openai-responses"]
 """The formats in which models are asked: Anthropic Messages, OpenAI Chat Completions, OpenAI Responses."""
 
 
+HarnessName = Literal["builtin", "opencode", "claude-agent-sdk", "codex"]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 

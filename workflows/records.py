@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness_adapters.contract import (
     ContextCompacted,
+    HarnessRestarted,
     HarnessSpec,
     HistoryItem,
     ModelAnswered,
@@ -104,6 +105,10 @@ class TurnRecords(Protocol):
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """Record the failure and what happens next."""
+        ...
+
+    async def harness_restarted(self, turn: TurnStart, restarted: HarnessRestarted) -> None:
+        """Record that the harness's own program has failed, and that it goes on."""
         ...
 
     async def steering(self, turn: TurnStart) -> list[UserInput]:

@@ -15,6 +15,7 @@ from harness_adapters.contract import (
     FailureKind,
     Harness,
     HarnessEvent,
+    HarnessRestarted,
     ModelAnswered,
     ModelRequestFailed,
     ModelRequestStarted,
@@ -124,7 +125,9 @@ class TurnRunner:
         if not is_unfinished(start.history):
             # Killed between the last answer and the end of the turn: nothing is left to ask.
             return TurnFinished(reason="end_turn")
-        harness = self._harnesses[start.harness]
+        harness = self._harnesses.get(start.harness)
+        if harness is None:
+            return TurnFinished(reason="failed", message=f"the harness {start.harness!r} is not installed here")
         steps = harness.run_turn(start.spec, start.history, self._dispatcher.port(start))
         try:
             async for step in steps:
@@ -155,6 +158,8 @@ class TurnRunner:
                     retry_in_seconds=step.retry_in_seconds,
                 )
                 await self._records.model_request_failed(start, step)
+            case HarnessRestarted():
+                await self._records.harness_restarted(start, step)
             case TurnFinished():
                 pass
             case _:

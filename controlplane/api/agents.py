@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from controlplane.api import rosters
 from controlplane.api.checks import check_harness, check_tools, patched_metadata, require_unarchived
-from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import (
     DEFAULT_LIMIT,
     Cursor,
@@ -53,7 +53,8 @@ async def create_agent(exchange: CurrentExchange, wanted: AgentCreate = reads(Ag
             skills=[skill.resolve() for skill in wanted.skills or []],
             multiagent=await rosters.resolve(connection, wanted.multiagent, agent_id=agent_id, version=1),
             metadata=wanted.metadata or {},
-            harness=check_harness(wanted.harness),
+            harness=check_harness(wanted.harness, exchange.parts.harnesses),
+            harness_mode=wanted.harness_mode or "inline",
         )
         check_tools(definition.tools, definition.mcp_servers)
         return _wire(await agents.create(connection, exchange.workspace_id, agent_id=agent_id, definition=definition))
@@ -109,7 +110,7 @@ async def update_agent(
                 field="version",
                 next_step="get the agent, and apply the change to its newest version",
             )
-        definition = await _updated(connection, before, wanted)
+        definition = await _updated(exchange, connection, before, wanted)
         if definition == before.definition:
             return _wire(before)
         check_tools(definition.tools, definition.mcp_servers)
@@ -169,7 +170,9 @@ async def list_versions(
     return json_response(Page[Agent](data=[_wire(record) for record in shown], next_page=following))
 
 
-async def _updated(connection: Connection, before: AgentRecord, wanted: AgentUpdate) -> AgentDefinition:
+async def _updated(
+    exchange: Exchange, connection: Connection, before: AgentRecord, wanted: AgentUpdate
+) -> AgentDefinition:
     given = wanted.model_fields_set
     changes: dict[str, Any] = {
         "name": wanted.name,
@@ -179,7 +182,8 @@ async def _updated(connection: Connection, before: AgentRecord, wanted: AgentUpd
         "mcp_servers": resolved_servers(wanted.mcp_servers),
         "skills": [skill.resolve() for skill in wanted.skills or []],
         "metadata": patched_metadata(before.definition.metadata, wanted.metadata),
-        "harness": check_harness(wanted.harness),
+        "harness": check_harness(wanted.harness, exchange.parts.harnesses),
+        "harness_mode": wanted.harness_mode or "inline",
     }
     if "model" in given:
         changes["model"] = resolved_model(wanted.model, before.definition.model)

@@ -1,6 +1,6 @@
 """The REST API as an ASGI app."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -42,6 +42,7 @@ from controlplane.api.parts import Parts, Readiness, Submitter
 from controlplane.errors import BulkheadError
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import Keyring
+from harness_adapters.contract import HarnessName
 
 _RESOURCES = (
     agents,
@@ -74,6 +75,7 @@ def create_app(
     readiness: Readiness,
     version: str,
     keyring: Keyring | None = None,
+    harnesses: Collection[HarnessName] = ("builtin",),
 ) -> FastAPI:
     """Return the app, which listens for events while it is up; the caller opens and closes ``database``.
 
@@ -89,6 +91,7 @@ def create_app(
         metrics=metrics,
         keyring=keyring or Keyring(),
         version=version,
+        harnesses=harnesses,
     )
     app = FastAPI(
         title="Bulkhead",

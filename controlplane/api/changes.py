@@ -1,18 +1,22 @@
 """What may change of a session, and what its `session.updated` event says of it."""
 
+from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
 from controlplane.api.checks import check_harness, check_tools, not_supported, patched_metadata, refused
 from controlplane.api.wire.agents import resolved_model
-from controlplane.api.wire.sessions import BudgetRequest, ResumeSettings, SessionUpdate
+from controlplane.api.wire.sessions import BudgetRequest, MoveSettings, SessionUpdate
 from controlplane.api.wire.tools import resolved_servers, resolved_tools
 from controlplane.definitions import SessionAgent, stored
 from controlplane.errors import ConflictError
 from controlplane.store.sessions import Budget, SessionRecord
+from harness_adapters.contract import HarnessName
 
 
-def wanted_changes(before: SessionRecord, wanted: SessionUpdate) -> dict[str, Any]:
+def wanted_changes(
+    before: SessionRecord, wanted: SessionUpdate, harnesses: Collection[HarnessName]
+) -> dict[str, Any]:
     """Return the fields of a session that an update gives new values, or raise what keeps it from that."""
     given = wanted.model_fields_set
     found: dict[str, Any] = {}
@@ -26,18 +30,21 @@ def wanted_changes(before: SessionRecord, wanted: SessionUpdate) -> dict[str, An
         found["budget"] = new_budget(before, wanted.budget)
     if "budget_ids" in given:
         found["budget_ids"] = wanted.budget_ids
-    if wanted.agent is not None:
-        found["agent"] = _new_agent(before, wanted)
+    agent = moved_agent(_new_agent(before, wanted), wanted, harnesses)
+    if agent != before.agent:
+        found["agent"] = agent
     return found
 
 
-def resumed_agent(before: SessionAgent, wanted: ResumeSettings) -> SessionAgent:
-    """Return the agent with the model and the harness to resume with."""
+def moved_agent(before: SessionAgent, wanted: MoveSettings, harnesses: Collection[HarnessName]) -> SessionAgent:
+    """Return the agent with the model and the harness that its next turn is to run with."""
     found: dict[str, Any] = {}
     if wanted.model is not None:
         found["model"] = resolved_model(wanted.model, before.model)
     if wanted.harness is not None:
-        found["harness"] = check_harness(wanted.harness)
+        found["harness"] = check_harness(wanted.harness, harnesses)
+    if wanted.harness_mode is not None:
+        found["harness_mode"] = wanted.harness_mode
     return before.model_copy(update=found)
 
 

@@ -1,15 +1,17 @@
 """What holds across fields of a request, and for more than one resource."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import get_args
 
 from controlplane.api.wire.common import MAX_METADATA_PAIRS
 from controlplane.api.wire.tools import MAX_TOOLS, RESERVED_TOOL_NAMES, TOOLSET_NAMES
-from controlplane.definitions import AgentToolset, CustomTool, Harness, McpServer, McpToolset, Tool
+from controlplane.definitions import AgentToolset, CustomTool, McpServer, McpToolset, Tool
 from controlplane.errors import InvalidRequestError
 from controlplane.ids import shown_name
+from harness_adapters.contract import HarnessName
 
-_KNOWN_HARNESSES = ("builtin", "opencode", "claude-agent-sdk", "codex")
+_KNOWN_HARNESSES: tuple[HarnessName, ...] = get_args(HarnessName)
 
 
 def refused(field: str, reason: str, *, code: str = "invalid_request", next_step: str | None = None) -> Exception:
@@ -35,23 +37,26 @@ def require_unarchived(kind: str, object_id: str, archived_at: datetime | None) 
         )
 
 
-def check_harness(name: str | None) -> Harness:
-    """Return the harness to run; only one is installed."""
-    if name is None or name == "builtin":
+def check_harness(wanted: str | None, installed: Collection[HarnessName]) -> HarnessName:
+    """Return the harness to run."""
+    if wanted is None:
         return "builtin"
-    if name in _KNOWN_HARNESSES:
+    name: HarnessName | None = next((each for each in _KNOWN_HARNESSES if each == wanted), None)
+    if name is None:
         raise refused(
             "harness",
-            f"{name!r} is not installed in this version",
-            code="harness_not_installed",
-            next_step="omit the field, or set it to 'builtin'",
+            f"{shown_name(wanted)!r} is unknown; known are {', '.join(_KNOWN_HARNESSES)}",
+            code="unknown_harness",
+            next_step="omit the field, or set it to one of these",
         )
-    raise refused(
-        "harness",
-        f"{shown_name(name)!r} is unknown; known are {', '.join(_KNOWN_HARNESSES)}",
-        code="unknown_harness",
-        next_step="omit the field, or set it to 'builtin'",
-    )
+    if name not in installed:
+        raise refused(
+            "harness",
+            f"{name!r} is not installed; installed are {', '.join(sorted(installed))}",
+            code="harness_not_installed",
+            next_step=f"run `bulkhead harness install {name}` and start Bulkhead again, or take another harness",
+        )
+    return name
 
 
 def patched_metadata(before: dict[str, str], patch: dict[str, str | None] | None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What the endpoints work with, given to the app by whoever makes it."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -12,6 +12,7 @@ from controlplane.api.metrics import Metrics
 from controlplane.store.events import Event
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import Keyring
+from harness_adapters.contract import HarnessName
 
 
 class Submitter(Protocol):
@@ -38,6 +39,7 @@ class Parts:
     metrics: Metrics
     keyring: Keyring
     version: str
+    harnesses: Collection[HarnessName]
 
 
 def parts_of(request: HTTPConnection) -> Parts:

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from controlplane.api import changes
-from controlplane.api.exchange import CurrentExchange, reads
+from controlplane.api.exchange import CurrentExchange, Exchange, reads
 from controlplane.api.sessions import wire_session
 from controlplane.api.wire.sessions import (
+    MoveSettings,
     ResumedSession,
-    ResumeSettings,
     Session,
     SessionResume,
     SessionsResume,
@@ -49,8 +49,8 @@ async def resume_sessions(
             shown.append(ResumedSession(session_id=session_id, resume_at=now + timedelta(seconds=wait_seconds)))
             if wanted.dry_run:
                 continue
-            if wanted.model is not None or wanted.harness is not None:
-                await _change(connection, await sessions.get(connection, session_id), wanted)
+            if wanted.model_fields_set & MoveSettings.model_fields.keys():
+                await _change(exchange, connection, await sessions.get(connection, session_id), wanted)
             await resuming.want(connection, session_id, after_seconds=wait_seconds)
         return SessionsResumed(dry_run=wanted.dry_run, data=shown, has_more=len(found) > wanted.limit)
 
@@ -66,7 +66,7 @@ async def resume_session(
     async def effect(connection: Connection) -> Session:
         session = await sessions.lock(connection, session_id)
         _check_resumable(session)
-        await _change(connection, session, wanted)
+        await _change(exchange, connection, session, wanted)
         await resuming.want(connection, session_id)
         return wire_session(await sessions.get(connection, session_id))
 
@@ -90,8 +90,8 @@ def _check_resumable(session: SessionRecord) -> None:
         )
 
 
-async def _change(connection: Connection, session: SessionRecord, wanted: ResumeSettings) -> None:
-    after = session.model_copy(update={"agent": changes.resumed_agent(session.agent, wanted)})
+async def _change(exchange: Exchange, connection: Connection, session: SessionRecord, wanted: MoveSettings) -> None:
+    after = session.model_copy(update={"agent": changes.moved_agent(session.agent, wanted, exchange.parts.harnesses)})
     if isinstance(wanted, SessionResume) and "budget" in wanted.model_fields_set:
         after = after.model_copy(update={"budget": changes.new_budget(session, wanted.budget)})
     changed = changes.changed_fields(session, after)

@@ -158,7 +158,7 @@ async def update_session(
         before = await sessions.lock(connection, session_id)
         require_unarchived("session", session_id, before.archived_at)
         await budgets.check_usable(connection, wanted.budget_ids)
-        after = before.model_copy(update=changes.wanted_changes(before, wanted))
+        after = before.model_copy(update=changes.wanted_changes(before, wanted, exchange.parts.harnesses))
         changed = changes.changed_fields(before, after)
         if changed is not None:
             await sessions.replace(connection, session_id, after)

@@ -31,6 +31,7 @@ from harness_adapters import toolset
 from harness_adapters.contract import (
     COMPACT_ABOVE_TOKENS,
     ContextCompacted,
+    HarnessRestarted,
     HarnessSpec,
     ModelAnswered,
     ModelRequestFailed,
@@ -111,6 +112,7 @@ class PostgresTurns:
             system=agent.get("system"),
             tools=toolset.definitions(agent.get("tools") or []),
             compact_above_tokens=self._compact_above_tokens,
+            mode=agent.get("harness_mode") or "inline",
             gateway_url=self._gateway_url,
             gateway_token=token,
         )
@@ -172,6 +174,14 @@ class PostgresTurns:
             how = "lost" if failed.kind in failures.PERHAPS_ANSWERED else "free"
             await ledger.release(connection, turn.input.session_id, [failed.request_id], how)
             await _append(connection, turn, new)
+
+    async def harness_restarted(self, turn: TurnStart, restarted: HarnessRestarted) -> None:
+        """See `TurnRecords.harness_restarted`."""
+        failure = failures.failure("harness_failed", restarted.message, retrying=True)
+        async with self._fenced(turn) as connection:
+            await _append(
+                connection, turn, [*await lose_requests(connection, turn.input), turn_events.failed(failure)]
+            )
 
     async def steering(self, turn: TurnStart) -> list[UserInput]:
         """See `TurnRecords.steering`."""

@@ -5,7 +5,6 @@ import itertools
 import json
 import uuid
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,6 @@ _ENVIRONMENT = {
 }
 
 Json = dict[str, Any]
-
-
-def installed() -> Path | None:
-    """Return the folder of the agent that the package carries."""
-    found = find_spec("claude_agent_sdk")
-    folder = Path(found.origin).parent / "_bundled" if found and found.origin else None
-    return folder if folder is not None and (folder / "claude").exists() else None
 
 
 def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:

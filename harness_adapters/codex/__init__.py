@@ -1,5 +1,5 @@
 """Codex: its app-server, many sessions in one process."""
 
-from harness_adapters.codex.process import VERSION, kind
+from harness_adapters.codex.process import kind
 
-__all__ = ["VERSION", "kind"]
+__all__ = ["kind"]

@@ -16,7 +16,6 @@ from harness_adapters.driven.relay import text_of
 from harness_adapters.model.responses import items
 from harness_adapters.model.rounds import described
 
-VERSION = "0.169.0"
 SESSIONS = 64
 """In one process: measured at 250 MB with so many."""
 

@@ -25,7 +25,7 @@ from harness_adapters.contract import (
 )
 from harness_adapters.driven.line import Asked, Calls
 from harness_adapters.driven.native import HarnessFailedError, Kind
-from harness_adapters.driven.pool import Pool, Session
+from harness_adapters.driven.pool import IDLE_SECONDS, Pool, Session
 from harness_adapters.model.asker import Asker
 from harness_adapters.model.conversation import Conversation
 from harness_adapters.model.patience import Patience
@@ -49,11 +49,12 @@ class DrivenHarness:
         kind: Kind,
         *,
         patience: Patience | None = None,
+        idle_seconds: float = IDLE_SECONDS,
         silence_seconds: float = SILENCE_SECONDS,
     ):
         self._kind = kind
         self._asker = Asker(new_id, patience=patience)
-        self._pool = Pool(kind)
+        self._pool = Pool(kind, idle_seconds=idle_seconds)
         self._silence_seconds = silence_seconds
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag
 
 from controlplane.api.wire.common import Metadata, MetadataPatch, Reference, Request, Version
 from controlplane.api.wire.tools import McpServerRequests, ToolRequests
-from controlplane.definitions import AgentDefinition, Effort, EffortLevel, ModelChoice, Skill
+from controlplane.definitions import AgentDefinition, Effort, EffortLevel, HarnessMode, ModelChoice, Skill
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 System = Annotated[str, Field(max_length=100_000)]
@@ -126,8 +126,14 @@ Harness = Annotated[
     Field(
         min_length=1,
         max_length=64,
-        description="What runs the agent's loop. Only `builtin` is installed in this version.",
+        description="What runs the agent's loop: `builtin`, `opencode`, `claude-agent-sdk` or `codex`. What is not"
+        " there yet comes with `bulkhead harness install`.",
     ),
+]
+
+Mode = Annotated[
+    HarnessMode,
+    Field(description="`isolated`: a process of a harness's own program holds this session alone."),
 ]
 
 
@@ -145,6 +151,7 @@ class AgentCreate(Request):
     execution_identity: ServiceAccountRequest | None = None
     metadata: Metadata | None = None
     harness: Harness | None = None
+    harness_mode: Mode | None = None
 
 
 class AgentUpdate(Request):
@@ -164,6 +171,7 @@ class AgentUpdate(Request):
     execution_identity: ServiceAccountRequest | None = None
     metadata: MetadataPatch | None = None
     harness: Harness | None = None
+    harness_mode: Mode | None = None
 
 
 class Agent(AgentDefinition):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, field_validator
 
-from controlplane.api.wire.agents import Harness, Model, SkillRequests, System, string_or_object
+from controlplane.api.wire.agents import Harness, Mode, Model, SkillRequests, System, string_or_object
 from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Page, Reference, Request, Version
 from controlplane.api.wire.events import MAX_EVENTS, UserDefineOutcome, UserMessage
 from controlplane.api.wire.tools import McpServerRequests, ToolRequests
@@ -123,7 +123,15 @@ class SessionAgentUpdate(Request):
     mcp_servers: McpServerRequests | None = None
 
 
-class SessionUpdate(Request):
+class MoveSettings(Request):
+    """What the session's agent works with from its next turn on; omitted keeps."""
+
+    model: Model | None = None
+    harness: Harness | None = None
+    harness_mode: Mode | None = None
+
+
+class SessionUpdate(MoveSettings):
     """What changes; an omitted field keeps its value."""
 
     title: Title | None = None
@@ -134,20 +142,13 @@ class SessionUpdate(Request):
     vault_ids: list[str] | None = None
 
 
-class ResumeSettings(Request):
-    """What the agent of a resumed session works with from then on; omitted keeps."""
-
-    model: Model | None = None
-    harness: Harness | None = None
-
-
-class SessionResume(ResumeSettings):
+class SessionResume(MoveSettings):
     """How to try a failed turn again."""
 
     budget: BudgetRequest | None = None
 
 
-class SessionsResume(ResumeSettings):
+class SessionsResume(MoveSettings):
     """Which failed sessions to try again, and how fast. Omitted fields narrow nothing."""
 
     agent_id: Reference | None = None

@@ -1,82 +1,74 @@
 """Every harness with its real program, beside a gateway and the scripted model on real sockets."""
 
-import sys
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from collections.abc import AsyncGenerator, Mapping
 
 import pytest
 
 from controlplane.ids import new_id
-from harness_adapters import claude_agent_sdk, codex
-from harness_adapters.builtin import BuiltinHarness
-from harness_adapters.contract import Harness
-from harness_adapters.driven.confinement import Confinement
-from harness_adapters.driven.harness import DrivenHarness
+from harness_adapters.catalog import NAMES, HarnessSettings, harnesses
+from harness_adapters.contract import Harness, HarnessName
+from harness_adapters.installation import default_folder, installed_names
 from harness_adapters.model.patience import Patience
 from tests.integration.harnesses.talk import Talk
 from tests.integration.models.conftest import Gateway, gateway, open_gateway
 
 __all__ = ["gateway", "open_gateway"]
 
-MODELS = {
+MODELS: Mapping[HarnessName, str] = {
     "builtin": "scripted/x",
-    "codex": "scripted/responses-x",
     "opencode": "scripted/openai-x",
     "claude-agent-sdk": "scripted/x",
+    "codex": "scripted/responses-x",
 }
-INSTALLED = Path(sys.prefix) / "share" / "bulkhead" / "harnesses"
-
-
-@dataclass
-class Harnesses:
-    """The harnesses of a test session by name, made when they are first asked for."""
-
-    folder: Path
-    made: dict[str, Harness]
-
-    def get(self, name: str) -> Harness:
-        """Return a harness; skips where its program is not installed."""
-        if name not in self.made:
-            self.made[name] = self._make(name)
-        return self.made[name]
-
-    def _make(self, name: str) -> Harness:
-        patience = Patience(first_wait_seconds=0.01, stream_idle_seconds=2)
-        ids = lambda: new_id("sevt")  # noqa: E731
-        if name == "builtin":
-            return BuiltinHarness(ids, patience=patience)
-        confinement = Confinement(state_dir=self.folder / "run", cache_dir=self.folder / "cache", installation="test")
-        claude = claude_agent_sdk.installed()
-        kinds = {
-            "codex": lambda: codex.kind(INSTALLED / f"codex-{codex.VERSION}", confinement, processes=4),
-            "claude-agent-sdk": lambda: claude_agent_sdk.kind(claude, confinement, processes=4),
-        }
-        return DrivenHarness(ids, kinds[name](), patience=patience)
 
 
 @pytest.fixture(scope="session")
-async def harnesses(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Harnesses]:
-    """Every harness; their processes live for the whole test session."""
-    found = Harnesses(tmp_path_factory.mktemp("harnesses"), {})
+def harness_settings(tmp_path_factory: pytest.TempPathFactory) -> HarnessSettings:
+    """Where the suite's harness processes are."""
+    folder = tmp_path_factory.mktemp("harnesses")
+    return HarnessSettings(
+        programs=default_folder(),
+        state_dir=folder / "run",
+        cache_dir=folder / "cache",
+        installation=f"test{os.getpid()}",
+        processes=4,
+        patience=Patience(first_wait_seconds=0.01, stream_idle_seconds=2),
+    )
+
+
+@pytest.fixture(scope="session")
+async def all_harnesses(harness_settings: HarnessSettings) -> AsyncGenerator[Mapping[str, Harness]]:
+    """Every harness that is installed; their processes live for the whole test session."""
+    found = harnesses(lambda: new_id("sevt"), harness_settings)
     yield found
-    for harness in found.made.values():
+    for harness in found.values():
         await harness.close()
 
 
-@pytest.fixture(params=["builtin", "codex", "claude-agent-sdk"])
-def name(request: pytest.FixtureRequest) -> str:
-    """A harness's name."""
-    return request.param
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> HarnessName:
+    """A harness's name; its tests are skipped where it is not installed, which CI does not allow."""
+    return available(request.param)
 
 
 @pytest.fixture
-def harness(harnesses: Harnesses, name: str) -> Harness:
+def harness(all_harnesses: Mapping[str, Harness], name: HarnessName) -> Harness:
     """A harness."""
-    return harnesses.get(name)
+    return all_harnesses[name]
 
 
 @pytest.fixture
-def talk(gateway: Gateway, name: str) -> Talk:
+def talk(gateway: Gateway, name: HarnessName) -> Talk:
     """A session of an agent that runs with the harness."""
     return Talk(gateway, MODELS[name])
+
+
+def available(name: HarnessName) -> HarnessName:
+    """Return the name, or skip the test."""
+    if name not in installed_names(default_folder()):
+        said = f"the program of {name} is not installed: bulkhead harness install {name}"
+        if os.environ.get("BULKHEAD_TEST_HARNESSES") == "all":
+            pytest.fail(said)
+        pytest.skip(said)
+    return name

@@ -1,0 +1,44 @@
+"""A session that moves from one harness to another between two turns, for every ordered pair."""
+
+import itertools
+from collections.abc import Mapping
+
+import pytest
+
+from harness_adapters.catalog import NAMES
+from harness_adapters.contract import Harness, HarnessName, ModelAnswered, ThinkingBlock, TurnFinished
+from tests.integration.harnesses.conftest import MODELS, available
+from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
+from tests.integration.models.conftest import Gateway
+
+PAIRS = list(itertools.permutations(NAMES, 2))
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS)
+async def test_a_session_moves_with_its_whole_transcript(
+    gateway: Gateway, all_harnesses: Mapping[str, Harness], before: HarnessName, after: HarnessName
+):
+    talk = Talk(gateway, MODELS[available(before)])
+    available(after)
+    talk.say(script({"thinking": "hm", "text": "one", "tools": uses({"n": 1}, {"n": 2})}, {"text": "{{result.2}}"}))
+    first = await talk.turn(all_harnesses[before])
+    assert text(first) == "did 2"
+
+    talk.model = MODELS[after]
+    talk.say(script({"text": "two", "tools": uses({"n": 3})}, {"text": "{{result.1}}"}))
+    hands = Hands()
+    second = await talk.turn(all_harnesses[after], hands)
+    assert text(second) == "did 3" and [use.input for use in hands.called] == [{"n": 3}]
+    assert second[-1] == TurnFinished(reason="end_turn")
+    assert _tokens(second) > _tokens(first), "the model was shown what the other harness did"
+
+    talk.model = MODELS[before]
+    talk.say(script({"text": "back again"}))
+    third = await talk.turn(all_harnesses[before])
+    assert text(third) == "back again"
+    thoughts = [b for item in talk.history for b in getattr(item, "blocks", []) if isinstance(b, ThinkingBlock)]
+    assert len(thoughts) <= 1
+
+
+def _tokens(events: list[object]) -> int:
+    return of(events, ModelAnswered)[0].usage.input_tokens  # type: ignore[arg-type]
