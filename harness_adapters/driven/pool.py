@@ -137,13 +137,13 @@ class Pool:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for running in list(self._all):
-            await self._end(running)
-        for task in list(self._background):
-            task.cancel()
+            self._retire(running, "Bulkhead stops")
+        if self._background:
+            await asyncio.wait(self._background, timeout=SETTLE_SECONDS)
 
     def kill(self, session: Session) -> None:
         """End the process of a session that has fallen silent."""
-        self._run(self._end(session.running))
+        self._retire(session.running, "it fell silent")
 
     async def _settle(self, session: Session) -> None:
         """Wait until the harness has come to rest; a session that does not is dropped."""
@@ -164,12 +164,12 @@ class Pool:
                     await process.forget(session.native)
         except (HarnessFailedError, TimeoutError) as error:
             _log.info("harness_session_not_closed", harness=self._kind.name, cause=str(error))
-            await self._end(session.running)
+            self._retire(session.running, str(error))
         finally:
             session.running.sessions -= 1
             session.running.used_at = time.monotonic()
             if session.running.dedicated or self._kind.sessions_per_process == 1:
-                await self._end(session.running)
+                self._retire(session.running, "its session is closed")
             await self._tell()
 
     async def _room(self, spec: HarnessSpec) -> Running:
@@ -194,8 +194,8 @@ class Pool:
             running.started = asyncio.create_task(self._start(running, native, history))
         try:
             process = await asyncio.shield(running.started)
-        except HarnessFailedError:
-            await self._end(running)
+        except HarnessFailedError as error:
+            self._retire(running, str(error))
             raise
         await process.open(native, history)
 
@@ -205,7 +205,7 @@ class Pool:
         process = await self._kind.start(process_id, self, native, history)
         await running.stack.enter_async_context(running.relay.serving(process.confined.ear))
         running.process = process
-        process.died.add_done_callback(lambda _: self._run(self._end(running)))
+        process.died.add_done_callback(lambda died: self._retire(running, died.result()))
         _log.info("harness_started", harness=self._kind.name, seconds=round(time.monotonic() - began, 2))
         return process
 
@@ -220,20 +220,22 @@ class Pool:
             raise NoTurnError("the session is closed")
         return await session.line.call(call_id, self._kind.tool_name(name), value)
 
-    async def _end(self, running: Running) -> None:
+    def _retire(self, running: Running, why: str) -> None:
+        """Open nothing more in a process, tell its turns, and end it."""
         if running not in self._all:
             return
         self._all.discard(running)
-        process = running.process
-        why = process.died.result() if process and process.died.done() else "its process was ended"
         for session in [each for each in self._keys.values() if each.running is running]:
             session.line.end(f"the harness's process is gone: {why}")
             if not session.is_leased:
                 self.drop(session)
-        if process is not None:
+        self._run(self._end(running))
+
+    async def _end(self, running: Running) -> None:
+        if running.process is not None:
             await running.stack.aclose()
             with suppress(OSError):
-                await process.close()
+                await running.process.close()
         await self._tell()
 
     async def _sweep(self) -> None:
@@ -243,7 +245,7 @@ class Pool:
             for session in [each for each in self._sessions.values() if not each.is_leased and each.used_at < limit]:
                 self.drop(session)
             for running in [each for each in self._all if not each.sessions and each.used_at < limit]:
-                await self._end(running)
+                self._retire(running, "it was not used")
 
     async def _tell(self) -> None:
         async with self._changed:

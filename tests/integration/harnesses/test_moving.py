@@ -25,12 +25,16 @@ async def test_a_session_moves_with_its_whole_transcript(
     assert text(first) == "did 2"
 
     talk.model = MODELS[after]
-    talk.say(script({"text": "two", "tools": uses({"n": 3})}, {"text": "{{result.1}}"}))
+    message = script({"text": "two", "tools": uses({"n": 3})}, {"text": "{{result.1}}"})
+    stranger = Talk(gateway, talk.model)
+    stranger.say(message)
+    without = await stranger.turn(all_harnesses[after])
+    talk.say(message)
     hands = Hands()
     second = await talk.turn(all_harnesses[after], hands)
     assert text(second) == "did 3" and [use.input for use in hands.called] == [{"n": 3}]
     assert second[-1] == TurnFinished(reason="end_turn")
-    assert _tokens(second) > _tokens(first), "the model was shown what the other harness did"
+    assert _tokens(second) > _tokens(without), "the model was shown what the other harness did"
 
     talk.model = MODELS[before]
     talk.say(script({"text": "back again"}))
