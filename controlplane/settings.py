@@ -15,7 +15,8 @@ from harness_adapters.contract import COMPACT_ABOVE_TOKENS, WireFormat
 class ModelProvider(BaseModel):
     """A service that answers model requests; ``models`` are glob patterns of names.
 
-    ``format``: the wire format that it speaks, or a list of them, the preferred one first.
+    ``format``: the wire format that it speaks, or a list of them, the preferred one first. ``free``: its models cost
+    nothing unless a price is set.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -25,6 +26,7 @@ class ModelProvider(BaseModel):
     api_key: SecretStr | None = None
     models: list[str] = Field(min_length=1)
     max_concurrent_requests: int = 64
+    free: bool = False
 
     @property
     def formats(self) -> tuple[WireFormat, ...]:
@@ -69,6 +71,9 @@ class Settings(BaseSettings):
 
     compact_above_tokens: int = Field(default=COMPACT_ABOVE_TOKENS, ge=1000)
     """Above it, a summary that the model writes stands for the older part of a conversation."""
+
+    model_log_days: int = Field(default=7, ge=0, le=3650)
+    """How long the bodies of model requests and their answers are kept; 0: they are not."""
 
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64

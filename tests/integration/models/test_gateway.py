@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from controlplane.models import TurnGate, create_gateway
+from controlplane.models import ModelLog, TurnGate, create_gateway
 from controlplane.models.listening import listening
 from controlplane.models.upstream import create_client
 from controlplane.settings import ModelProvider
@@ -62,7 +62,7 @@ async def test_a_token_that_cannot_be_checked_does_not_pass():
     async with (
         create_client() as client,
         httpx.AsyncClient(trust_env=False) as http,
-        listening(create_gateway({}, gate=TurnGate(nowhere), client=client)) as url,
+        listening(create_gateway({}, gate=TurnGate(nowhere), client=client, log=ModelLog(nowhere, days=0))) as url,
     ):
         answer = await http.post(url + MESSAGES, json=_body("scripted/x"), headers={"x-api-key": "t"})
     await nowhere.close()
@@ -90,7 +90,7 @@ async def test_a_model_that_nobody_serves_is_a_404_that_names_the_settings(gatew
         assert setting in request.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("path", "model"), [(MESSAGES, "scripted/openai"), (COMPLETIONS, "scripted/x")])
+@pytest.mark.parametrize(("path", "model"), [(MESSAGES, "scripted/openai-demo"), (COMPLETIONS, "scripted/x")])
 async def test_a_format_that_the_provider_does_not_speak_is_refused(gateway: Gateway, path: str, model: str):
     answer = await gateway.http.post(gateway.url + path, json=_body(model), headers=gateway.key)
     assert answer.status_code == 400
@@ -106,7 +106,10 @@ async def test_a_body_without_a_model_is_refused(gateway: Gateway, content: byte
 async def test_request_and_answer_pass_unchanged_and_with_the_providers_key_alone(open_gateway: OpenGateway):
     sent = b'{ "messages":[],\t"model" : "claude-x", "odd": 1e2, "u": "\\u00e9" }'
     response = Response(b'{"ok": 1.50}', headers={"request-id": "req_1", "set-cookie": "a=b"})
-    async with fake_provider(response) as fake, open_gateway({"a": _provider(fake.url, "claude-*")}) as gateway:
+    async with (
+        fake_provider(response) as fake,
+        open_gateway({"a": _provider(fake.url, "claude-*")}, models=["claude-x"]) as gateway,
+    ):
         answer = await gateway.http.post(
             f"{gateway.url}{MESSAGES}?beta=true",
             content=sent,
@@ -126,7 +129,7 @@ async def test_request_and_answer_pass_unchanged_and_with_the_providers_key_alon
 async def test_openai_gets_its_key_as_a_bearer_and_a_model_without_its_prefix(open_gateway: OpenGateway):
     async with fake_provider(JSONResponse({})) as fake:
         providers = {"openai": _provider(f"{fake.url}/v1", "openai/*", wire_format="openai")}
-        async with open_gateway(providers) as gateway:
+        async with open_gateway(providers, models=["openai/gpt-5"]) as gateway:
             await gateway.http.post(gateway.url + COMPLETIONS, json=_body("openai/gpt-5", n=1), headers=gateway.key)
     asked = fake.asked[0]
     assert asked.path == COMPLETIONS
