@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
-from controlplane.ids import new_id
+from controlplane.ids import new_id, shown_id
 from controlplane.models.asked import Asked
 from controlplane.models.booking import POSTGRES_AWAY, Booking
 from controlplane.models.envelope import FORMAT_NAMES, PATHS, error_response
@@ -155,8 +155,11 @@ class _Gateway:
 
     async def _reserved(self, token: bytes, request: Request, asked: Asked, route: Route) -> Booking:
         """Count the request against its budgets before it is sent; what cannot be counted is not sent."""
+        request_id = request.headers.get(REQUEST_ID_HEADER) or new_id("sevt")
+        if shown_id(request_id) != request_id:
+            raise _RefusedError(400, f"{REQUEST_ID_HEADER}: not the id of an event")
         wanted = Wanted(
-            request_id=request.headers.get(REQUEST_ID_HEADER) or new_id("sevt"),
+            request_id=request_id,
             model=route.model,
             provider=route.provider,
             upstream_model=route.upstream_model,

@@ -95,7 +95,8 @@ async def fall_back(connection: Connection, token_hash: bytes, wanted: Wanted, *
     await release(connection, asking["id"], [left_id], left)
     if left == "free":
         await connection.execute("DELETE FROM model_requests WHERE id = %s", (left_id,))
-    await _reserve(connection, await _asking(connection, token_hash), wanted, started_at=request["started_at"])
+    started_at = request["started_at"] if left == "free" else None
+    await _reserve(connection, await _asking(connection, token_hash), wanted, started_at=started_at)
 
 
 async def settle(connection: Connection, request_id: str, outcome: Outcome) -> bool:
