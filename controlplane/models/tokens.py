@@ -10,6 +10,9 @@ from controlplane.store.pool import ALL_WORKSPACES, Database, one
 LOOKUP_SECONDS = 5
 """A look-up takes a millisecond; a database that stays away longer must not hold requests up without an answer."""
 
+KNOWN_TOKENS = 10_000
+"""Of which the models are remembered: more turns than a gateway serves at a time."""
+
 _RUNNING_TURN = (
     "SELECT coalesce(t.models, jsonb_build_array(s.agent -> 'model' -> 'id')) AS models"
     " FROM turns t JOIN sessions s ON s.id = t.session_id"
@@ -24,22 +27,30 @@ def token_hash(token: str) -> bytes:
 
 
 class TurnGate:
-    """The ledger as the gateway asks it, anew for each request: a turn's end revokes its token.
+    """The ledger as the gateway asks it: each request is let pass anew, so that a turn's end revokes its token.
 
     Every method raises if Postgres does not answer; a token goes by its hash.
     """
 
     def __init__(self, database: Database):
         self._database = database
+        self._known: dict[bytes, list[str]] = {}
 
     async def models_of(self, token: bytes) -> list[str] | None:
         """Return the models of the running turn that a token belongs to; they stay the same while the token lives.
 
-        Only `reserve` lets a request pass: here nobody is kept from ending the turn.
+        Only `reserve` lets a request pass: here nobody is kept from ending the turn, and one that has ended meanwhile
+        may still be remembered.
         """
+        if token in self._known:
+            return self._known[token]
         async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
             found = await one(connection, _RUNNING_TURN, {"hash": token})
-            return found["models"] if found else None
+        if found is None:
+            return None
+        if len(self._known) >= KNOWN_TOKENS:
+            self._known.pop(next(iter(self._known)))
+        return self._known.setdefault(token, found["models"])
 
     async def reserve(self, token: bytes, wanted: Wanted) -> None:
         """Let a request pass, and reserve what it will cost; raises `RefusedError`."""

@@ -198,26 +198,28 @@ async def _reserve(
         raise RefusedError("unpriced" if blocked.unpriced else "budget_reached", blocked.message)
     reserved = price.cost_usd(Usage(input_tokens=wanted.input_tokens)) if price else Decimal(0)
     spending = [{"budget_id": each.id, "period_start": each.period_start.isoformat()} for each in drawn]
-    made = await connection.execute(
+    made = await one(
+        connection,
         "INSERT INTO model_requests (id, workspace_id, session_id, turn_id, model, provider, fallback_for, price,"
-        " reserved_usd, reserved_tokens, spending, started_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
-        " coalesce(%s, clock_timestamp())) ON CONFLICT DO NOTHING",
-        (
-            wanted.request_id,
-            asking["workspace_id"],
-            asking["id"],
-            asking["turn_id"],
-            wanted.model,
-            wanted.provider,
-            wanted.fallback_for,
-            Jsonb(price.model_dump(mode="json")) if price else None,
-            reserved,
-            wanted.input_tokens,
-            Jsonb(spending),
-            started_at,
-        ),
+        " reserved_usd, reserved_tokens, spending, started_at) VALUES (%(id)s, %(workspace)s, %(session)s, %(turn)s,"
+        " %(model)s, %(provider)s, %(fallback_for)s, %(price)s, %(usd)s, %(tokens)s, %(spending)s,"
+        " coalesce(%(started_at)s, clock_timestamp())) ON CONFLICT DO NOTHING RETURNING id",
+        {
+            "id": wanted.request_id,
+            "workspace": asking["workspace_id"],
+            "session": asking["id"],
+            "turn": asking["turn_id"],
+            "model": wanted.model,
+            "provider": wanted.provider,
+            "fallback_for": wanted.fallback_for,
+            "price": Jsonb(price.model_dump(mode="json")) if price else None,
+            "usd": reserved,
+            "tokens": wanted.input_tokens,
+            "spending": Jsonb(spending),
+            "started_at": started_at,
+        },
     )
-    if not made.rowcount:
+    if made is None:
         raise RefusedError("request_repeated", "a model request with this id has been made")
     for each in drawn:
         await connection.execute(
