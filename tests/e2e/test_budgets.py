@@ -169,6 +169,20 @@ async def test_a_session_that_is_resumed_with_another_model_may_ask_that_one(cli
     assert [each["model"] for each in asked] == ["scripted/before", "scripted/after"]
 
 
+async def test_a_request_whose_gateway_dies_is_booked_as_its_reservation_and_made_again(client: Client) -> None:
+    session_id = await client.session(model=await priced(client, "gateway-dies"))
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"text": "slow " * 100, "chunk_chars": 5, "chunk_ms": 20}))
+        await watcher.until(lambda w: any(p["type"] == "event_delta" for p in w.previews))
+        os.kill(client.stack.parts()["gateway"], signal.SIGKILL)
+        await watcher.until_idle(timeout_seconds=60)
+    asked = (await client.get(f"/v1/sessions/{session_id}/model_requests"))["data"]
+    assert (asked[0]["state"], asked[0]["usage"], asked[-1]["state"]) == ("lost", None, "metered")
+    usage = (await session(client, session_id))["usage"]
+    assert Decimal(usage["cost_usd"]) == sum(Decimal(each["cost_usd"] or 0) for each in asked)
+    assert Decimal(asked[0]["cost_usd"]) > 0
+
+
 @pytest.mark.slow
 async def test_a_request_that_was_lost_is_booked_as_its_reservation(client: Client) -> None:
     session_id = await client.session(model=await priced(client, "lost"))

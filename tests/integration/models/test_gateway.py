@@ -15,7 +15,7 @@ from controlplane.models import ModelLog, TurnGate, create_gateway
 from controlplane.models.listening import listening
 from controlplane.models.upstream import create_client
 from controlplane.settings import ModelProvider
-from controlplane.store.pool import Database
+from controlplane.store.pool import ALL_WORKSPACES, Database
 from tests.integration.models.conftest import Gateway, OpenGateway
 from tests.integration.models.fake_provider import fake_provider
 from tests.support.canary import Canary, Seeker
@@ -54,6 +54,31 @@ async def test_a_turns_token_passes_in_either_header_and_only_while_the_turn_run
     await gateway.end_turn()
     second = await gateway.http.post(gateway.url + MESSAGES, json=_body("scripted/x"), headers={header: value})
     assert (first.status_code, second.status_code) == (200, 401)
+
+
+async def test_a_strangers_body_is_not_read(gateway: Gateway):
+    url = httpx.URL(gateway.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nX-Api-Key: wrong\r\nContent-Length: 60000000\r\n\r\n{")
+    await writer.drain()
+    assert b"401" in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+
+
+async def test_a_token_that_is_superseded_while_the_body_comes_does_not_pass(gateway: Gateway):
+    """The first look at the token is cheap and early; the second, where the request is reserved, decides."""
+    url, body = httpx.URL(gateway.url), json.dumps(_body("scripted/x")).encode()
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body[:5])
+    await writer.drain()
+    await asyncio.sleep(0.3)
+    async with gateway.database.transaction(ALL_WORKSPACES) as connection:
+        await connection.execute("UPDATE turns SET model_token_hash = 'the next attempt', attempt = attempt + 1")
+    writer.write(body[5:])
+    assert b"401" in await asyncio.wait_for(reader.readline(), 10)
+    assert await gateway.booked() == []
+    writer.close()
 
 
 async def test_a_token_that_cannot_be_checked_does_not_pass():
@@ -271,6 +296,23 @@ async def test_requests_beyond_a_providers_limit_wait_for_their_turn(open_gatewa
         fake.response = JSONResponse({})
         assert (await second).status_code == 200
         assert len(fake.asked) == 2
+
+
+async def test_the_formats_of_a_provider_share_its_limit(open_gateway: OpenGateway):
+    steps = _Steps()
+    async with fake_provider(StreamingResponse(steps.body())) as fake:
+        both = _provider(fake.url, "*", wire_format=["anthropic", "openai"], limit=1)
+        async with open_gateway({"a": both}) as gateway:
+            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+            async with request as answer:
+                pieces = answer.aiter_raw()
+                await anext(pieces)
+                with pytest.raises(httpx.ReadTimeout):
+                    await gateway.http.post(
+                        gateway.url + COMPLETIONS, json=_body("m"), headers=gateway.key, timeout=0.3
+                    )
+                assert len(fake.asked) == 1
+                await pieces.aclose()
 
 
 async def test_a_stream_that_breaks_off_upstream_breaks_off_here(open_gateway: OpenGateway):
