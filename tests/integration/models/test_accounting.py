@@ -333,7 +333,7 @@ async def test_what_is_never_sent_is_free(open_gateway: OpenGateway):
     assert sorted(each["state"] for each in found) == ["free", "free", "running"]
 
 
-async def test_an_answer_whose_settlement_postgres_does_not_take_is_cut_and_the_brain_books_it_as_lost(
+async def test_an_answer_whose_settlement_postgres_does_not_take_is_cut_and_its_row_stays_open(
     open_gateway: OpenGateway,
 ):
     *first, last = STREAMS["anthropic"].split(b"\n\n")[:-1]
