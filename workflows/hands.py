@@ -9,7 +9,14 @@ from temporalio.exceptions import ApplicationError
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome
-from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxLostError, SandboxProvider
+from sandbox.contract import (
+    ExecRequest,
+    ExecResult,
+    SandboxError,
+    SandboxHaltedError,
+    SandboxLostError,
+    SandboxProvider,
+)
 from sandbox.keeper import Keeper
 from sandbox.records import SandboxRow
 from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
@@ -73,6 +80,9 @@ class ToolRunner:
         try:
             with self._interrupts.stop(call.session_id, since=row.turn_begun_seq):
                 return await self._run(call, row)
+        except SandboxHaltedError:
+            stopped = not_run(call.tool_use_id, "its sandbox was stopped by a person before it was started")
+            return await self._finish(call, "refused", stopped)
         except SandboxError as error:
             if error.code == WRONG_HOST:
                 raise ApplicationError(str(error), type=WRONG_HOST, non_retryable=True) from error
