@@ -75,6 +75,8 @@ class JournaledCall(_Frozen):
     turn_begun_seq: int = 0
     sandbox_id: str | None = None
     outcome: ToolOutcome | None = None
+    crashes: int = 0
+    """How many attempts at running it ended with their worker, as of `Journal.start`."""
     host: str | None = None
     """The living host that holds the session's sandbox, as of `Journal.dispatch` and `Journal.read`."""
 
@@ -152,7 +154,14 @@ class Journal(Protocol):
         ...
 
     async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
-        """Record which worker has the call in hand; raises `SessionGoneError`."""
+        """Record which worker has the call in hand, and whether the one before it died; raises `SessionGoneError`."""
+        ...
+
+    async def attempt_ended(self, call: ToolCallInput, *, trouble: str | None = None) -> float:
+        """Record that an attempt ended without an outcome, and why, and return for how many seconds that has been so.
+
+        No ``trouble``: it was stopped or goes on elsewhere, which is no failure.
+        """
         ...
 
     async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import structlog
 from temporalio.client import Client
@@ -14,7 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE, host_queue
 from workflows.hands import ToolRunner
-from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT
+from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
 
@@ -75,5 +74,5 @@ def _sandbox_worker(client: Client, tools: ToolRunner, queue: str, *, most: int)
         max_concurrent_activities=most,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
-        graceful_shutdown_timeout=timedelta(seconds=1),
+        graceful_shutdown_timeout=TOOL_DRAIN,
     )

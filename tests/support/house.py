@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 from psycopg.types.json import Jsonb
+from temporalio.testing import ActivityEnvironment
 
 from controlplane.ids import new_id
 from controlplane.sandboxes import Sandboxes
 from controlplane.settings import Settings
+from controlplane.store.journal import PostgresJournal
 from controlplane.store.pool import ALL_WORKSPACES, Database
-from sandbox.contract import ExecRequest, ExecResult
+from controlplane.store.refusals import PostgresRefusals
+from sandbox.contract import ExecRequest, ExecResult, SandboxError
 from sandbox.records import SandboxRow
 from tests.support.sandboxes import runtime_cache
+from workflows.contracts import ToolCallInput
+from workflows.hands import ToolRunner
+from workflows.interrupts import Interrupts
 from workflows.outcomes import opening_receipt
 
 WORKSPACE = "wrkspc_default"
@@ -88,8 +94,9 @@ async def open_house(
     yield make
     for sandboxes in opened:
         for provider in sandboxes.providers.values():
-            for sandbox_id in await provider.list_ids():
-                await provider.destroy(sandbox_id)
+            with suppress(SandboxError):  # no Docker here
+                for sandbox_id in await provider.list_ids():
+                    await provider.destroy(sandbox_id)
         await sandboxes.keeper.close()
 
 
@@ -122,3 +129,48 @@ async def _session(database: Database) -> str:
             (session, WORKSPACE, agent, Jsonb({"id": agent}), environment),
         )
     return session
+
+
+class Hands:
+    """What runs the calls of a house's session."""
+
+    def __init__(self, house: House, *, worker_id: str = "wrk_test"):
+        self.house = house
+        self._runner = ToolRunner(
+            worker_id=worker_id,
+            journal=PostgresJournal(house.database),
+            keeper=house.keeper,
+            refusals=PostgresRefusals(house.database),
+            interrupts=Interrupts(),
+        )
+
+    async def dispatch(self, command: str) -> ToolCallInput:
+        """Journal a call that is about to run."""
+        call = ToolCallInput(tool_use_id=new_id("sevt"), session_id=self.house.session_id, workspace_id=WORKSPACE)
+        async with self.house.database.transaction(WORKSPACE) as connection:
+            await connection.execute(
+                "INSERT INTO turns (id, workspace_id, session_id, begun_seq) VALUES ('turn_test', %s, %s, 0)"
+                " ON CONFLICT DO NOTHING",
+                (WORKSPACE, call.session_id),
+            )
+            await connection.execute(
+                "INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, state, verdict,"
+                " dispatched_at) VALUES (%s, %s, %s, 'turn_test', 'sandbox_execute', %s, 'dispatched', 'allow',"
+                " clock_timestamp())",
+                (call.tool_use_id, WORKSPACE, call.session_id, Jsonb({"command": command})),
+            )
+        return call
+
+    async def run(self, call: ToolCallInput) -> tuple[str, str]:
+        """Run a call and return its state and what the model is told."""
+        state = await ActivityEnvironment().run(self._runner.run_tool, call)
+        row = await PostgresJournal(self.house.database).read(call)
+        assert row is not None
+        assert row.outcome is not None
+        return state, row.outcome.content[0].model_dump()["text"]
+
+
+@pytest.fixture
+def hands(house: House) -> Hands:
+    """What runs the session's calls."""
+    return Hands(house)

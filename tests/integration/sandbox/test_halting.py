@@ -5,67 +5,14 @@ from collections.abc import AsyncGenerator
 
 import psycopg
 import pytest
-from psycopg.types.json import Jsonb
-from temporalio.testing import ActivityEnvironment
 
-from controlplane.ids import new_id
 from controlplane.store import live
-from controlplane.store.journal import PostgresJournal
 from controlplane.store.line import CHANNEL as POLICY
 from controlplane.store.pool import one
-from controlplane.store.refusals import PostgresRefusals
 from controlplane.store.sandboxes import HALTED, PostgresSandboxes
 from sandbox.contract import SandboxError
 from sandbox.records import Kind, SandboxRow
-from tests.support.house import WORKSPACE, House, Open
-from workflows.contracts import ToolCallInput
-from workflows.hands import ToolRunner
-from workflows.interrupts import Interrupts
-
-
-class Hands:
-    """What runs the calls of a house's session."""
-
-    def __init__(self, house: House):
-        self.house = house
-        self._runner = ToolRunner(
-            worker_id="wrk_test",
-            journal=PostgresJournal(house.database),
-            keeper=house.keeper,
-            refusals=PostgresRefusals(house.database),
-            interrupts=Interrupts(),
-        )
-
-    async def dispatch(self, command: str) -> ToolCallInput:
-        """Journal a call that is about to run."""
-        call = ToolCallInput(tool_use_id=new_id("sevt"), session_id=self.house.session_id, workspace_id=WORKSPACE)
-        async with self.house.database.transaction(WORKSPACE) as connection:
-            await connection.execute(
-                "INSERT INTO turns (id, workspace_id, session_id, begun_seq) VALUES ('turn_test', %s, %s, 0)"
-                " ON CONFLICT DO NOTHING",
-                (WORKSPACE, call.session_id),
-            )
-            await connection.execute(
-                "INSERT INTO tool_calls (id, workspace_id, session_id, turn_id, name, input, state, verdict,"
-                " dispatched_at) VALUES (%s, %s, %s, 'turn_test', 'sandbox_execute', %s, 'dispatched', 'allow',"
-                " clock_timestamp())",
-                (call.tool_use_id, WORKSPACE, call.session_id, Jsonb({"command": command})),
-            )
-        return call
-
-    async def run(self, call: ToolCallInput) -> tuple[str, str]:
-        """Run a call and return its state and what the model is told."""
-        state = await ActivityEnvironment().run(self._runner.run_tool, call)
-        row = await PostgresJournal(self.house.database).read(call)
-        assert row is not None
-        assert row.outcome is not None
-        return state, row.outcome.content[0].model_dump()["text"]
-
-
-@pytest.fixture
-def hands(house: House) -> Hands:
-    """What runs the session's calls."""
-    return Hands(house)
+from tests.support.house import WORKSPACE, Hands, House, Open
 
 
 @pytest.fixture
