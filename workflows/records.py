@@ -188,7 +188,10 @@ class Refusals(Protocol):
     """What the way out of a sandbox has refused."""
 
     async def during(self, call: ToolCallInput, sandbox_id: str) -> Sequence[str]:
-        """Return a sentence for each thing that the sandbox was refused, or that failed, since the call began."""
+        """Return a sentence for each thing that the call was refused on its way out, or that failed there.
+
+        What was refused meanwhile to nobody knows whom in the same sandbox is among it, and says so.
+        """
         ...
 
 
