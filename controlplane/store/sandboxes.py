@@ -7,7 +7,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
-from controlplane.store import warm
+from controlplane.store import files, warm
 from controlplane.store.egress import issue_stubs, reaches_something
 from controlplane.store.fence import lock_session
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
@@ -224,15 +224,12 @@ class PostgresSandboxes:
         """See `SandboxRecords.file_content`."""
         ordinal = 0
         while True:
+            # Not in one transaction: a slow sandbox would hold a connection for as long as it takes.
             async with self._database.transaction(workspace_id) as connection:
-                row = await one(
-                    connection,
-                    "SELECT content FROM file_chunks WHERE file_id = %(id)s AND ordinal = %(ordinal)s",
-                    {"id": file_id, "ordinal": ordinal},
-                )
-            if row is None:
+                content = await files.chunk(connection, file_id, ordinal)
+            if not content:
                 return
-            yield row["content"]
+            yield content
             ordinal += 1
 
 
