@@ -294,6 +294,10 @@ class SandboxProvider(Protocol):
         """
         ...
 
+    async def forget(self, sandbox_id: str) -> None:
+        """Let go of what this process keeps of a sandbox that is gone; changes nothing outside of it."""
+        ...
+
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
         ...

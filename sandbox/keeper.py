@@ -103,6 +103,8 @@ class Keeper:
     async def lost(self, row: SandboxRow) -> None:
         """Record that the sandbox has gone by itself; the next call gets another."""
         await self._records.end(row, "lost")
+        if (provider := self._providers.get(row.provider)) is not None:
+            await provider.forget(row.id)
         await self._outlets.close(row.id)
 
     async def condemn(self, row: SandboxRow) -> SandboxRow | None:

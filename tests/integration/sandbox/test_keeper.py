@@ -107,6 +107,16 @@ async def test_a_worker_that_dies_while_putting_a_sandbox_away_loses_nothing(
     assert await house.count("checkpoints") == 1
 
 
+async def test_of_a_lost_sandbox_nothing_is_kept_in_the_worker(open_house: Open) -> None:
+    house = open_house()
+    row = await house.ensure()
+    await open_house().sandboxes.providers["namespace"].destroy(row.id)
+    again = await house.ensure()
+    kept = vars(house.sandboxes.providers["namespace"])
+    assert again.id != row.id
+    assert (set(kept["_channels"]), set(kept["_opening"])) == ({again.id}, {again.id})
+
+
 async def test_what_changed_after_the_checkpoint_of_a_lost_sandbox_is_said_to_be_gone(house: House) -> None:
     await house.run("echo old > kept; true")
     await house.age()
