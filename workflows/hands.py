@@ -49,13 +49,22 @@ class ToolRunner:
     """Runs journaled tool calls in the sandboxes of this host."""
 
     def __init__(
-        self, *, worker_id: str, journal: Journal, keeper: Keeper, refusals: Refusals, interrupts: Interrupts
+        self,
+        *,
+        worker_id: str,
+        journal: Journal,
+        keeper: Keeper,
+        refusals: Refusals,
+        interrupts: Interrupts,
+        max_concurrent: int,
     ):
         self._worker_id = worker_id
         self._journal = journal
         self._keeper = keeper
         self._refusals = refusals
         self._interrupts = interrupts
+        # Calls come from two queues, each with its own worker: what bounds them together is here.
+        self._slots = asyncio.Semaphore(max_concurrent)
 
     @activity.defn(name=RUN_TOOL)
     async def run_tool(self, call: ToolCallInput) -> str:
@@ -79,7 +88,8 @@ class ToolRunner:
             return await self._give_up(call, f"its worker died {row.crashes} times")
         try:
             with self._interrupts.stop(call.session_id, since=row.turn_begun_seq):
-                return await self._run(call, row)
+                async with self._slots:
+                    return await self._run(call, row)
         except SandboxError as error:
             return await self._without_sandbox(call, error)
         except asyncio.CancelledError:

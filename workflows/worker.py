@@ -59,7 +59,10 @@ def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int
 async def sandbox_workers(
     client: Client, tools: ToolRunner, *, host: str, max_concurrent_tool_calls: int
 ) -> AsyncGenerator[None]:
-    """The workers that run tool calls: those of sessions without a sandbox, and those for this host's sandboxes."""
+    """The workers that run tool calls: those of sessions without a sandbox, and those for this host's sandboxes.
+
+    Each takes up to so many; how many of both run at a time is the runner's to say (`ToolRunner`).
+    """
     queues = (SANDBOX_QUEUE, host_queue(host))
     first, second = (_sandbox_worker(client, tools, queue, most=max_concurrent_tool_calls) for queue in queues)
     async with first, second:

@@ -134,7 +134,7 @@ async def _session(database: Database) -> str:
 class Hands:
     """What runs the calls of a house's session."""
 
-    def __init__(self, house: House, *, worker_id: str = "wrk_test"):
+    def __init__(self, house: House, *, worker_id: str = "wrk_test", max_concurrent: int = 8):
         self.house = house
         self._runner = ToolRunner(
             worker_id=worker_id,
@@ -142,6 +142,7 @@ class Hands:
             keeper=house.keeper,
             refusals=PostgresRefusals(house.database),
             interrupts=Interrupts(),
+            max_concurrent=max_concurrent,
         )
 
     async def dispatch(self, command: str) -> ToolCallInput:

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from sandbox.contract import SandboxError
-from tests.support.house import Hands, Open
+from tests.support.house import Hands, House, Open
 from workflows.limits import MAX_TOOL_CRASHES
 
 
@@ -72,3 +72,10 @@ async def test_a_call_whose_workers_die_is_given_up(hands: Hands) -> None:
     await hands.house.execute("UPDATE tool_calls SET attempt_open = true, worker_id = 'wrk_dead'")
     state, said = await hands.run(call)
     assert (state, said) == ("refused", "Not run: its worker died 10 times.")
+
+
+async def test_no_more_calls_run_at_a_time_than_the_host_is_set_to(house: House) -> None:
+    hands = Hands(house, max_concurrent=1)
+    alone = "mkdir busy && sleep 0.3 && rmdir busy && echo alone"
+    calls = [await hands.dispatch(alone) for _ in range(3)]
+    assert await asyncio.gather(*map(hands.run, calls)) == [("confirmed", "alone")] * 3
