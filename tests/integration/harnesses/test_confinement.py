@@ -18,6 +18,8 @@ from tests.integration.harnesses.test_dying import programs
 from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
 from tests.support.harnesses import MODELS
 
+pytestmark = pytest.mark.slow
+
 OWN_TOOLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "builtin": [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],
     "claude-agent-sdk": [

@@ -21,6 +21,8 @@ from harness_adapters.contract import (
 )
 from tests.integration.harnesses.talk import Hands, Talk, of, said, script, text, uses
 
+pytestmark = pytest.mark.slow
+
 END = TurnFinished(reason="end_turn")
 
 
