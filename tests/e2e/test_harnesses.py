@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import psutil
@@ -12,6 +13,7 @@ from harness_adapters.contract import HarnessName
 from harness_adapters.installation import default_folder, installed_names
 from tests.support.client import Client, run, script, text
 from tests.support.harnesses import MODELS, available
+from tests.support.watch import Watcher
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -42,25 +44,42 @@ async def test_an_agent_works_in_its_sandbox(client: Client, harness: HarnessNam
     assert session["usage"]["output_tokens"] == sum(end["model_usage"]["output_tokens"] for end in ends)
 
 
-@pytest.mark.parametrize("part", ["brain", "program", "both"])
-async def test_a_kill_in_the_middle_of_a_tool_runs_nothing_twice(client: Client, harness: HarnessName, part: str):
-    if harness == "builtin" and part != "brain":
-        pytest.skip("the builtin harness has no process of its own")
+def _streams(watcher: Watcher) -> int:
+    return len({frame["event_id"] for frame in watcher.previews if frame["type"] == "event_delta"})
+
+
+MOMENTS: Mapping[str, Callable[[Watcher], bool]] = {
+    "accepted": lambda w: "user.message" in w.types,
+    "asked": lambda w: "span.model_request_start" in w.types,
+    "streaming": lambda w: _streams(w) == 1,
+    "dispatched": lambda w: "agent.tool_use" in w.types,
+    "confirmed": lambda w: "agent.tool_result" in w.types,
+    "ending": lambda w: _streams(w) == 2,
+}
+"""Six points of a turn, by what a client has seen of it."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_kill_loses_nothing_and_runs_nothing_twice(client: Client, harness: HarnessName, moment: str):
+    # Every harness at every moment, every victim at two moments of each: all of them together take a quarter of an hour.
+    victims = ["brain"] if harness == "builtin" else ["brain", "program", "both"]
+    part = victims[(list(MOMENTS).index(moment) + NAMES.index(harness)) % len(victims)]
     session_id = await _session(client, harness)
+    pace = {"chunk_ms": 20, "chunk_chars": 4}
+    command = "echo ran >> /workspace/ran; sleep 0.5; wc -l < /workspace/ran"
+    steps = ({"text": "look at how often", **run(command), **pace}, {"text": "it ran {{result}} times", **pace})
     async with client.watching(session_id) as watcher:
-        command = "echo ran >> /workspace/ran; sleep 2; wc -l < /workspace/ran"
-        await client.say(session_id, script(run(command), {"text": "it ran {{result}} times"}))
-        await watcher.until(lambda w: "agent.tool_use" in w.types)
+        await client.say(session_id, script(*steps))
+        await watcher.until(MOMENTS[moment])
         brain = psutil.Process(client.stack.parts()["brain"])
         programs = brain.children(recursive=True)
         for process in [*(programs if part != "brain" else []), *([brain] if part != "program" else [])]:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         await watcher.until_idle(timeout_seconds=90)
         assert text(watcher.of("agent.message")[-1]) == "it ran 1 times"
         assert len(watcher.of("agent.tool_result")) == 1
+        assert watcher.events[-1]["stop_reason"] == {"type": "end_turn"}
 
 
 @pytest.mark.parametrize("during", ["streaming", "tool"])
@@ -97,7 +116,7 @@ async def test_an_approval_parks_the_turn_and_holds_no_process(client: Client, h
 
 
 async def test_a_live_session_moves_between_two_turns(client: Client):
-    names = installed_names(default_folder())
+    names = [available(name) for name in installed_names(default_folder())]
     session_id = await _session(client, "builtin")
     async with client.watching(session_id) as watcher:
         for turn, name in enumerate([*names, names[0]], start=1):
