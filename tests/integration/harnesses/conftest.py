@@ -17,7 +17,7 @@ __all__ = ["gateway", "open_gateway"]
 
 MODELS: Mapping[HarnessName, str] = {
     "builtin": "scripted/x",
-    "opencode": "scripted/openai-x",
+    "opencode": "scripted/x",
     "claude-agent-sdk": "scripted/x",
     "codex": "scripted/responses-x",
 }
