@@ -39,6 +39,7 @@ _ORIGIN = "http://{}:{}/s/none".format(*ADDRESS)
 """Stands for a session's own address: a provider is configured once for all of them."""
 
 ENVIRONMENT = {
+    "BUN_JSC_forceRAMSize": "1073741824",
     "BUN_INSPECT_PRELOAD": f"{FILES_AT}/bridge.js",
     "OPENCODE_CLIENT": "bulkhead",
     "OPENCODE_DB": ":memory:",
