@@ -32,6 +32,8 @@ class ModelChoice(_Frozen):
 
     id: str
     effort: Effort | None = None
+    fallbacks: list[str] = Field(default_factory=list[str])
+    """Models that stand in for it, in this order, where it does not answer."""
     inference_geo: str | None = None
     speed: Literal["standard", "fast"] = "standard"
 

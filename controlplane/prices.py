@@ -58,11 +58,12 @@ class Price(_Frozen):
 
 
 FREE = Price(input=Rate(base=Decimal(0)), output=Rate(base=Decimal(0)))
+"""Of a provider that is configured as free, whatever its models are called."""
 
 
 def listed(provider: str, model: str) -> Price | None:
     """Return a model's list price as of now, or None where none is known."""
-    return FREE if provider == "scripted" else _listed(provider, model, datetime.now(UTC).date())
+    return _listed(provider, model, datetime.now(UTC).date())
 
 
 @lru_cache(1024)

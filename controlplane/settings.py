@@ -16,7 +16,8 @@ from harness_adapters.installation import default_folder
 class ModelProvider(BaseModel):
     """A service that answers model requests; ``models`` are glob patterns of names.
 
-    ``format``: the wire format that it speaks, or a list of them, the preferred one first.
+    ``format``: the wire format that it speaks, or a list of them, the preferred one first. ``free``: its models cost
+    nothing unless a price is set.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -26,6 +27,7 @@ class ModelProvider(BaseModel):
     api_key: SecretStr | None = None
     models: list[str] = Field(min_length=1)
     max_concurrent_requests: int = 64
+    free: bool = False
 
     @property
     def formats(self) -> tuple[WireFormat, ...]:
@@ -82,6 +84,9 @@ class Settings(BaseSettings):
 
     harness_silence_seconds: float = Field(default=60, gt=0)
     """How long such a process may do nothing when it is its turn to; then it is started again."""
+
+    model_log_days: int = Field(default=7, ge=0, le=3650)
+    """How long the bodies of model requests and their answers are kept; 0: they are not."""
 
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64

@@ -4,7 +4,7 @@ The event log is the truth. A harness yields what happened; the turn records it,
 item. So when a ``yield`` returns, what it carried is durable, and the effect that depends on it may start.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -279,7 +279,9 @@ class TurnPort(Protocol):
 class Harness(Protocol):
     """A loop that plans with a model and calls tools."""
 
-    def run_turn(self, spec: HarnessSpec, history: list[HistoryItem], tools: TurnPort) -> AsyncIterator[HarnessEvent]:
+    def run_turn(
+        self, spec: HarnessSpec, history: list[HistoryItem], tools: TurnPort
+    ) -> AsyncGenerator[HarnessEvent]:
         """Continue ``history`` until the agent has nothing more to do; the last item is `TurnFinished`.
 
         ``history`` may end in an answer with tool uses that have no outcome yet: those are called first.

@@ -2,7 +2,8 @@
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Literal
 
@@ -128,17 +129,14 @@ class TurnRunner:
         harness = self._harnesses.get(start.harness)
         if harness is None:
             return TurnFinished(reason="failed", message=f"the harness {start.harness!r} is not installed here")
-        steps = harness.run_turn(start.spec, start.history, self._dispatcher.port(start))
-        try:
+        port = self._dispatcher.port(start)
+        async with aclosing(harness.run_turn(start.spec, start.history, port)) as steps:
             async for step in steps:
                 if isinstance(step, TurnFinished):
                     return step
                 spoken.hear(step)
                 await self._record(start, step)
                 spoken.recorded(step)
-        finally:
-            if isinstance(steps, AsyncGenerator):
-                await steps.aclose()
         return TurnFinished(reason="failed", message=f"harness {start.harness!r} ended without a last word")
 
     async def _record(self, start: TurnStart, step: HarnessEvent) -> None:

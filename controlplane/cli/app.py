@@ -18,6 +18,7 @@ from controlplane.cli import (
     egress,
     environments,
     files,
+    harness,
     keys,
     live,
     prices,
@@ -50,6 +51,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")
 app.add_typer(keys.app, name="keys")
 app.add_typer(sandbox.app, name="sandbox")
+app.add_typer(harness.app, name="harness")
 chat.register(app)
 demo.register(app)
 doctor.register(app)

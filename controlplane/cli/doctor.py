@@ -44,6 +44,7 @@ def doctor(server: Server) -> None:
     """Say what works on this machine and what to do about what does not."""
     checks: list[Callable[[Server], Finding | list[Finding]]] = [
         _python, _util_linux, _postgres, _temporal, _namespace_sandbox, _docker_sandbox, _disk, _stack, _providers,
+        _harnesses,
     ]  # fmt: skip
     findings = [finding for check in checks for finding in _listed(check(server))]
     if server.as_json:
@@ -188,6 +189,21 @@ def _providers(_: Server) -> Finding:
         "neither ANTHROPIC_API_KEY nor OPENAI_API_KEY is set here",
         "set one before `bulkhead up`, or name a provider in bulkhead.toml; scripted/… models work without",
     )
+
+
+def _harnesses(_: Server) -> Finding:
+    from controlplane.settings import Settings
+    from harness_adapters.installation import PINS, installed
+
+    programs = Settings().harness_programs
+    found = {name: installed(name, programs) for name in PINS}
+    shown = [f"{name} {pin.version}" for name, pin in PINS.items() if found[name] is not None]
+    missing = [name for name, folder in found.items() if folder is None]
+    detail = f"builtin{''.join(f', {each}' for each in shown)}"
+    if not missing:
+        return Finding("harnesses", "ok", detail)
+    commands = "; ".join(f"bulkhead harness install {name}" for name in missing)
+    return Finding("harnesses", "note", f"{detail}; not installed: {', '.join(missing)}", commands)
 
 
 def _probe(command: list[str]) -> tuple[str, str]:

@@ -15,6 +15,10 @@ app = typer.Typer(help="Durable conversations with an agent.", no_args_is_help=T
 _COLUMNS = ("id", "title", "status", "agent.name", "last_seq", "created_at", "archived_at")
 _FAILED_COLUMNS = ("id", "title", "agent.name", "failure.status", "failure.cause", "failure.message", "failure.at")
 _CALL_COLUMNS = ("id", "name", "state", "verdict", "decision", "decided_by", "intended_at", "ended_at")
+_REQUEST_COLUMNS = (
+    "id", "model", "fallback_for", "provider", "state", "status", "usage.input_tokens", "usage.output_tokens",
+    "cost_usd", "first_byte_ms", "started_at", "ended_at",
+)  # fmt: skip
 _FIELDS = (
     "id", "title", "status", "stop_reason", "failure", "agent.id", "agent.name", "agent.model.id", "environment_id",
     "resources", "last_seq", "usage", "created_at", "archived_at",
@@ -53,6 +57,18 @@ def tool_calls(
     """List what a session's agent wanted done, and what came of it."""
     found = server.listing(f"/v1/sessions/{session}/tool_calls", limit=limit)
     server.output.table(found, _CALL_COLUMNS)
+
+
+@app.command("requests")
+@connected
+def requests(
+    server: Server,
+    session: SessionId,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")] = 100,
+) -> None:
+    """List what a session asked of models, and what it cost."""
+    found = server.listing(f"/v1/sessions/{session}/model_requests", limit=limit)
+    server.output.table(found, _REQUEST_COLUMNS)
 
 
 @app.command("create")

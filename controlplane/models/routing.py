@@ -16,6 +16,11 @@ class Route:
     provider: str
     formats: tuple[WireFormat, ...]
     upstream_model: str
+    free: bool = False
+
+    def is_same(self, other: "Route") -> bool:
+        """Say whether both names mean one model of one provider."""
+        return (self.provider, self.upstream_model) == (other.provider, other.upstream_model)
 
 
 class Router:
@@ -37,7 +42,8 @@ class Router:
             if fnmatchcase(model, pattern):
                 prefix = f"{name}/"
                 upstream = model.removeprefix(prefix) if pattern.startswith(prefix) else model
-                return Route(model, name, self._providers[name].formats, upstream)
+                provider = self._providers[name]
+                return Route(model, name, provider.formats, upstream, provider.free)
         return None
 
     def speaking(self, wire_format: WireFormat) -> list[str]:

@@ -2,28 +2,23 @@
 
 import asyncio
 import hashlib
-from typing import Protocol
 
 from controlplane.store import ledger
-from controlplane.store.ledger import Wanted
+from controlplane.store.ledger import Outcome, Release, Wanted
 from controlplane.store.pool import ALL_WORKSPACES, Database, one
 
 LOOKUP_SECONDS = 5
 """A look-up takes a millisecond; a database that stays away longer must not hold requests up without an answer."""
 
-_RUNNING_TURN = "SELECT id FROM turns WHERE model_token_hash = %(hash)s AND status = 'running'"
+KNOWN_TOKENS = 10_000
+"""Of which the models are remembered: more turns than a gateway serves at a time."""
 
-
-class Gate(Protocol):
-    """Who may ask a model, and for how much; both raise if that cannot be found out."""
-
-    async def turn_of(self, token: str) -> str | None:
-        """Return the id of the running turn that a token belongs to."""
-        ...
-
-    async def reserve(self, turn_id: str, wanted: Wanted) -> None:
-        """Reserve what a request will cost; raises `RefusedError`."""
-        ...
+_RUNNING_TURN = (
+    "SELECT coalesce(t.models, jsonb_build_array(s.agent -> 'model' -> 'id')) AS models"
+    " FROM turns t JOIN sessions s ON s.id = t.session_id"
+    " WHERE t.model_token_hash = %(hash)s AND t.status = 'running'"
+)
+"""A turn without a list was begun by an earlier release."""
 
 
 def token_hash(token: str) -> bytes:
@@ -32,18 +27,42 @@ def token_hash(token: str) -> bytes:
 
 
 class TurnGate:
-    """`Gate` on Postgres, which is asked anew for each request: a turn's end revokes its token."""
+    """The ledger as the gateway asks it: each request is let pass anew, so that a turn's end revokes its token.
+
+    Every method raises if Postgres does not answer; a token goes by its hash.
+    """
 
     def __init__(self, database: Database):
         self._database = database
+        self._known: dict[bytes, list[str]] = {}
 
-    async def turn_of(self, token: str) -> str | None:
-        """See `Gate.turn_of`."""
-        async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
-            found = await one(connection, _RUNNING_TURN, {"hash": token_hash(token)})
-            return found["id"] if found else None
+    async def models_of(self, token: bytes) -> list[str] | None:
+        """Return the models of the running turn that a token belongs to; they stay the same while the token lives.
 
-    async def reserve(self, turn_id: str, wanted: Wanted) -> None:
-        """See `Gate.reserve`."""
+        Only `reserve` lets a request pass: here nobody is kept from ending the turn, and one that has ended meanwhile
+        may still be remembered.
+        """
+        if token in self._known:
+            return self._known[token]
         async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
-            await ledger.reserve(connection, turn_id, wanted)
+            found = await one(connection, _RUNNING_TURN, {"hash": token})
+        if found is None:
+            return None
+        if len(self._known) >= KNOWN_TOKENS:
+            self._known.pop(next(iter(self._known)))
+        return self._known.setdefault(token, found["models"])
+
+    async def reserve(self, token: bytes, wanted: Wanted) -> None:
+        """Let a request pass, and reserve what it will cost; raises `RefusedError`."""
+        async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
+            await ledger.reserve(connection, token, wanted)
+
+    async def fall_back(self, token: bytes, wanted: Wanted, *, left: Release) -> None:
+        """Let a request go on with another model; raises `RefusedError`, and then nothing has changed."""
+        async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
+            await ledger.fall_back(connection, token, wanted, left=left)
+
+    async def settle(self, request_id: str, outcome: Outcome) -> bool:
+        """Record what a request came to; say whether it was still to be recorded."""
+        async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
+            return await ledger.settle(connection, request_id, outcome)

@@ -1,7 +1,7 @@
 """One provider as the gateway reaches it: its address, its key, its share of connections."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -90,12 +90,24 @@ class Upstream:
         self._slots = slots
 
     @asynccontextmanager
-    async def answer(self, request: UpstreamRequest) -> AsyncGenerator[httpx.Response]:
-        """Yield the provider's answer with its body unread; raises `httpx.HTTPError` if there is none."""
+    async def answer(self, request: UpstreamRequest, *, sent: Callable[[], None]) -> AsyncGenerator[httpx.Response]:
+        """Yield the provider's answer with its body unread; raises `httpx.HTTPError` if there is none.
+
+        ``sent`` is called when the first byte is about to go out to a provider that is there.
+        """
+
+        async def trace(event: str, _: object) -> None:
+            if event.endswith("send_request_headers.started"):
+                sent()
+
         url = f"{self._url}?{request.query}" if request.query else self._url
         async with self._slots:
             outgoing = self._client.build_request(
-                "POST", url, content=request.body, headers=self._headers(request.headers)
+                "POST",
+                url,
+                content=request.body,
+                headers=self._headers(request.headers),
+                extensions={"trace": trace},
             )
             response = await self._client.send(outgoing, stream=True)
             try:

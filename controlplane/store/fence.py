@@ -16,12 +16,15 @@ class LockedSession:
 
 
 async def lock_session(connection: Connection, session_id: str) -> LockedSession:
-    """Lock a session's row, always before any other row of it; raises `SessionGoneError`."""
+    """Lock a session's row, always before any other row of it; raises `SessionGoneError`.
+
+    Its agent's row is held too: only what is locked is read again after a wait, and no freeze may pass meanwhile.
+    """
     row = await one(
         connection,
         "SELECT s.resume_wanted AND coalesce(s.resume_at <= clock_timestamp(), true) AS resume_wanted, s.last_seq,"
         " a.frozen_at IS NOT NULL AS frozen FROM sessions s JOIN agents a ON a.id = s.agent_id"
-        " WHERE s.id = %(id)s AND s.archived_at IS NULL FOR UPDATE OF s",
+        " WHERE s.id = %(id)s AND s.archived_at IS NULL FOR UPDATE OF s FOR SHARE OF a",
         {"id": session_id},
     )
     if row is None:

@@ -1,51 +1,64 @@
-"""The ledger of model requests: reserved before they are sent, settled when they have ended.
+"""The ledger of model requests: reserved before they are sent, settled by the gateway when they have ended.
 
 A reservation is what a request's input is likely to cost. It counts as spent while the request runs, and stays spent
 where nobody learned what it came to. So a budget is overshot by the answers that are under way, and by no more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from controlplane.prices import Price, listed
-from controlplane.store import budgets, prices
-from controlplane.store.budgets import BudgetRecord
+from controlplane.ids import new_id
+from controlplane.prices import FREE, Price, listed
+from controlplane.store import budgets, limits, prices
 from controlplane.store.pool import Connection, one, rows
 from harness_adapters.contract import Usage
 
 _CENT = Decimal("0.01")
 
-_BUSY = timedelta(seconds=10)
-"""After which a session tries again that met a budget of which the rest was only reserved."""
-
 Release = Literal["lost", "free"]
+State = Literal["metered"] | Release
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model request that is about to be sent; ``input_tokens`` is an estimate."""
+    """A model request that is about to be sent; ``input_tokens`` is an estimate, and ``free`` is its provider."""
 
     request_id: str
     model: str
     provider: str
     upstream_model: str
     input_tokens: int
+    free: bool = False
+    fallback_for: str | None = None
 
 
 @dataclass(frozen=True)
-class Blocked:
-    """What keeps a session from its next model request; ``until``: when that ends by itself."""
+class Outcome:
+    """What a request came to. ``usage``: of a `metered` one as the provider counted, of a `lost` one our estimate.
 
-    message: str
-    budget_id: str | None = None
-    until: datetime | None = None
-    unpriced: bool = False
+    ``status``: of the provider's answer.
+    """
+
+    state: State
+    usage: Usage | None = None
+    status: int | None = None
+    first_byte_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Booking:
+    """What the ledger has of an answered request. ``model``: the one that stood in, if one did."""
+
+    usage: Usage
+    is_estimated: bool = False
+    cost_usd: Decimal | None = None
+    model: str | None = None
 
 
 class RefusedError(Exception):
@@ -58,64 +71,69 @@ class RefusedError(Exception):
         self.message = message
 
 
-async def reserve(connection: Connection, turn_id: str, wanted: Wanted) -> None:
+async def reserve(connection: Connection, token_hash: bytes, wanted: Wanted) -> None:
     """Reserve what a request will cost in every budget that it draws on; raises `RefusedError`.
 
-    Holds the session's row and its budgets' until the caller's transaction ends: two cannot both take what is left.
+    ``token_hash``: of the attempt of a turn that asks; it must be the newest, and its turn must run. Holds the turn's
+    and the session's row and its budgets' until the caller's transaction ends: two cannot both take what is left.
     """
-    session = await _session(connection, turn_id)
-    if session["frozen_at"] is not None:
-        raise RefusedError(
-            "agent_frozen", f"the agent has been frozen since {session['frozen_at']:%Y-%m-%d %H:%M} UTC"
-        )
-    price = await prices.of_model(connection, session["workspace_id"], wanted.model)
-    price = price or listed(wanted.provider, wanted.upstream_model)
-    drawn = await budgets.of_session(connection, session["agent_id"], session["budget_ids"])
-    if blocked := _blocked(session, drawn, wanted.model, priced=price is not None):
-        raise RefusedError("unpriced" if blocked.unpriced else "budget_reached", blocked.message)
-    reserved = price.cost_usd(Usage(input_tokens=wanted.input_tokens)) if price else Decimal(0)
-    spending = [{"budget_id": each.id, "period_start": each.period_start.isoformat()} for each in drawn]
-    made = await connection.execute(
-        "INSERT INTO model_requests (id, workspace_id, session_id, turn_id, model, provider, price, reserved_usd,"
-        " reserved_tokens, spending) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        (
-            wanted.request_id,
-            session["workspace_id"],
-            session["id"],
-            turn_id,
-            wanted.model,
-            wanted.provider,
-            Jsonb(price.model_dump(mode="json")) if price else None,
-            reserved,
-            wanted.input_tokens,
-            Jsonb(spending),
-        ),
+    await _reserve(connection, await _asking(connection, token_hash), wanted)
+
+
+async def fall_back(connection: Connection, token_hash: bytes, wanted: Wanted, *, left: Release) -> None:
+    """Book a running request on another model from now on; raises `RefusedError`, and then it must be as it was.
+
+    ``left``: what became of it at the model before. A `lost` one may have cost something there, which stays booked in
+    a row of its own.
+    """
+    asking = await _asking(connection, token_hash)
+    request = await _running(connection, wanted.request_id)
+    if request is None:
+        raise RefusedError("turn_ended", "the request has been given up meanwhile")
+    left_id = new_id("sevt")
+    await connection.execute("UPDATE model_requests SET id = %s WHERE id = %s", (left_id, request["id"]))
+    await release(connection, asking["id"], [left_id], left)
+    if left == "free":
+        await connection.execute("DELETE FROM model_requests WHERE id = %s", (left_id,))
+    started_at = request["started_at"] if left == "free" else None
+    await _reserve(connection, await _asking(connection, token_hash), wanted, started_at=started_at)
+
+
+async def settle(connection: Connection, request_id: str, outcome: Outcome) -> bool:
+    """Record what a request came to, once, and add it to its session; say whether it was still to be recorded."""
+    session = await one(
+        connection,
+        "SELECT id FROM sessions WHERE id = (SELECT session_id FROM model_requests WHERE id = %(id)s) FOR UPDATE",
+        {"id": request_id},
     )
-    if not made.rowcount:
-        raise RefusedError("request_repeated", "a model request with this id has been made")
-    for each in drawn:
-        await connection.execute(
-            "INSERT INTO budget_spending (budget_id, period_start, workspace_id, reserved_usd, reserved_tokens)"
-            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (budget_id, period_start) DO UPDATE SET"
-            " reserved_usd = budget_spending.reserved_usd + excluded.reserved_usd,"
-            " reserved_tokens = budget_spending.reserved_tokens + excluded.reserved_tokens",
-            (each.id, each.period_start, session["workspace_id"], reserved, wanted.input_tokens),
-        )
-
-
-async def settle(connection: Connection, session_id: str, request_id: str, usage: Usage) -> Decimal | None:
-    """Record what an answered request used, once, and return its cost in US dollars, where it has a price.
-
-    The caller holds the session's row. A request that no reservation was made for costs nothing anybody knows of.
-    """
-    tokens = usage.total_tokens
     request = await _running(connection, request_id)
-    price = Price.model_validate(request["price"]) if request and request["price"] else None
-    cost = price.cost_usd(usage) if price else None
+    if session is None or request is None:
+        return False
+    await _close(connection, request, outcome)
+    return True
+
+
+async def booked(connection: Connection, request_id: str, *, told: Usage) -> Booking:
+    """Return what the gateway has recorded of an answered request; the caller holds the session's row.
+
+    One that it never settled is lost. ``told``: what whoever asked was told, where the ledger knows of no usage.
+    """
+    request = await _running(connection, request_id)
     if request is not None:
-        await _close(connection, request, "metered", cost, tokens)
-    await _add_to_session(connection, session_id, usage.model_dump(), cost, tokens)
-    return cost
+        await _close(connection, request, Outcome("lost"))
+    row = await one(
+        connection,
+        "SELECT model, fallback_for, usage, usage_estimated, cost_usd FROM model_requests WHERE id = %(id)s",
+        {"id": request_id},
+    )
+    if row is None:
+        return Booking(told)
+    return Booking(
+        Usage.model_validate(row["usage"]) if row["usage"] else told,
+        is_estimated=row["usage_estimated"],
+        cost_usd=row["cost_usd"],
+        model=row["model"] if row["fallback_for"] else None,
+    )
 
 
 async def release_all(connection: Connection, session_id: str) -> None:
@@ -132,41 +150,31 @@ async def release_all(connection: Connection, session_id: str) -> None:
 
 
 async def release(connection: Connection, session_id: str, request_ids: Sequence[str], how: Release) -> None:
-    """Close requests that brought no answer: `lost` ones are taken to have cost what was reserved for them."""
+    """Close requests whose gateway did not: `lost` ones are taken to have cost what was reserved for them.
+
+    The caller holds the session's row.
+    """
     for request_id in request_ids:
         request = await _running(connection, request_id)
-        if request is None:
-            continue
-        cost = request["reserved_usd"] if how == "lost" and request["price"] else None
-        tokens = request["reserved_tokens"] if how == "lost" else 0
-        await _close(connection, request, how, cost, tokens)
-        await _add_to_session(connection, session_id, {}, cost, tokens)
+        if request is not None and request["session_id"] == session_id:
+            await _close(connection, request, Outcome(how))
 
 
-async def blocked(connection: Connection, session_id: str) -> Blocked | None:
-    """Return what keeps a session from its next model request, were it to make one now, but for a missing price."""
-    session = await one(
-        connection,
-        "SELECT id, workspace_id, agent_id, budget, budget_ids, cost_usd, tokens, 0 AS reserved_usd,"
-        " 0 AS reserved_tokens, agent -> 'model' ->> 'id' AS model FROM sessions WHERE id = %(id)s",
-        {"id": session_id},
-    )
-    if session is None:
-        return None
-    drawn = await budgets.of_session(connection, session["agent_id"], session["budget_ids"])
-    return _blocked(session, drawn, session["model"], priced=True)
+async def _asking(connection: Connection, token_hash: bytes) -> DictRow:
+    """Lock the turn that a token belongs to, and what its requests are booked on.
 
-
-async def _session(connection: Connection, turn_id: str) -> DictRow:
+    Each relation is locked, since after a wait Postgres checks only those again: a turn that ended meanwhile, or
+    whose next attempt has another token, must not pass.
+    """
     found = await one(
         connection,
-        "SELECT s.id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens,"
-        " a.frozen_at FROM sessions s JOIN turns t ON t.session_id = s.id JOIN agents a ON a.id = s.agent_id"
-        " WHERE t.id = %(turn)s AND t.status = 'running' FOR UPDATE OF s FOR SHARE OF a",
-        {"turn": turn_id},
+        "SELECT s.id, t.id AS turn_id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens,"
+        " a.frozen_at FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id"
+        " WHERE t.model_token_hash = %(hash)s AND t.status = 'running' FOR UPDATE OF s FOR SHARE OF t, a",
+        {"hash": token_hash},
     )
     if found is None:
-        raise RefusedError("turn_ended", "the turn has ended")
+        raise RefusedError("turn_ended", "this token belongs to no running turn; a token lives as long as its turn")
     running = await one(
         connection,
         "SELECT coalesce(sum(reserved_usd), 0) AS reserved_usd, coalesce(sum(reserved_tokens), 0) AS reserved_tokens"
@@ -176,38 +184,51 @@ async def _session(connection: Connection, turn_id: str) -> DictRow:
     return {**found, **(running or {})}
 
 
-def _blocked(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced: bool) -> Blocked | None:
-    own: dict[str, Any] = session["budget"] or {}
-    cents = int(own["max_list_cost"]["amount"]) if own else None
-    limits = [
-        (cents * _CENT if cents is not None else None, own.get("max_tokens"), session, "the session's budget", None),
-        *(
-            (each.max_cost_usd, each.max_tokens, each.model_dump(), f"the budget {each.name!r}", each)
-            for each in drawn
-        ),
-    ]
-    for max_usd, max_tokens, spent, whose, budget in limits:
-        is_spent = _is_spent(spent, max_usd, max_tokens)
-        until = (budget.period_end if budget else None) if is_spent else datetime.now(UTC) + _BUSY
-        how = "is spent" if is_spent else "is taken by requests that run now"
-        budget_id = budget.id if budget else None
-        if max_usd is not None and not priced:
-            message = (
-                f"{whose} is in money, and the model {model!r} has no list price;"
-                " set one with `bulkhead prices set`, or remove the budget"
-            )
-            return Blocked(message, budget_id, unpriced=True)
-        if max_usd is not None and spent["cost_usd"] + spent["reserved_usd"] >= max_usd:
-            return Blocked(f"{whose} of ${max_usd.normalize():f} {how}", budget_id, until)
-        if max_tokens is not None and spent["tokens"] + spent["reserved_tokens"] >= max_tokens:
-            return Blocked(f"{whose} of {max_tokens} tokens {how}", budget_id, until)
-    return None
-
-
-def _is_spent(spent: Mapping[str, Any], max_usd: Decimal | None, max_tokens: int | None) -> bool:
-    """Say whether a limit is reached without what is only reserved: that may be given back."""
-    reached = max_usd is not None and spent["cost_usd"] >= max_usd
-    return reached or (max_tokens is not None and spent["tokens"] >= max_tokens)
+async def _reserve(
+    connection: Connection, asking: DictRow, wanted: Wanted, *, started_at: datetime | None = None
+) -> None:
+    if asking["frozen_at"] is not None:
+        raise RefusedError(
+            "agent_frozen", f"the agent has been frozen since {asking['frozen_at']:%Y-%m-%d %H:%M} UTC"
+        )
+    price = await prices.of_model(connection, asking["workspace_id"], wanted.model)
+    price = price or (FREE if wanted.free else listed(wanted.provider, wanted.upstream_model))
+    drawn = await budgets.of_session(connection, asking["agent_id"], asking["budget_ids"])
+    if blocked := limits.reached(asking, drawn, wanted.model, priced=price is not None):
+        raise RefusedError("unpriced" if blocked.unpriced else "budget_reached", blocked.message)
+    reserved = price.cost_usd(Usage(input_tokens=wanted.input_tokens)) if price else Decimal(0)
+    spending = [{"budget_id": each.id, "period_start": each.period_start.isoformat()} for each in drawn]
+    made = await one(
+        connection,
+        "INSERT INTO model_requests (id, workspace_id, session_id, turn_id, model, provider, fallback_for, price,"
+        " reserved_usd, reserved_tokens, spending, started_at) VALUES (%(id)s, %(workspace)s, %(session)s, %(turn)s,"
+        " %(model)s, %(provider)s, %(fallback_for)s, %(price)s, %(usd)s, %(tokens)s, %(spending)s,"
+        " coalesce(%(started_at)s, clock_timestamp())) ON CONFLICT DO NOTHING RETURNING id",
+        {
+            "id": wanted.request_id,
+            "workspace": asking["workspace_id"],
+            "session": asking["id"],
+            "turn": asking["turn_id"],
+            "model": wanted.model,
+            "provider": wanted.provider,
+            "fallback_for": wanted.fallback_for,
+            "price": Jsonb(price.model_dump(mode="json")) if price else None,
+            "usd": reserved,
+            "tokens": wanted.input_tokens,
+            "spending": Jsonb(spending),
+            "started_at": started_at,
+        },
+    )
+    if made is None:
+        raise RefusedError("request_repeated", "a model request with this id has been made")
+    for each in drawn:
+        await connection.execute(
+            "INSERT INTO budget_spending (budget_id, period_start, workspace_id, reserved_usd, reserved_tokens)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (budget_id, period_start) DO UPDATE SET"
+            " reserved_usd = budget_spending.reserved_usd + excluded.reserved_usd,"
+            " reserved_tokens = budget_spending.reserved_tokens + excluded.reserved_tokens",
+            (each.id, each.period_start, asking["workspace_id"], reserved, wanted.input_tokens),
+        )
 
 
 async def _running(connection: Connection, request_id: str) -> DictRow | None:
@@ -218,11 +239,22 @@ async def _running(connection: Connection, request_id: str) -> DictRow | None:
     )
 
 
-async def _close(connection: Connection, request: DictRow, state: str, cost: Decimal | None, tokens: int) -> None:
+async def _close(connection: Connection, request: DictRow, outcome: Outcome) -> None:
+    cost, tokens = _cost(request, outcome)
+    counted = Jsonb(outcome.usage.model_dump()) if outcome.usage else None
     await connection.execute(
-        "UPDATE model_requests SET state = %s, cost_usd = %s, tokens = %s, ended_at = clock_timestamp()"
-        " WHERE id = %s",
-        (state, cost, tokens, request["id"]),
+        "UPDATE model_requests SET state = %s, cost_usd = %s, tokens = %s, usage = %s, usage_estimated = %s,"
+        " status = %s, first_byte_ms = %s, ended_at = clock_timestamp() WHERE id = %s",
+        (
+            outcome.state,
+            cost,
+            tokens,
+            counted,
+            outcome.usage is not None and outcome.state != "metered",
+            outcome.status,
+            outcome.first_byte_ms,
+            request["id"],
+        ),
     )
     for each in request["spending"]:
         await connection.execute(
@@ -238,10 +270,21 @@ async def _close(connection: Connection, request: DictRow, state: str, cost: Dec
                 each["period_start"],
             ),
         )
+    await _add_to_session(connection, request["session_id"], outcome.usage, cost, tokens)
+
+
+def _cost(request: DictRow, outcome: Outcome) -> tuple[Decimal | None, int]:
+    """Return what a request cost, where it has a price, and its tokens; of which nobody knows: as was reserved."""
+    if outcome.state == "free":
+        return None, 0
+    price = Price.model_validate(request["price"]) if request["price"] else None
+    if outcome.usage is None:
+        return (request["reserved_usd"] if price else None), request["reserved_tokens"]
+    return (price.cost_usd(outcome.usage) if price else None), outcome.usage.total_tokens
 
 
 async def _add_to_session(
-    connection: Connection, session_id: str, usage: dict[str, int], cost: Decimal | None, tokens: int
+    connection: Connection, session_id: str, usage: Usage | None, cost: Decimal | None, tokens: int
 ) -> None:
     row = await one(
         connection,
@@ -249,7 +292,12 @@ async def _add_to_session(
         " usage = usage || coalesce((SELECT jsonb_object_agg(key,"
         " coalesce((usage ->> key)::bigint, 0) + value::bigint)"
         " FROM jsonb_each_text(%(usage)s)), '{}') WHERE id = %(id)s RETURNING cost_usd",
-        {"cost": cost or 0, "tokens": tokens, "usage": Jsonb(usage), "id": session_id},
+        {
+            "cost": cost or 0,
+            "tokens": tokens,
+            "usage": Jsonb(usage.model_dump() if usage else {}),
+            "id": session_id,
+        },
     )
     if row is None or cost is None:
         return

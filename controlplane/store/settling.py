@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from controlplane.store import events, journal, ledger, resuming
+from controlplane.store import events, journal, ledger, limits, resuming
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.turn_events import failed, noted, request_lost
@@ -83,7 +83,7 @@ async def _rest(connection: Connection, session_id: str, stop_reason: dict[str, 
     if unpriced is not None:
         stop_reason |= {"message": unpriced["message"], "unpriced": unpriced["model"]}
         return
-    blocked = await ledger.blocked(connection, session_id)
+    blocked = await limits.blocked(connection, session_id)
     if blocked is None:
         # It was raised in this moment: what could not be asked before can be asked now.
         await resuming.want(connection, session_id, after_seconds=1)

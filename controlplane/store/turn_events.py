@@ -1,10 +1,11 @@
 """How what happens in a turn looks as events."""
 
 from collections.abc import Mapping
-from decimal import Decimal
+from typing import Any
 
 from controlplane.store.events import NewEvent
-from harness_adapters.contract import AnswerText, ContextCompacted, ModelAnswered, ThinkingBlock, ToolUse
+from controlplane.store.ledger import Booking
+from harness_adapters.contract import AnswerText, ContextCompacted, ModelAnswered, ThinkingBlock, ToolUse, Usage
 from workflows.failures import Cause, Failure
 from workflows.records import CutAnswer
 from workflows.verdicts import Judgement
@@ -43,31 +44,15 @@ def noted(message: str) -> NewEvent:
     return NewEvent(type="session.error", payload={"error": error})
 
 
-def request_answered(answered: ModelAnswered, cost_usd: Decimal | None) -> NewEvent:
+def request_answered(answered: ModelAnswered, booking: Booking) -> NewEvent:
     """The end of a model request that brought an answer, with what it cost where that is known."""
-    return NewEvent(
-        type="span.model_request_end",
-        payload={
-            "model_request_start_id": answered.answer.request_id,
-            "is_error": False,
-            "model_usage": answered.usage.model_dump(),
-            "cost_usd": f"{cost_usd.normalize():f}" if cost_usd is not None else None,
-            "stop_reason": answered.stop_reason,
-        },
-    )
+    payload = {**_ended(answered.answer.request_id, booking), "stop_reason": answered.stop_reason}
+    return NewEvent(type="span.model_request_end", payload=payload)
 
 
-def compacted_events(compacted: ContextCompacted, cost_usd: Decimal | None) -> list[NewEvent]:
+def compacted_events(compacted: ContextCompacted, booking: Booking) -> list[NewEvent]:
     """The end of the request for a summary, and the summary."""
-    end = NewEvent(
-        type="span.model_request_end",
-        payload={
-            "model_request_start_id": compacted.request_id,
-            "is_error": False,
-            "model_usage": compacted.usage.model_dump(),
-            "cost_usd": f"{cost_usd.normalize():f}" if cost_usd is not None else None,
-        },
-    )
+    end = NewEvent(type="span.model_request_end", payload=_ended(compacted.request_id, booking))
     summary = NewEvent(
         id=compacted.event_id,
         type="agent.thread_context_compacted",
@@ -79,16 +64,23 @@ def compacted_events(compacted: ContextCompacted, cost_usd: Decimal | None) -> l
 
 def request_lost(request_id: str) -> NewEvent:
     """The end of a model request that brought no answer."""
-    nothing = {
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "cache_read_input_tokens": 0,
-        "cache_creation_input_tokens": 0,
-    }
+    nothing = Usage().model_dump()
     return NewEvent(
         type="span.model_request_end",
         payload={"model_request_start_id": request_id, "is_error": True, "model_usage": nothing},
     )
+
+
+def _ended(request_id: str, booking: Booking) -> dict[str, Any]:
+    cost_usd = booking.cost_usd
+    return {
+        "model_request_start_id": request_id,
+        "is_error": False,
+        "model_usage": booking.usage.model_dump(),
+        **({"usage_estimated": True} if booking.is_estimated else {}),
+        "cost_usd": f"{cost_usd.normalize():f}" if cost_usd is not None else None,
+        **({"model": booking.model} if booking.model else {}),
+    }
 
 
 def cut_events(cut: CutAnswer) -> list[NewEvent]:

@@ -87,7 +87,8 @@ class PostgresTurns:
         async with self._database.transaction(turn.workspace_id) as connection:
             session = await one(
                 connection,
-                "SELECT s.agent, t.begun_seq FROM sessions s JOIN turns t ON t.session_id = s.id WHERE t.id = %(id)s",
+                "SELECT s.agent, t.begun_seq, t.models FROM sessions s JOIN turns t ON t.session_id = s.id"
+                " WHERE t.id = %(id)s",
                 {"id": turn.turn_id},
             )
             if session is None:
@@ -99,15 +100,15 @@ class PostgresTurns:
             attempt=attempt,
             begun_seq=session["begun_seq"],
             harness=agent.get("harness") or "builtin",
-            spec=self._spec(turn, agent, token=model_token),
+            spec=self._spec(turn, agent, model=session["models"][0], token=model_token),
             history=history.build(logged),
         )
 
-    def _spec(self, turn: TurnInput, agent: dict[str, Any], *, token: str) -> HarnessSpec:
+    def _spec(self, turn: TurnInput, agent: dict[str, Any], *, model: str, token: str) -> HarnessSpec:
         return HarnessSpec(
             session_id=turn.session_id,
             turn_id=turn.turn_id,
-            model=agent["model"]["id"],
+            model=model,
             effort=(agent["model"].get("effort") or {}).get("type"),
             system=agent.get("system"),
             tools=toolset.definitions(agent.get("tools") or []),
@@ -142,19 +143,17 @@ class PostgresTurns:
         request_id = answered.answer.request_id
         uses = [block for block in answered.answer.blocks if isinstance(block, ToolUse)]
         async with self._fenced(turn) as connection:
-            session_id = turn.input.session_id
-            judgements = await self._judge.judge(connection, session_id, uses)
+            judgements = await self._judge.judge(connection, turn.input.session_id, uses)
             blocks = [block_event(block, request_id, judgements=judgements) for block in answered.answer.blocks]
-            cost_usd = await ledger.settle(connection, session_id, request_id, answered.usage)
-            await _append(connection, turn, [*blocks, request_answered(answered, cost_usd)])
+            booking = await ledger.booked(connection, request_id, told=answered.usage)
+            await _append(connection, turn, [*blocks, request_answered(answered, booking)])
             await journal.intend(connection, turn.input, uses, judgements=judgements)
 
     async def context_compacted(self, turn: TurnStart, compacted: ContextCompacted) -> None:
         """See `TurnRecords.context_compacted`."""
         async with self._fenced(turn) as connection:
-            session_id = turn.input.session_id
-            cost_usd = await ledger.settle(connection, session_id, compacted.request_id, compacted.usage)
-            await _append(connection, turn, compacted_events(compacted, cost_usd))
+            booking = await ledger.booked(connection, compacted.request_id, told=compacted.usage)
+            await _append(connection, turn, compacted_events(compacted, booking))
 
     async def model_request_failed(self, turn: TurnStart, failed: ModelRequestFailed) -> None:
         """See `TurnRecords.model_request_failed`."""
@@ -293,10 +292,13 @@ async def _mark_taken(connection: Connection, ids: list[str], *, position: int) 
 async def _next_attempt(
     connection: Connection, turn: TurnInput, worker_id: str, task_token: bytes, model_token: str
 ) -> int:
+    """Begin an attempt, whose token is good for the agent's models as they are now, and for no other."""
     row = await one(
         connection,
-        "UPDATE turns SET attempt = attempt + 1, worker_id = %(worker)s, task_token = %(task)s,"
-        " model_token_hash = %(model)s WHERE id = %(id)s RETURNING attempt",
+        "UPDATE turns t SET attempt = attempt + 1, worker_id = %(worker)s, task_token = %(task)s,"
+        " model_token_hash = %(model)s, models = jsonb_build_array(s.agent -> 'model' -> 'id')"
+        " || coalesce(s.agent -> 'model' -> 'fallbacks', '[]') FROM sessions s"
+        " WHERE s.id = t.session_id AND t.id = %(id)s RETURNING t.attempt",
         {
             "worker": worker_id,
             "task": task_token,

@@ -39,7 +39,7 @@ _ORIGIN = "http://{}:{}/s/none".format(*ADDRESS)
 """Stands for a session's own address: a provider is configured once for all of them."""
 
 ENVIRONMENT = {
-    "BUN_JSC_forceRAMSize": "1073741824",
+    "BUN_JSC_forceRAMSize": str(1 << 30),
     "BUN_INSPECT_PRELOAD": f"{FILES_AT}/bridge.js",
     "OPENCODE_CLIENT": "bulkhead",
     "OPENCODE_DB": ":memory:",
@@ -127,7 +127,7 @@ def session(native: Native, session_id: str, wire_format: WireFormat) -> Json:
         "id": session_id,
         "base_url": native.base_url,
         "system": spec.system,
-        "max_tokens": spec.max_tokens,
+        "max_tokens": None if wire_format == "openai" else spec.max_tokens,
         "options": _options(spec, wire_format),
     }
 
@@ -168,5 +168,7 @@ def _options(spec: HarnessSpec, wire_format: WireFormat) -> Json:
     effort = spec.effort
     if wire_format == "anthropic":
         return {"effort": effort} if effort else {}
-    thoughts = {"include": ["reasoning.encrypted_content"]} if wire_format == "openai-responses" else {}
-    return {**thoughts, **({"reasoningEffort": _EFFORTS.get(effort, effort)} if effort else {})}
+    own: Json = {"max_completion_tokens": spec.max_tokens}
+    if wire_format == "openai-responses":
+        own = {"include": ["reasoning.encrypted_content"]}
+    return {**own, **({"reasoningEffort": _EFFORTS.get(effort, effort)} if effort else {})}

@@ -37,7 +37,7 @@ export default async ({ directory }) => {
     },
     async "chat.params"({ sessionID }, output) {
       const session = sessions.get(sessionID)
-      output.maxOutputTokens = session.max_tokens
+      output.maxOutputTokens = session.max_tokens ?? undefined
       Object.assign(output.options, session.options)
     },
     async "experimental.chat.system.transform"({ sessionID }, output) {

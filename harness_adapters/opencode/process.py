@@ -34,8 +34,11 @@ from harness_adapters.opencode.history import events, parts
 SESSIONS = 32
 MEMORY_MB = 2048
 ANSWER_SECONDS = 30.0
-HEALTH_SECONDS = 0.1
-"""Between two questions whether it serves yet."""
+HEALTH_SECONDS, HEALTH_PAUSE_SECONDS = 1.0, 0.1
+"""A question whether it serves yet that comes at the wrong moment of its start is never answered."""
+
+EVENTS_AT_ONCE = 200
+"""Of a history that is put into a session: other sessions wait meanwhile, 3 ms for each."""
 
 IDLE_PLACES = 4
 """As many places without a session are kept: each takes memory, and making it anew takes time."""
@@ -147,11 +150,11 @@ class OpenCodeProcess:
         """Wait until it serves; raises `HarnessFailedError`."""
         while True:
             try:
-                await self._api("GET", "/global/health")
+                await self._api("GET", "/global/health", seconds=HEALTH_SECONDS)
             except HarnessFailedError:
                 if self.died.done():
                     raise
-                await asyncio.sleep(HEALTH_SECONDS)
+                await asyncio.sleep(HEALTH_PAUSE_SECONDS)
             else:
                 return
 
@@ -167,8 +170,10 @@ class OpenCodeProcess:
         session_id = opened["id"]
         self._sessions[native.key], self._keys[session_id] = _Session(session_id, place), native.key
         await self._ask("session", session(native, session_id, place.wire_format))
-        if written := events(history, session_id, place):
-            await self._api("POST", "/sync/replay", place, {"directory": place.directory, "events": written})
+        written = events(history, session_id, place)
+        for first in range(0, len(written), EVENTS_AT_ONCE):
+            some = written[first : first + EVENTS_AT_ONCE]
+            await self._api("POST", "/sync/replay", place, {"directory": place.directory, "events": some})
 
     async def prompt(self, native: Native, inputs: Sequence[UserInput], /) -> None:
         """See `NativeProcess.prompt`."""
@@ -198,24 +203,33 @@ class OpenCodeProcess:
         """See `NativeProcess.close`."""
         await self._lines.close()
 
-    async def _api(self, verb: str, path: str, place: Place | None = None, body: Json | None = None) -> Json:
+    async def _api(
+        self,
+        verb: str,
+        path: str,
+        place: Place | None = None,
+        body: Json | None = None,
+        *,
+        seconds: float = ANSWER_SECONDS,
+    ) -> Json:
         """Return what OpenCode's own interface answers."""
         query = "?" + urlencode({"directory": place.directory}) if place else ""
-        answer = await self._ask("api", {"verb": verb, "path": path + query, "body": body})
+        answer = await self._ask("api", {"verb": verb, "path": path + query, "body": body}, seconds)
         if answer["status"] >= 300:
             raise HarnessFailedError(f"{verb} {path}: {answer['status']}: {answer['body'][:500]}")
         said: Any = json.loads(answer["body"]) if answer["body"] else {}
         return said if isinstance(said, dict) else {}
 
-    async def _ask(self, method: str, params: Json) -> Json:
+    async def _ask(self, method: str, params: Json, seconds: float = ANSWER_SECONDS) -> Json:
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._lines.say({"id": number, "method": method, "params": params})
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await answer
         except TimeoutError as error:
-            raise HarnessFailedError(f"{method}: no answer within {ANSWER_SECONDS:g} seconds") from error
+            said = params.get("path", method)
+            raise HarnessFailedError(f"{said}: no answer within {seconds:g} seconds") from error
         finally:
             del self._waiting[number]
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from sandbox.docker import docker_available
-from tests.bench import durability, egress, neighbours, sandboxes
+from tests.bench import durability, egress, gateway, neighbours, sandboxes
 from tests.bench.figures import Figure, figure, progress, said
 from tests.bench.plane import Bench, call, running, tool_ms
 from tests.bench.provider import BenchProvider
@@ -39,6 +39,7 @@ async def turns(bench: Bench, times: int) -> list[Figure]:
         found = [await bench.turn(watcher, session_id, "hello") for _ in range(times)]
     floor = said(await bare_requests(bench, times), "a bare model request")
     return [
+        *await gateway.first_bytes(bench, times * 4),
         figure("POST message → first model request, new session", [first.first_request_ms]),
         figure("POST message → first model request", [t.first_request_ms for t in found], goal="≤ 100 p50"),
         figure("POST message → accepted", [t.post_ms for t in found]),

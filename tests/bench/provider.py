@@ -3,6 +3,7 @@
 It is no model: the benchmark needs to know when a request arrives, and to subtract the time of its answer.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -16,11 +17,17 @@ from starlette.routing import Route
 
 from controlplane.models.listening import listening
 
+SLOWLY = "slowly"
+"""A message that is answered with a pause behind the first event, so that it comes alone, as real ones do."""
+
+_PAUSE_SECONDS = 0.02
+
 
 class BenchProvider:
     """Answers with the tool calls that the newest user message asks for in JSON, then with a word."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.arrivals: list[float] = []
         self.seconds: list[float] = []
 
@@ -28,16 +35,22 @@ class BenchProvider:
     async def serving(self) -> AsyncGenerator[str]:
         """Serve on a free loopback port; yields the base URL."""
         async with listening(Starlette(routes=[Route("/v1/messages", self._messages, methods=["POST"])])) as url:
+            self.url = url
             yield url
 
     async def _messages(self, request: Request) -> StreamingResponse:
         began = time.perf_counter()
         self.arrivals.append(time.time())
         messages = (await request.json())["messages"]
-        body = b"".join(_frames(_blocks(messages)))
+        first, *rest = _frames(_blocks(messages))
 
         async def stream() -> AsyncGenerator[bytes]:
-            yield body
+            if messages[-1]["content"] == SLOWLY:
+                yield first
+                await asyncio.sleep(_PAUSE_SECONDS)
+                yield b"".join(rest)
+            else:
+                yield b"".join([first, *rest])
             self.seconds.append(time.perf_counter() - began)
 
         return StreamingResponse(stream(), media_type="text/event-stream")

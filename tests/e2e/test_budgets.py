@@ -139,6 +139,50 @@ async def test_an_agents_budget_of_a_day_binds_every_session_of_it_until_the_nex
         await ended(client, first, "end_turn")
 
 
+async def test_a_model_that_stands_in_is_named_and_booked_at_its_own_price(client: Client) -> None:
+    first, second = await priced(client, "stands-first"), await priced(client, "stands-second", per_million="2000")
+    agent = await client.post("/v1/agents", {"name": "a", "model": {"id": first, "fallbacks": [second]}})
+    session_id = await client.session(agent=agent["id"])
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"text": "done", "fail": {"status": 529}}))
+        await watcher.until_idle()
+        assert "session.error" not in watcher.types, "the turn notices nothing"
+        (end,) = watcher.of("span.model_request_end")
+    assert end["model"] == second
+    assert Decimal(end["cost_usd"]) == sum(end["model_usage"].values()) * Decimal("0.002")
+    (asked,) = (await client.get(f"/v1/sessions/{session_id}/model_requests"))["data"]
+    assert (asked["id"], asked["model"], asked["fallback_for"]) == (end["model_request_start_id"], second, first)
+    assert asked["cost_usd"] == end["cost_usd"] == (await session(client, session_id))["usage"]["cost_usd"]
+
+
+async def test_a_session_that_is_resumed_with_another_model_may_ask_that_one(client: Client) -> None:
+    session_id = await client.session(model=await priced(client, "before"), budget=limit(1))
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"text": "spend " * 50}))
+        await watcher.until_idle()
+        await client.say(session_id, script({"text": "second"}))
+        await watcher.until_idle(times=2)
+        await client.post(f"/v1/sessions/{session_id}/resume", {"budget": None, "model": "scripted/after"})
+        await watcher.until_idle(times=3)
+        assert text(watcher.of("agent.message")[-1]) == "second"
+    asked = (await client.get(f"/v1/sessions/{session_id}/model_requests"))["data"]
+    assert [each["model"] for each in asked] == ["scripted/before", "scripted/after"]
+
+
+async def test_a_request_whose_gateway_dies_is_booked_as_its_reservation_and_made_again(client: Client) -> None:
+    session_id = await client.session(model=await priced(client, "gateway-dies"))
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script({"text": "slow " * 100, "chunk_chars": 5, "chunk_ms": 20}))
+        await watcher.until(lambda w: any(p["type"] == "event_delta" for p in w.previews))
+        os.kill(client.stack.parts()["gateway"], signal.SIGKILL)
+        await watcher.until_idle(timeout_seconds=60)
+    asked = (await client.get(f"/v1/sessions/{session_id}/model_requests"))["data"]
+    assert (asked[0]["state"], asked[0]["usage"], asked[-1]["state"]) == ("lost", None, "metered")
+    usage = (await session(client, session_id))["usage"]
+    assert Decimal(usage["cost_usd"]) == sum(Decimal(each["cost_usd"] or 0) for each in asked)
+    assert Decimal(asked[0]["cost_usd"]) > 0
+
+
 @pytest.mark.slow
 async def test_a_request_that_was_lost_is_booked_as_its_reservation(client: Client) -> None:
     session_id = await client.session(model=await priced(client, "lost"))

@@ -165,6 +165,11 @@ def test_what_waits_is_listed_and_decided(cli: Cli):
     states = [(each["state"], each["decision"]) for each in cli.json("sessions", "tool-calls", session)]
     assert states[0] == ("confirmed", "allow")
     assert states[1][1] == "deny"
+    asked = cli.json("sessions", "requests", session)
+    assert {(each["model"], each["state"], each["cost_usd"]) for each in asked} == {
+        (asked[0]["model"], "metered", "0")
+    }
+    assert "OUTPUT_TOKENS" in cli.text("sessions", "requests", session)
 
 
 def test_agents_and_environments_go_by_name_where_it_is_the_only_one(cli: Cli):

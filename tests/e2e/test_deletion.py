@@ -54,7 +54,7 @@ async def test_nothing_that_was_said_or_done_outlives_a_deleted_session(client: 
     await keyed(client, f"/v1/sessions/{session_id}", {"title": f"{canary.value} again"})
     await client.post("/v1/live/stop", {"session_id": session_id, "wait_seconds": 10})
     found = " ".join(await seen(client, canary))
-    for place in ("events", "tool_calls", "sessions", "idempotency_keys", "rules"):
+    for place in ("events", "tool_calls", "sessions", "idempotency_keys", "rules", "model_exchanges"):
         assert f".{place}." in found, f"this test would not notice what is left in {place}"
     await client.delete(f"/v1/sessions/{session_id}")
     async with asyncio.timeout(30):

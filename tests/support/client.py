@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from harness_adapters.contract import HarnessName
 from tests.support.stack import Stack
 from tests.support.watch import Watcher
 
@@ -82,12 +83,14 @@ class Client:
         self,
         *,
         model: str = "scripted/test",
+        harness: HarnessName = "builtin",
         tools: list[dict[str, Any]] | None = None,
         config: dict[str, Any] | None = None,
         **more: Any,
     ) -> str:
         """Open a session and return its id."""
-        agent = await self.post("/v1/agents", {"name": "a", "model": model, "tools": tools or []})
+        wanted = {"name": "a", "model": model, "tools": tools or [], "harness": harness}
+        agent = await self.post("/v1/agents", wanted)
         environment = await self.post(
             "/v1/environments", {"name": "e", "config": {"type": "cloud", **(config or {})}}
         )

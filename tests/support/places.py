@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import zstandard
 from psycopg import sql
 from temporalio.api.workflowservice.v1 import DescribeActivityExecutionRequest
 from temporalio.client import Client as TemporalClient
@@ -25,6 +26,7 @@ _READ_BYTES = 4 << 20
 _AT_ONCE = 8
 _NO_TEXT = ("N", "B", "D", "T")  # Postgres's categories of numbers, booleans, dates and intervals
 _LISTED = "100"
+_VERBATIM = ("/request", "/response")  # what was said to a model and what it said, which may be no JSON
 _KERNELS = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"})
 
 _TABLES = """
@@ -193,14 +195,17 @@ async def _search_table(
     query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(shown), table)
     if order:
         query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(order))
-    trails = [Trail(seeker, f"table {name}.{column}") for column, _, _ in columns]
+    places = [f"table {name}.{column}" for column, _, _ in columns]
+    trails = [Trail(seeker, place) for place in places]
     async with connection.cursor("canary", binary=True) as cursor:
         cursor.itersize = 500
         await cursor.execute(query)
         async for row in cursor:
-            for trail, value in zip(trails, row, strict=True):
+            for place, trail, value in zip(places, trails, row, strict=True):
                 if value:
                     trail.feed(value)
+                    if value.startswith(zstandard.FRAME_HEADER):
+                        seeker.look(f"{place}, unpacked", zstandard.decompress(value))
     for trail in trails:
         trail.finish()
 
@@ -275,7 +280,7 @@ async def _all_pages(http: httpx.AsyncClient, path: str) -> AsyncIterator[httpx.
         parameters = {"limit": _LISTED, "include_archived": "true", **({"page": page} if page else {})}
         answer = await http.get(path, params=parameters)
         yield answer
-        if "json" not in answer.headers.get("content-type", ""):
+        if "json" not in answer.headers.get("content-type", "") or path.endswith(_VERBATIM):
             return
         if not (page := answer.json().get("next_page")):
             return

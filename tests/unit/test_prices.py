@@ -4,7 +4,7 @@ import pytest
 from genai_prices import Usage as ListUsage
 from genai_prices import calc_price
 
-from controlplane.prices import FREE, Price, Rate, Step, listed
+from controlplane.prices import Price, Rate, Step, listed
 from harness_adapters.contract import Usage
 
 MODELS = [
@@ -42,10 +42,10 @@ def test_a_price_keeps_its_value_through_json() -> None:
     assert Price.model_validate(price.model_dump(mode="json")) == price
 
 
-def test_what_nobody_lists_has_no_price_and_the_scripted_model_costs_nothing() -> None:
+def test_what_nobody_lists_has_no_price() -> None:
     assert listed("anthropic", "made-up") is None
     assert listed("my-own", "claude-sonnet-4-5") is None
-    assert listed("scripted", "scripted/demo") == FREE
+    assert listed("scripted", "scripted/demo") is None
 
 
 def test_a_step_replaces_the_rate_of_all_tokens() -> None:

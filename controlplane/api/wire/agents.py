@@ -12,6 +12,7 @@ from controlplane.definitions import AgentDefinition, Effort, EffortLevel, Harne
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 System = Annotated[str, Field(max_length=100_000)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+MAX_FALLBACKS = 5
 
 
 def string_or_object(value: Any) -> str:
@@ -36,11 +37,16 @@ class ModelRequest(Request):
         ]
         | None
     ) = None
+    fallbacks: Annotated[list[ModelName], Field(max_length=MAX_FALLBACKS)] | None = Field(
+        default=None,
+        description="Models that stand in for it, in this order, where it is overloaded, limited or does not answer;"
+        " of these only such as are served in the same wire format.",
+    )
     inference_geo: Annotated[str, Field(max_length=64)] | None = None
     speed: Literal["standard", "fast"] | None = None
 
     def resolve(self, before: ModelChoice | None = None) -> ModelChoice:
-        """Fill in the defaults; an omitted effort keeps the one ``before``."""
+        """Fill in the defaults; an omitted effort, or omitted fallbacks, keep those ``before``."""
         effort = (
             Effort(type=self.effort.type if isinstance(self.effort, EffortRequest) else self.effort)
             if (self.effort)
@@ -48,8 +54,15 @@ class ModelRequest(Request):
         )
         if "effort" not in self.model_fields_set and before is not None:
             effort = before.effort
+        fallbacks = self.fallbacks or []
+        if "fallbacks" not in self.model_fields_set and before is not None:
+            fallbacks = before.fallbacks
         return ModelChoice(
-            id=self.id, effort=effort, inference_geo=self.inference_geo, speed=self.speed or "standard"
+            id=self.id,
+            effort=effort,
+            fallbacks=[*dict.fromkeys(each for each in fallbacks if each != self.id)],
+            inference_geo=self.inference_geo,
+            speed=self.speed or "standard",
         )
 
 

@@ -49,16 +49,21 @@ def scripted_providers(url: str) -> dict[str, ModelProvider]:
     limit = SCRIPTED_CONCURRENCY
     return {
         "scripted-anthropic": ModelProvider(
-            format="anthropic", base_url=url, models=["scripted/*"], max_concurrent_requests=limit
+            format="anthropic", base_url=url, models=["scripted/*"], max_concurrent_requests=limit, free=True
         ),
         "scripted-openai": ModelProvider(
-            format="openai", base_url=f"{url}/v1", models=["scripted/openai*"], max_concurrent_requests=limit
+            format="openai",
+            base_url=f"{url}/v1",
+            models=["scripted/openai*"],
+            max_concurrent_requests=limit,
+            free=True,
         ),
         "scripted-responses": ModelProvider(
             format="openai-responses",
             base_url=f"{url}/v1",
             models=["scripted/responses*"],
             max_concurrent_requests=limit,
+            free=True,
         ),
     }
 

@@ -8,19 +8,13 @@ import pytest
 from controlplane.ids import new_id
 from harness_adapters.catalog import NAMES, HarnessSettings, harnesses
 from harness_adapters.contract import Harness, HarnessName
-from harness_adapters.installation import default_folder, installed_names
+from harness_adapters.installation import default_folder
 from harness_adapters.model.patience import Patience
 from tests.integration.harnesses.talk import Talk
 from tests.integration.models.conftest import Gateway, gateway, open_gateway
+from tests.support.harnesses import MODELS, available
 
 __all__ = ["gateway", "open_gateway"]
-
-MODELS: Mapping[HarnessName, str] = {
-    "builtin": "scripted/x",
-    "opencode": "scripted/x",
-    "claude-agent-sdk": "scripted/x",
-    "codex": "scripted/responses-x",
-}
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +56,3 @@ def harness(all_harnesses: Mapping[str, Harness], name: HarnessName) -> Harness:
 def talk(gateway: Gateway, name: HarnessName) -> Talk:
     """A session of an agent that runs with the harness."""
     return Talk(gateway, MODELS[name])
-
-
-def available(name: HarnessName) -> HarnessName:
-    """Return the name, or skip the test."""
-    if name not in installed_names(default_folder()):
-        said = f"the program of {name} is not installed: bulkhead harness install {name}"
-        if os.environ.get("BULKHEAD_TEST_HARNESSES") == "all":
-            pytest.fail(said)
-        pytest.skip(said)
-    return name

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controlplane.models.listening import listening
 from controlplane.models.scripted import create_scripted, scripted_providers
 from harness_adapters.contract import Harness, HarnessName, TextBlock, ToolOutcome, ToolUse, TurnFinished
-from tests.integration.harnesses.conftest import MODELS
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
 from tests.integration.harnesses.test_dying import programs
 from tests.integration.models.conftest import Gateway, OpenGateway
+from tests.support.harnesses import MODELS
 
 OWN_TOOLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "builtin": [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],

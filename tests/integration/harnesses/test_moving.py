@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import pytest
 
 from harness_adapters.catalog import NAMES
-from harness_adapters.contract import Harness, HarnessName, ModelAnswered, ThinkingBlock, TurnFinished
-from tests.integration.harnesses.conftest import MODELS, available
+from harness_adapters.contract import Harness, HarnessEvent, HarnessName, ModelAnswered, ThinkingBlock, TurnFinished
 from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
 from tests.integration.models.conftest import Gateway
+from tests.support.harnesses import MODELS, available
 
 PAIRS = list(itertools.permutations(NAMES, 2))
 
@@ -44,5 +44,5 @@ async def test_a_session_moves_with_its_whole_transcript(
     assert len(thoughts) <= 1
 
 
-def _tokens(events: list[object]) -> int:
-    return of(events, ModelAnswered)[0].usage.input_tokens  # type: ignore[arg-type]
+def _tokens(events: list[HarnessEvent]) -> int:
+    return of(events, ModelAnswered)[0].usage.input_tokens

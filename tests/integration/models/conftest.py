@@ -1,21 +1,22 @@
 """The gateway and the scripted model on real sockets, with turns in a real Postgres."""
 
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import httpx
 import pytest
 from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
-from controlplane.models import TurnGate, create_gateway, token_hash
+from controlplane.models import ModelLog, TurnGate, create_gateway, token_hash
 from controlplane.models.listening import listening
 from controlplane.models.scripted import create_scripted, scripted_providers
 from controlplane.models.upstream import create_client
 from controlplane.settings import ModelProvider
-from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.store.pool import ALL_WORKSPACES, Database, one, rows
 from harness_adapters.builtin import BuiltinHarness, Patience
 
 _WORKSPACE = "wrkspc_default"
@@ -23,10 +24,11 @@ _TURN = """
 WITH agent AS (INSERT INTO agents (id, workspace_id, version) VALUES (%(agent)s, %(workspace)s, 1) RETURNING id),
 environment AS (INSERT INTO environments (id, workspace_id, name, config)
   VALUES (%(environment)s, %(workspace)s, 'e', %(empty)s) RETURNING id),
-session AS (INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id)
-  SELECT %(session)s, %(workspace)s, agent.id, 1, %(empty)s, environment.id FROM agent, environment RETURNING id)
-INSERT INTO turns (id, workspace_id, session_id, model_token_hash)
-  SELECT %(turn)s, %(workspace)s, session.id, %(hash)s FROM session
+session AS (INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, budget)
+  SELECT %(session)s, %(workspace)s, agent.id, 1, %(empty)s, environment.id, %(budget)s FROM agent, environment
+  RETURNING id)
+INSERT INTO turns (id, workspace_id, session_id, model_token_hash, models)
+  SELECT %(turn)s, %(workspace)s, session.id, %(hash)s, %(models)s FROM session
 """
 
 
@@ -38,6 +40,8 @@ class Gateway:
     token: str
     http: httpx.AsyncClient
     database: Database
+    session_id: str
+    log: ModelLog
 
     @property
     def key(self) -> dict[str, str]:
@@ -49,8 +53,36 @@ class Gateway:
         async with self.database.transaction(ALL_WORKSPACES) as connection:
             await connection.execute("UPDATE turns SET status = 'ended'")
 
+    async def booked(self) -> list[dict[str, Any]]:
+        """Return the ledger, the oldest request first."""
+        async with self.database.transaction(ALL_WORKSPACES) as connection:
+            return await rows(connection, "SELECT * FROM model_requests ORDER BY started_at, id", {})
 
-OpenGateway = Callable[[dict[str, ModelProvider]], AbstractAsyncContextManager[Gateway]]
+    async def session(self) -> dict[str, Any]:
+        """Return the row of the session whose turn runs."""
+        async with self.database.transaction(ALL_WORKSPACES) as connection:
+            found = await one(connection, "SELECT * FROM sessions WHERE id = %(id)s", {"id": self.session_id})
+        assert found is not None
+        return found
+
+
+SCRIPTED = ("scripted/x", "scripted/openai-demo", "scripted/responses-demo")
+"""One of each format, so that none stands in for another."""
+
+
+class OpenGateway(Protocol):
+    """Opens a gateway to given providers, with a turn that runs."""
+
+    def __call__(
+        self,
+        providers: dict[str, ModelProvider],
+        *,
+        models: Sequence[str] = ("m",),
+        budget: dict[str, Any] | None = None,
+        log_days: int = 7,
+        log_bytes: int = 10_000_000,
+        first_byte_seconds: float = 100,
+    ) -> AbstractAsyncContextManager[Gateway]: ...
 
 
 @pytest.fixture
@@ -58,12 +90,24 @@ async def open_gateway(database: Database) -> OpenGateway:
     """Open a gateway to given providers."""
 
     @asynccontextmanager
-    async def opened(providers: dict[str, ModelProvider]) -> AsyncGenerator[Gateway]:
-        token = await _running_turn(database)
-        async with create_client() as upstream, httpx.AsyncClient(trust_env=False) as http:
-            app = create_gateway(providers, gate=TurnGate(database), client=upstream)
+    async def opened(
+        providers: dict[str, ModelProvider],
+        *,
+        models: Sequence[str] = ("m",),
+        budget: dict[str, Any] | None = None,
+        log_days: int = 7,
+        log_bytes: int = 10_000_000,
+        first_byte_seconds: float = 100,
+    ) -> AsyncGenerator[Gateway]:
+        session_id, token = await _running_turn(database, models, budget)
+        log = ModelLog(database, days=log_days, queue_bytes=log_bytes)
+        gate = TurnGate(database)
+        async with create_client() as upstream, httpx.AsyncClient(trust_env=False) as http, log.writing():
+            app = create_gateway(
+                providers, gate=gate, client=upstream, log=log, first_byte_seconds=first_byte_seconds
+            )
             async with listening(app) as url:
-                yield Gateway(url, token, http, database)
+                yield Gateway(url, token, http, database, session_id, log)
 
     return opened
 
@@ -71,7 +115,10 @@ async def open_gateway(database: Database) -> OpenGateway:
 @pytest.fixture
 async def gateway(open_gateway: OpenGateway) -> AsyncGenerator[Gateway]:
     """A gateway to the scripted model alone."""
-    async with listening(create_scripted()) as scripted_url, open_gateway(scripted_providers(scripted_url)) as opened:
+    async with (
+        listening(create_scripted()) as scripted_url,
+        open_gateway(scripted_providers(scripted_url), models=SCRIPTED) as opened,
+    ):
         yield opened
 
 
@@ -83,17 +130,19 @@ async def harness() -> AsyncGenerator[BuiltinHarness]:
     await made.close()
 
 
-async def _running_turn(database: Database) -> str:
-    token = secrets.token_urlsafe()
+async def _running_turn(database: Database, models: Sequence[str], budget: dict[str, Any] | None) -> tuple[str, str]:
+    token, session_id = secrets.token_urlsafe(), new_id("sesn")
     parameters = {
         "workspace": _WORKSPACE,
         "agent": new_id("agent"),
         "environment": new_id("env"),
-        "session": new_id("sesn"),
+        "session": session_id,
+        "models": Jsonb(list(models)),
+        "budget": Jsonb(budget) if budget else None,
         "turn": new_id("turn"),
         "hash": token_hash(token),
         "empty": Jsonb({}),
     }
     async with database.transaction(_WORKSPACE) as connection:
         await connection.execute(_TURN, parameters)
-    return token
+    return session_id, token

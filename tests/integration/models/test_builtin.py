@@ -36,7 +36,7 @@ from tests.integration.models.test_scripted import script
 
 T = TypeVar("T")
 
-MODELS = pytest.mark.parametrize("model", ["scripted/demo", "scripted/openai-demo", "scripted/responses-demo"])
+MODELS = pytest.mark.parametrize("model", ["scripted/x", "scripted/openai-demo", "scripted/responses-demo"])
 
 
 class Hands:
@@ -136,7 +136,7 @@ async def test_thinking_is_kept_with_its_signature_and_taken_back_by_the_model(
     gateway: Gateway, harness: BuiltinHarness
 ):
     steps = [{"thinking": "hm, " * 20, "tools": _tools(1)}, {"text": "done"}]
-    events = await _run(harness, _spec(gateway, "scripted/demo"), _asked(*steps))
+    events = await _run(harness, _spec(gateway, "scripted/x"), _asked(*steps))
     thought = _of(events, ModelAnswered)[0].answer.blocks[0]
     assert isinstance(thought, ThinkingBlock)
     assert thought.text == "hm, " * 20 and (thought.signature or "").startswith("scripted-")
@@ -402,7 +402,7 @@ async def test_a_context_that_cannot_be_made_smaller_fails_with_that_reason(
 ):
     fail = {"status": 400, "message": "prompt is too long", "times": 9}
     history = [*_long_ago(10), *_asked({"text": "never fits", "fail": fail})]
-    events = await _run(harness, _spec(gateway, "scripted/demo"), history)
+    events = await _run(harness, _spec(gateway, "scripted/x"), history)
     assert [each.kind for each in _of(events, ModelRequestFailed)] == ["context_window"] * 2
     assert len(_of(events, ContextCompacted)) == 1
     last = events[-1]

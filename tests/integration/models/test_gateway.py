@@ -11,11 +11,11 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from controlplane.models import TurnGate, create_gateway
+from controlplane.models import ModelLog, TurnGate, create_gateway
 from controlplane.models.listening import listening
 from controlplane.models.upstream import create_client
 from controlplane.settings import ModelProvider
-from controlplane.store.pool import Database
+from controlplane.store.pool import ALL_WORKSPACES, Database
 from tests.integration.models.conftest import Gateway, OpenGateway
 from tests.integration.models.fake_provider import fake_provider
 from tests.support.canary import Canary, Seeker
@@ -56,13 +56,38 @@ async def test_a_turns_token_passes_in_either_header_and_only_while_the_turn_run
     assert (first.status_code, second.status_code) == (200, 401)
 
 
+async def test_a_strangers_body_is_not_read(gateway: Gateway):
+    url = httpx.URL(gateway.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nX-Api-Key: wrong\r\nContent-Length: 60000000\r\n\r\n{")
+    await writer.drain()
+    assert b"401" in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+
+
+async def test_a_token_that_is_superseded_while_the_body_comes_does_not_pass(gateway: Gateway):
+    """The first look at the token is cheap and early; the second, where the request is reserved, decides."""
+    url, body = httpx.URL(gateway.url), json.dumps(_body("scripted/x")).encode()
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST {MESSAGES} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {gateway.token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body[:5])
+    await writer.drain()
+    await asyncio.sleep(0.3)
+    async with gateway.database.transaction(ALL_WORKSPACES) as connection:
+        await connection.execute("UPDATE turns SET model_token_hash = 'the next attempt', attempt = attempt + 1")
+    writer.write(body[5:])
+    assert b"401" in await asyncio.wait_for(reader.readline(), 10)
+    assert await gateway.booked() == []
+    writer.close()
+
+
 async def test_a_token_that_cannot_be_checked_does_not_pass():
     nowhere = Database("postgresql://127.0.0.1:1/none", wait_seconds=0.2)
     await nowhere.open()
     async with (
         create_client() as client,
         httpx.AsyncClient(trust_env=False) as http,
-        listening(create_gateway({}, gate=TurnGate(nowhere), client=client)) as url,
+        listening(create_gateway({}, gate=TurnGate(nowhere), client=client, log=ModelLog(nowhere, days=0))) as url,
     ):
         answer = await http.post(url + MESSAGES, json=_body("scripted/x"), headers={"x-api-key": "t"})
     await nowhere.close()
@@ -90,7 +115,7 @@ async def test_a_model_that_nobody_serves_is_a_404_that_names_the_settings(gatew
         assert setting in request.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("path", "model"), [(MESSAGES, "scripted/openai"), (COMPLETIONS, "scripted/x")])
+@pytest.mark.parametrize(("path", "model"), [(MESSAGES, "scripted/openai-demo"), (COMPLETIONS, "scripted/x")])
 async def test_a_format_that_the_provider_does_not_speak_is_refused(gateway: Gateway, path: str, model: str):
     answer = await gateway.http.post(gateway.url + path, json=_body(model), headers=gateway.key)
     assert answer.status_code == 400
@@ -106,7 +131,10 @@ async def test_a_body_without_a_model_is_refused(gateway: Gateway, content: byte
 async def test_request_and_answer_pass_unchanged_and_with_the_providers_key_alone(open_gateway: OpenGateway):
     sent = b'{ "messages":[],\t"model" : "claude-x", "odd": 1e2, "u": "\\u00e9" }'
     response = Response(b'{"ok": 1.50}', headers={"request-id": "req_1", "set-cookie": "a=b"})
-    async with fake_provider(response) as fake, open_gateway({"a": _provider(fake.url, "claude-*")}) as gateway:
+    async with (
+        fake_provider(response) as fake,
+        open_gateway({"a": _provider(fake.url, "claude-*")}, models=["claude-x"]) as gateway,
+    ):
         answer = await gateway.http.post(
             f"{gateway.url}{MESSAGES}?beta=true",
             content=sent,
@@ -126,7 +154,7 @@ async def test_request_and_answer_pass_unchanged_and_with_the_providers_key_alon
 async def test_openai_gets_its_key_as_a_bearer_and_a_model_without_its_prefix(open_gateway: OpenGateway):
     async with fake_provider(JSONResponse({})) as fake:
         providers = {"openai": _provider(f"{fake.url}/v1", "openai/*", wire_format="openai")}
-        async with open_gateway(providers) as gateway:
+        async with open_gateway(providers, models=["openai/gpt-5"]) as gateway:
             await gateway.http.post(gateway.url + COMPLETIONS, json=_body("openai/gpt-5", n=1), headers=gateway.key)
     asked = fake.asked[0]
     assert asked.path == COMPLETIONS
@@ -268,6 +296,23 @@ async def test_requests_beyond_a_providers_limit_wait_for_their_turn(open_gatewa
         fake.response = JSONResponse({})
         assert (await second).status_code == 200
         assert len(fake.asked) == 2
+
+
+async def test_the_formats_of_a_provider_share_its_limit(open_gateway: OpenGateway):
+    steps = _Steps()
+    async with fake_provider(StreamingResponse(steps.body())) as fake:
+        both = _provider(fake.url, "*", wire_format=["anthropic", "openai"], limit=1)
+        async with open_gateway({"a": both}) as gateway:
+            request = gateway.http.stream("POST", gateway.url + MESSAGES, json=_body("m"), headers=gateway.key)
+            async with request as answer:
+                pieces = answer.aiter_raw()
+                await anext(pieces)
+                with pytest.raises(httpx.ReadTimeout):
+                    await gateway.http.post(
+                        gateway.url + COMPLETIONS, json=_body("m"), headers=gateway.key, timeout=0.3
+                    )
+                assert len(fake.asked) == 1
+                await pieces.aclose()
 
 
 async def test_a_stream_that_breaks_off_upstream_breaks_off_here(open_gateway: OpenGateway):

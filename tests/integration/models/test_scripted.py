@@ -36,7 +36,7 @@ def _client(gateway: Gateway) -> AsyncAnthropic:
 
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_the_public_sdk_reads_both_forms_of_an_answer_alike(gateway: Gateway, streamed: bool):
-    asked: dict[str, Any] = {"model": "scripted/demo", "max_tokens": 100}
+    asked: dict[str, Any] = {"model": "scripted/x", "max_tokens": 100}
     messages: list[Any] = [{"role": "user", "content": script(*STEPS)}]
     async with _client(gateway) as client:
         if streamed:
@@ -53,7 +53,7 @@ async def test_the_public_sdk_reads_both_forms_of_an_answer_alike(gateway: Gatew
         content = [block.model_dump(exclude_none=True) for block in answer.content]
         messages += [{"role": "assistant", "content": content}, {"role": "user", "content": results}]
         final = await client.messages.create(**asked, messages=messages)
-    assert (answer.model, answer.stop_reason) == ("scripted/demo", "tool_use")
+    assert (answer.model, answer.stop_reason) == ("scripted/x", "tool_use")
     assert thinking.type == "thinking" and thinking.thinking == STEPS[0]["thinking"]
     assert thinking.signature.startswith("scripted-")
     assert text.type == "text" and text.text == STEPS[0]["text"]
@@ -78,7 +78,7 @@ async def test_anthropics_stream_has_the_frames_of_a_real_one(gateway: Gateway):
 
 
 async def test_openais_stream_has_the_chunks_of_a_real_one(gateway: Gateway):
-    body = {"model": "scripted/openai", "stream": True, "stream_options": {"include_usage": True}}
+    body = {"model": "scripted/openai-demo", "stream": True, "stream_options": {"include_usage": True}}
     body["messages"] = [{"role": "user", "content": script(*STEPS)}]
     answer = await gateway.http.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.key)
     lines = [line[6:] for line in answer.text.splitlines() if line]
@@ -87,7 +87,7 @@ async def test_openais_stream_has_the_chunks_of_a_real_one(gateway: Gateway):
     calls = [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
     arguments = ["".join(call["function"]["arguments"] for call in calls if call["index"] == n) for n in (0, 1)]
     assert lines[-1] == "[DONE]"
-    assert {chunk["model"] for chunk in chunks} == {"scripted/openai"}
+    assert {chunk["model"] for chunk in chunks} == {"scripted/openai-demo"}
     assert "".join(choice["delta"].get("content") or "" for choice in choices) == STEPS[0]["text"]
     assert [json.loads(each) for each in arguments] == [call["input"] for call in STEPS[0]["tools"]]
     assert [call["function"]["name"] for call in calls if "id" in call] == ["sandbox_execute"] * 2
@@ -96,7 +96,7 @@ async def test_openais_stream_has_the_chunks_of_a_real_one(gateway: Gateway):
 
 
 async def test_openais_whole_answer_carries_the_calls(gateway: Gateway):
-    body = {"model": "scripted/openai", "messages": [{"role": "user", "content": script(*STEPS)}]}
+    body = {"model": "scripted/openai-demo", "messages": [{"role": "user", "content": script(*STEPS)}]}
     answer = await gateway.http.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.key)
     choice = answer.json()["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
@@ -137,7 +137,7 @@ async def test_anthropics_side_refuses_what_the_real_one_refuses(
 async def test_openais_side_refuses_a_call_without_its_result(gateway: Gateway):
     call = {"id": "c1", "type": "function", "function": {"name": "n", "arguments": "{}"}}
     messages = [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "x"}]
-    body = {"model": "scripted/openai", "messages": messages}
+    body = {"model": "scripted/openai-demo", "messages": messages}
     answer = await gateway.http.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.key)
     assert answer.status_code == 400
     assert "c1" in answer.json()["error"]["message"]

@@ -325,18 +325,6 @@ async def test_concurrent_writers_leave_no_gap_in_the_log(database: Database, se
     assert [event.seq for event in recorded] == list(range(1, 41))
 
 
-async def test_usage_adds_up(turns: PostgresTurns, database: Database, session_id: str, say: Say) -> None:
-    await say("one")
-    start = await begun(turns, turn_of(session_id))
-    await turns.model_answered(start, answer(AnswerText(event_id=new_id("sevt"), text="a")))
-    await turns.model_answered(start, answer(AnswerText(event_id=new_id("sevt"), text="b")))
-    async with database.transaction(WORKSPACE) as connection:
-        cursor = await connection.execute("SELECT usage FROM sessions WHERE id = %s", (session_id,))
-        row = await cursor.fetchone()
-    assert row is not None
-    assert (row["usage"]["input_tokens"], row["usage"]["output_tokens"]) == (6, 4)
-
-
 async def test_row_level_security_hides_other_workspaces_and_everything_where_none_is_named(
     database: Database, session_id: str
 ) -> None:

@@ -1,0 +1,136 @@
+"""Sessions of every harness on the whole control plane: real programs, real sandboxes, real kills."""
+
+import os
+import signal
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from harness_adapters.catalog import NAMES
+from harness_adapters.contract import HarnessName
+from harness_adapters.installation import default_folder, installed_names
+from tests.support.client import Client, run, script, text
+from tests.support.harnesses import MODELS, available
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(params=NAMES)
+def harness(request: pytest.FixtureRequest) -> HarnessName:
+    """A harness's name."""
+    return available(request.param)
+
+
+async def _session(client: Client, harness: HarnessName, **more: object) -> str:
+    return await client.session(harness=harness, model=MODELS[harness], **more)  # type: ignore[arg-type]
+
+
+async def test_an_agent_works_in_its_sandbox(client: Client, harness: HarnessName):
+    session_id = await _session(client, harness)
+    async with client.watching(session_id) as watcher:
+        steps = [run("echo one > /workspace/f"), run("cat /workspace/f"), {"text": "it says {{result}}"}]
+        await client.say(session_id, script(*steps))
+        await watcher.until_idle()
+        assert text(watcher.of("agent.message")[-1]) == "it says one"
+        assert len(watcher.of("agent.tool_result")) == 2
+        ends = watcher.of("span.model_request_end")
+        assert len(ends) == 3 and all(end["model_usage"]["output_tokens"] > 0 for end in ends)
+        assert watcher.events[-1]["stop_reason"] == {"type": "end_turn"}
+    session = await client.get(f"/v1/sessions/{session_id}")
+    assert session["agent"]["harness"] == harness
+    assert session["usage"]["output_tokens"] == sum(end["model_usage"]["output_tokens"] for end in ends)
+
+
+@pytest.mark.parametrize("part", ["brain", "program", "both"])
+async def test_a_kill_in_the_middle_of_a_tool_runs_nothing_twice(client: Client, harness: HarnessName, part: str):
+    if harness == "builtin" and part != "brain":
+        pytest.skip("the builtin harness has no process of its own")
+    session_id = await _session(client, harness)
+    async with client.watching(session_id) as watcher:
+        command = "echo ran >> /workspace/ran; sleep 2; wc -l < /workspace/ran"
+        await client.say(session_id, script(run(command), {"text": "it ran {{result}} times"}))
+        await watcher.until(lambda w: "agent.tool_use" in w.types)
+        brain = psutil.Process(client.stack.parts()["brain"])
+        programs = brain.children(recursive=True)
+        for process in [*(programs if part != "brain" else []), *([brain] if part != "program" else [])]:
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        await watcher.until_idle(timeout_seconds=90)
+        assert text(watcher.of("agent.message")[-1]) == "it ran 1 times"
+        assert len(watcher.of("agent.tool_result")) == 1
+
+
+@pytest.mark.parametrize("during", ["streaming", "tool"])
+async def test_an_interrupt_ends_the_turn(client: Client, harness: HarnessName, during: str):
+    session_id = await _session(client, harness)
+    steps = [run("sleep 300")] if during == "tool" else [{"text": "word " * 400, "chunk_ms": 50}]
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script(*steps, {"text": "never"}))
+        if during == "tool":
+            await watcher.until(lambda w: "agent.tool_use" in w.types)
+        else:
+            await watcher.until(lambda w: any(f["type"] == "event_delta" for f in w.previews))
+        await client.send(session_id, {"type": "user.interrupt"})
+        await watcher.until_idle()
+        await client.say(session_id, script({"text": "and on"}))
+        await watcher.until_idle(times=2)
+        assert text(watcher.of("agent.message")[-1]) == "and on"
+
+
+async def test_an_approval_parks_the_turn_and_holds_no_process(client: Client, harness: HarnessName):
+    policy = {"enabled": True, "permission_policy": {"type": "always_ask"}}
+    tools = [{"type": "agent_toolset_20260401", "default_config": policy}]
+    session_id = await _session(client, harness, tools=tools)
+    async with client.watching(session_id) as watcher:
+        ask = {"tools": [{"name": "bash", "input": {"command": "echo yes"}}]}
+        await client.say(session_id, script(ask, {"text": "it said {{result}}"}))
+        await watcher.until_idle()
+        assert watcher.events[-1]["stop_reason"]["type"] == "requires_action"
+        use = watcher.of("agent.tool_use")[-1]
+        decision = {"type": "user.tool_confirmation", "tool_use_id": use["id"], "result": "allow"}
+        await client.send(session_id, decision)
+        await watcher.until_idle(times=2)
+        assert text(watcher.of("agent.message")[-1]) == "it said yes"
+
+
+async def test_a_live_session_moves_between_two_turns(client: Client):
+    names = installed_names(default_folder())
+    session_id = await _session(client, "builtin")
+    async with client.watching(session_id) as watcher:
+        for turn, name in enumerate([*names, names[0]], start=1):
+            moved = await client.post(f"/v1/sessions/{session_id}", {"harness": name, "model": MODELS[name]})
+            assert moved["agent"]["harness"] == name
+            await client.say(
+                session_id, script(run(f"echo {name} >> /workspace/w; cat /workspace/w"), {"text": "{{result}}"})
+            )
+            await watcher.until_idle(times=turn)
+            assert text(watcher.of("agent.message")[-1]).split()[-1] == name
+        assert text(watcher.of("agent.message")[-1]).split() == [*names, names[0]]
+        updates = watcher.of("session.updated")
+        assert [each["agent"]["harness"] for each in updates] == [*names[1:], names[0]]
+
+
+async def test_a_harness_that_is_not_known_is_refused_with_what_to_do(client: Client):
+    answer = await client.refused("/v1/agents", {"name": "a", "model": "scripted/x", "harness": "hermes"})
+    assert answer.json()["error"]["field"] == "harness" and "codex" in answer.json()["error"]["message"]
+    session_id = await _session(client, "builtin")
+    answer = await client.refused(f"/v1/sessions/{session_id}", {"harness": "hermes"})
+    assert answer.json()["error"]["code"] == "unknown_harness"
+
+
+async def test_a_program_that_does_not_listen_holds_no_interrupt_up(client: Client, harness: HarnessName):
+    session_id = await _session(client, harness)
+    async with client.watching(session_id) as watcher:
+        await client.say(session_id, script(run("sleep 300"), {"text": "never"}))
+        await watcher.until(lambda w: "agent.tool_use" in w.types)
+        programs = psutil.Process(client.stack.parts()["brain"]).children(recursive=True)
+        for process in programs:
+            process.suspend()
+        await client.send(session_id, {"type": "user.interrupt"})
+        await watcher.until_idle()
+    for process in programs:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
