@@ -143,6 +143,7 @@ async def run_sandboxes(settings: Settings) -> None:
         keeper=sandboxes.keeper,
         refusals=PostgresRefusals(database),
         interrupts=stops,
+        max_concurrent=settings.max_concurrent_tool_calls,
     )
     workers = sandbox_workers(
         client, tools, host=settings.host_name, max_concurrent_tool_calls=settings.max_concurrent_tool_calls

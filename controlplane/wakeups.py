@@ -92,17 +92,18 @@ class Reconciler:
         self._repeats: dict[str, _Repeat] = {}
 
     async def run(self) -> None:
-        """Reconcile until cancelled."""
+        """Reconcile until cancelled; what fails is tried again at the next round, and holds nothing else up."""
         while True:
-            try:
-                await self.reconcile()
-            except psycopg.Error as error:
-                _log.warning("reconcile_failed", cause=str(error).strip())
+            for step in (self._expire, self._wake):
+                try:
+                    await step()
+                except psycopg.Error as error:
+                    _log.warning("reconcile_failed", cause=str(error).strip())
+                except Exception:  # noqa: BLE001 - a reconciler that stops is worse than one that failed
+                    _log.warning("reconcile_failed", exc_info=True)
             await asyncio.sleep(RECONCILE_SECONDS / 2)
 
-    async def reconcile(self) -> None:
-        """Look once."""
-        await self._expire()
+    async def _wake(self) -> None:
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             await idempotency.forget(connection, older_than=_KEY_LIFETIME)
             neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))

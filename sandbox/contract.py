@@ -16,7 +16,7 @@ class SandboxError(Exception):
     ``code`` is stable: ``provision_failed``, ``sandbox_lost``, ``sandbox_stopped``, ``sandbox_full`` (it can remember
     no further command, and needs a successor), ``exec_not_found``, ``exec_not_running``, ``stdin_closed``,
     ``stdin_full``, ``file_not_found``, ``file_refused``, ``archive_refused``, ``bad_request``, ``engine_away``,
-    ``egress_away``.
+    ``egress_away``. What keeps sandboxes adds ``wrong_host`` and ``sandbox_halted`` (`sandbox/keeper.py`).
     """
 
     def __init__(self, message: str, *, code: str):
@@ -29,6 +29,13 @@ class SandboxLostError(SandboxError):
 
     def __init__(self, message: str):
         super().__init__(message, code="sandbox_lost")
+
+
+class SandboxHaltedError(SandboxError):
+    """A person has had the session's sandbox stopped before a call was begun that had been dispatched by then."""
+
+    def __init__(self, sandbox_id: str):
+        super().__init__(f"sandbox {sandbox_id!r} was stopped by a person", code="sandbox_halted")
 
 
 class _Frozen(BaseModel):
@@ -285,6 +292,10 @@ class SandboxProvider(Protocol):
 
         Raises `SandboxError` (``engine_away``) if that cannot be known now.
         """
+        ...
+
+    async def forget(self, sandbox_id: str) -> None:
+        """Let go of what this process keeps of a sandbox that is gone; changes nothing outside of it."""
         ...
 
     async def destroy(self, sandbox_id: str) -> None:

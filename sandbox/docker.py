@@ -161,7 +161,7 @@ class DockerProvider(Supervised):
 
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
-        await self._forget(sandbox_id)
+        await self.forget(sandbox_id)
         try:
             await asyncio.to_thread(self._remove, self._container(sandbox_id))
         except engine_errors() as error:

@@ -11,7 +11,7 @@ import structlog
 
 from sandbox import outfit
 from sandbox.checkpoint import Checkpoints
-from sandbox.contract import ProviderName, SandboxError, SandboxLostError, SandboxProvider
+from sandbox.contract import ProviderName, SandboxError, SandboxHaltedError, SandboxLostError, SandboxProvider
 from sandbox.pool import Pool
 from sandbox.records import EndReason, Kind, Restored, SandboxDetails, SandboxRecords, SandboxRow, Wish
 
@@ -56,7 +56,8 @@ class Keeper:
     async def ensure(self, workspace_id: str, session_id: str, *, tool_use_id: str) -> SandboxRow:
         """Return the session's sandbox, provisioning one if it has none or has lost it.
 
-        Raises `SandboxError` if none can be had: ``wrong_host`` if it is on another host that lives.
+        Raises `SandboxError` if none can be had: ``wrong_host`` if it is on another host that lives,
+        ``sandbox_halted`` if a person stopped it after this call had been dispatched.
         """
         async with self._lock(session_id):
             row = await self._records.current(workspace_id, session_id, tool_use_id=tool_use_id)
@@ -102,6 +103,8 @@ class Keeper:
     async def lost(self, row: SandboxRow) -> None:
         """Record that the sandbox has gone by itself; the next call gets another."""
         await self._records.end(row, "lost")
+        if (provider := self._providers.get(row.provider)) is not None:
+            await provider.forget(row.id)
         await self._outlets.close(row.id)
 
     async def condemn(self, row: SandboxRow) -> SandboxRow | None:
@@ -158,6 +161,11 @@ class Keeper:
         return row.host == self._host
 
     async def _keep(self, row: SandboxRow) -> None:
+        if not row.details.furnished:
+            # Nothing has run in it, and it may hold half of what was kept of the one before.
+            await self._records.end(row, "halted")
+            await self.destroy(row.provider, row.id)
+            return
         provider = self.provider(row)
         try:
             if await provider.stop(row.id) == 0:
@@ -188,6 +196,10 @@ class Keeper:
                 continue
             try:
                 return await self._furnish(row, wish)
+            except SandboxHaltedError:
+                await self._records.end(row, "halted")
+                await self.destroy(row.provider, row.id)
+                raise
             except SandboxError:
                 await self._records.end(row, "provision_failed")
                 await self.destroy(row.provider, row.id)
@@ -217,9 +229,9 @@ class Keeper:
             lifetime_seconds=wish.spec.lifetime_seconds,
             restored=restored,
         )
-        await self._records.ready(row, details)
+        ready = await self._records.ready(row, details)
         _log.info("sandbox_ready", sandbox_id=row.id, provider=row.provider, source=row.details.source)
-        return row.model_copy(update={"status": "ready", "details": details})
+        return ready
 
     async def _restore(self, row: SandboxRow, provider: SandboxProvider) -> Restored | None:
         previous_end = await self._records.previous(row)

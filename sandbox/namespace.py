@@ -27,7 +27,6 @@ from sandbox.supervisor.frames import Header
 
 END_TIMEOUT_SECONDS = 5.0
 HELLO_TIMEOUT_SECONDS = 10.0
-"""Size of /tmp, /dev/shm and the home folder each."""
 SUPERVISOR_MB = 64
 """What process 1 and the kernel may use beside the commands' memory."""
 SPOOL_BYTES = 32 << 20
@@ -129,7 +128,7 @@ class NamespaceProvider(Supervised):
     async def destroy(self, sandbox_id: str) -> None:
         """End the sandbox and everything in it; one that is gone already is no error."""
         checked_id(sandbox_id)
-        await self._forget(sandbox_id)
+        await self.forget(sandbox_id)
         await asyncio.to_thread(self._end, sandbox_id)
 
     async def close(self) -> None:

@@ -55,6 +55,8 @@ class Reaper:
         """Look once."""
         for row in await self._records.end_archived(self._host):
             await self._keeper.destroy(row.provider, row.id)
+        for row in await self._records.end_unfinished(self._host):
+            await self._keeper.destroy(row.provider, row.id)
         idle = await self._records.retire_idle(self._host, idle=self._idle, expiring=EXPIRING)
         await asyncio.gather(*(self._keeper.put_away(row) for row in idle))
         # What exists is listed before the rows are read: a sandbox that is made in between has its row already.

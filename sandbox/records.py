@@ -91,6 +91,11 @@ class SandboxDetails(_Frozen):
     lifetime_seconds: int = 0
     restored: Restored | None = None
 
+    @property
+    def furnished(self) -> bool:
+        """Whether it was ever given all that its first command may count on."""
+        return self.lifetime_seconds > 0
+
 
 class SandboxRow(_Frozen):
     """A session's sandbox as it is recorded. ``first_tool_use_id``: the call that it was provisioned for."""
@@ -121,6 +126,7 @@ class SandboxRecords(Protocol):
         """Return the session's live row, touched as in `current`.
 
         If there is none, make one for that call: of a warm sandbox of that kind on that host, or of a new one.
+        Raises `SandboxHaltedError` if one was halted after the call had been dispatched.
         """
         ...
 
@@ -135,8 +141,8 @@ class SandboxRecords(Protocol):
         """Return why the session's last sandbox before this one ended; None if no command has ever run in one."""
         ...
 
-    async def ready(self, row: SandboxRow, details: SandboxDetails) -> None:
-        """Record that the sandbox is up."""
+    async def ready(self, row: SandboxRow, details: SandboxDetails) -> SandboxRow:
+        """Record that the sandbox is up; raises `SandboxError` if it has been halted or ended in the meantime."""
         ...
 
     async def renewed(self, row: SandboxRow, expires_at: datetime) -> None:
@@ -161,6 +167,10 @@ class SandboxRecords(Protocol):
 
     async def end_archived(self, host: str) -> Sequence[SandboxRow]:
         """End the rows of this host whose session is archived; return them."""
+        ...
+
+    async def end_unfinished(self, host: str) -> Sequence[SandboxRow]:
+        """End the rows of this host that were never ready and whose deadline has passed; return them."""
         ...
 
     async def retire_idle(self, host: str, *, idle: timedelta, expiring: timedelta) -> Sequence[SandboxRow]:

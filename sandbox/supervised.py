@@ -43,11 +43,17 @@ class Supervised(abc.ABC):
     async def _channel(self, sandbox_id: str) -> Channel:
         async with self._opening.setdefault(sandbox_id, asyncio.Lock()):
             channel = self._channels.get(sandbox_id)
-            if channel is None or channel.ended:
+            if channel is not None and not channel.ended:
+                return channel
+            try:
                 channel = self._channels[sandbox_id] = await self._open_channel(sandbox_id)
+            except SandboxLostError:
+                await self.forget(sandbox_id)
+                raise
             return channel
 
-    async def _forget(self, sandbox_id: str) -> None:
+    async def forget(self, sandbox_id: str) -> None:
+        """Let go of what is kept here of a sandbox that is gone."""
         if channel := self._channels.pop(sandbox_id, None):
             await channel.close()
         self._opening.pop(sandbox_id, None)
@@ -214,7 +220,7 @@ class Supervised(abc.ABC):
     async def close(self) -> None:
         """Release connections; the sandboxes stay."""
         for sandbox_id in list(self._channels):
-            await self._forget(sandbox_id)
+            await self.forget(sandbox_id)
 
 
 def _checked(answer: tuple[Header, bytes]) -> tuple[Header, bytes]:

@@ -9,13 +9,20 @@ from temporalio.exceptions import ApplicationError
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome
-from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxLostError, SandboxProvider
+from sandbox.contract import (
+    ExecRequest,
+    ExecResult,
+    SandboxError,
+    SandboxHaltedError,
+    SandboxLostError,
+    SandboxProvider,
+)
 from sandbox.keeper import Keeper
 from sandbox.records import SandboxRow
 from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
 from workflows.heartbeat import heartbeats
 from workflows.interrupts import Interrupts, interrupted, to_its_end
-from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_ATTEMPTS
+from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_CRASHES, TOOL_DRAIN, TOOL_PATIENCE
 from workflows.outcomes import (
     described,
     failure,
@@ -42,13 +49,22 @@ class ToolRunner:
     """Runs journaled tool calls in the sandboxes of this host."""
 
     def __init__(
-        self, *, worker_id: str, journal: Journal, keeper: Keeper, refusals: Refusals, interrupts: Interrupts
+        self,
+        *,
+        worker_id: str,
+        journal: Journal,
+        keeper: Keeper,
+        refusals: Refusals,
+        interrupts: Interrupts,
+        max_concurrent: int,
     ):
         self._worker_id = worker_id
         self._journal = journal
         self._keeper = keeper
         self._refusals = refusals
         self._interrupts = interrupts
+        # Calls come from two queues, each with its own worker: what bounds them together is here.
+        self._slots = asyncio.Semaphore(max_concurrent)
 
     @activity.defn(name=RUN_TOOL)
     async def run_tool(self, call: ToolCallInput) -> str:
@@ -68,21 +84,34 @@ class ToolRunner:
             return state
 
     async def _attempt(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
-        if activity.info().attempt > MAX_TOOL_ATTEMPTS:
-            return await self._give_up(call, row)
+        if row.crashes >= MAX_TOOL_CRASHES:
+            return await self._give_up(call, f"its worker died {row.crashes} times")
         try:
             with self._interrupts.stop(call.session_id, since=row.turn_begun_seq):
-                return await self._run(call, row)
+                async with self._slots:
+                    return await self._run(call, row)
         except SandboxError as error:
-            if error.code == WRONG_HOST:
-                raise ApplicationError(str(error), type=WRONG_HOST, non_retryable=True) from error
-            if error.code in _PASSING:
-                raise
-            return await self._finish(call, "confirmed", failure(call.tool_use_id, f"No sandbox: {error}"))
+            return await self._without_sandbox(call, error)
         except asyncio.CancelledError:
             if not interrupted():
+                await self._stopped(call)
                 raise
             return await to_its_end(asyncio.wait_for(self._interrupt(call), KILL_WAIT_SECONDS))
+        except SessionGoneError:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again, unless it has been for too long
+            return await self._bear(call, error, said=f"the sandbox worker failed ({type(error).__name__})")
+
+    async def _without_sandbox(self, call: ToolCallInput, error: SandboxError) -> FinalState:
+        if isinstance(error, SandboxHaltedError):
+            stopped = not_run(call.tool_use_id, "its sandbox was stopped by a person before it was started")
+            return await self._finish(call, "refused", stopped)
+        if error.code == WRONG_HOST:
+            await self._journal.attempt_ended(call)
+            raise ApplicationError(str(error), type=WRONG_HOST, non_retryable=True) from error
+        if error.code in _PASSING:
+            return await self._bear(call, error, said=str(error))
+        return await self._finish(call, "confirmed", failure(call.tool_use_id, f"No sandbox: {error}"))
 
     async def _run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         if row.sandbox_id is None:
@@ -168,9 +197,24 @@ class ToolRunner:
             return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
         return await self._finish(call, "unknown", unknown(call.tool_use_id, "the turn was interrupted"))
 
-    async def _give_up(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
-        why = f"its worker failed or died {MAX_TOOL_ATTEMPTS} times"
-        if row.sandbox_id is None:
+    async def _bear(self, call: ToolCallInput, error: Exception, *, said: str) -> FinalState:
+        """Have a call tried again that failed at what may pass, or give it up once that has gone on for too long."""
+        seconds = await self._journal.attempt_ended(call, trouble=said)
+        if seconds < TOOL_PATIENCE.total_seconds():
+            raise error
+        return await self._give_up(call, f"for {seconds / 60:.0f} minutes every attempt has failed: {said}")
+
+    async def _stopped(self, call: ToolCallInput) -> None:
+        """Record that a worker that stops has laid the call down; what cannot be recorded in time is lost."""
+        recording = asyncio.ensure_future(self._journal.attempt_ended(call))
+        await asyncio.wait({recording}, timeout=TOOL_DRAIN.total_seconds())
+        if not recording.done() or recording.exception() is not None:
+            recording.cancel()
+            _log.warning("attempt_end_lost")
+
+    async def _give_up(self, call: ToolCallInput, why: str) -> FinalState:
+        row = await self._journal.read(call)
+        if row is None or row.sandbox_id is None:
             return await self._finish(call, "refused", not_run(call.tool_use_id, why))
         return await self._finish(call, "unknown", unknown(call.tool_use_id, why))
 

@@ -89,18 +89,6 @@ def _summarized(logged: list[LoggedEvent]) -> tuple[list[HistoryItem], list[Logg
     return [summarized(last.id, last.payload["summary"])], seen
 
 
-def unanswered(history: list[HistoryItem]) -> list[ToolUse]:
-    """Return the tool uses that have no outcome yet, in order."""
-    answered = {item.tool_use_id for item in history if isinstance(item, ToolOutcome)}
-    return [
-        block
-        for item in history
-        if isinstance(item, Answer)
-        for block in item.blocks
-        if isinstance(block, ToolUse) and block.event_id not in answered
-    ]
-
-
 def is_unfinished(history: list[HistoryItem]) -> bool:
     """Say whether the agent still has something to say or to do."""
     if not history:

@@ -42,8 +42,12 @@ HOST_PATIENCE = _seconds("BULKHEAD_HOST_PATIENCE_SECONDS", 20)
 """How long a call waits for the host that holds its sandbox before it is looked up again where that is: longer than a
 worker takes to be started again, far shorter than anybody waits for a host that is gone."""
 
-MAX_TOOL_ATTEMPTS = 10
+MAX_TOOL_CRASHES = 10
 """A tool call that has ended its worker this often is given up, and the model is told."""
+
+TOOL_PATIENCE = timedelta(minutes=5)
+"""How long a tool call is tried again that fails at what may pass (the container engine or the proxy is away, or the
+worker failed at something unforeseen): far longer than a restart takes, not for ever."""
 
 IDLE_CLOSE = timedelta(hours=1)
 """A resting workflow costs history in Temporal; the next message starts a fresh run, which loses nothing."""
@@ -68,6 +72,9 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 
 DRAIN = timedelta(seconds=2)
 """How long a stopping brain lets turns finish a step; what is left goes on in another attempt."""
+
+TOOL_DRAIN = timedelta(seconds=1)
+"""Likewise for a stopping sandbox worker; a command runs on in its sandbox, and the next attempt attaches to it."""
 
 CONNECT_RETRY_SECONDS = 0.1
 """Temporal is up within a second of being started; nobody should wait longer than that for it."""

@@ -76,6 +76,8 @@ class JournaledCall(_Frozen):
     turn_begun_seq: int = 0
     sandbox_id: str | None = None
     outcome: ToolOutcome | None = None
+    crashes: int = 0
+    """How many attempts at running it ended with their worker, as of `Journal.start`."""
     host: str | None = None
     """The living host that holds the session's sandbox, as of `Journal.dispatch` and `Journal.read`."""
 
@@ -157,7 +159,14 @@ class Journal(Protocol):
         ...
 
     async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
-        """Record which worker has the call in hand; raises `SessionGoneError`."""
+        """Record which worker has the call in hand, and whether the one before it died; raises `SessionGoneError`."""
+        ...
+
+    async def attempt_ended(self, call: ToolCallInput, *, trouble: str | None = None) -> float:
+        """Record that an attempt ended without an outcome, and why, and return for how many seconds that has been so.
+
+        No ``trouble``: it was stopped or goes on elsewhere, which is no failure.
+        """
         ...
 
     async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
@@ -184,7 +193,10 @@ class Refusals(Protocol):
     """What the way out of a sandbox has refused."""
 
     async def during(self, call: ToolCallInput, sandbox_id: str) -> Sequence[str]:
-        """Return a sentence for each thing that the sandbox was refused, or that failed, since the call began."""
+        """Return a sentence for each thing that the call was refused on its way out, or that failed there.
+
+        What was refused meanwhile to nobody knows whom in the same sandbox is among it, and says so.
+        """
         ...
 
 

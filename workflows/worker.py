@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import structlog
 from temporalio.client import Client
@@ -14,7 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE, host_queue
 from workflows.hands import ToolRunner
-from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT
+from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
 
@@ -60,7 +59,10 @@ def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int
 async def sandbox_workers(
     client: Client, tools: ToolRunner, *, host: str, max_concurrent_tool_calls: int
 ) -> AsyncGenerator[None]:
-    """The workers that run tool calls: those of sessions without a sandbox, and those for this host's sandboxes."""
+    """The workers that run tool calls: those of sessions without a sandbox, and those for this host's sandboxes.
+
+    Each takes up to so many; how many of both run at a time is the runner's to say (`ToolRunner`).
+    """
     queues = (SANDBOX_QUEUE, host_queue(host))
     first, second = (_sandbox_worker(client, tools, queue, most=max_concurrent_tool_calls) for queue in queues)
     async with first, second:
@@ -75,5 +77,5 @@ def _sandbox_worker(client: Client, tools: ToolRunner, queue: str, *, most: int)
         max_concurrent_activities=most,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
-        graceful_shutdown_timeout=timedelta(seconds=1),
+        graceful_shutdown_timeout=TOOL_DRAIN,
     )

@@ -13,7 +13,7 @@ from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import shown_id
 from controlplane.store import approvals, events, sessions
 from controlplane.store.approvals import CallDecision
-from controlplane.store.events import Event, NewEvent
+from controlplane.store.events import Event
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
 
@@ -60,14 +60,12 @@ async def decide_approval(
         edited_input=wanted.input,
         remember=wanted.remember is not None,
     )
-    said = {"tool_use_id": tool_use_id, **wanted.model_dump(exclude_none=True), "decided_by": exchange.key_id}
     recorded: list[Event] = []
 
     async def effect(connection: Connection) -> SentEvents:
         await _check_waits(connection, session_id)
         await approvals.decide(connection, session_id, decision, field="tool_use_id")
-        event = NewEvent(type="user.tool_confirmation", payload=said, queued=True)
-        recorded.extend(await events.append(connection, session_id, [event]))
+        recorded.extend(await events.append(connection, session_id, [decision.confirmation()]))
         return sent(recorded)
 
     response = await exchange.once(effect, session_id=session_id)

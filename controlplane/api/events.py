@@ -182,9 +182,10 @@ async def recorded_inputs(
     ``by``: whose the decisions among them are.
     """
     await _check_files(connection, inputs, field)
-    for index, event in enumerate(inputs):
-        await _check_reference(connection, session_id, event, f"{field}.{index}", by=by)
-    return [NewEvent(type=event.type, payload=payload(event), queued=True) for event in inputs]
+    return [
+        await _recorded_input(connection, session_id, event, f"{field}.{index}", by=by)
+        for index, event in enumerate(inputs)
+    ]
 
 
 def _file_references(inputs: Sequence[InputEvent]) -> Iterator[tuple[str, str]]:
@@ -208,13 +209,16 @@ async def _check_files(connection: Connection, inputs: Sequence[InputEvent], fie
             )
 
 
-async def _check_reference(connection: Connection, session_id: str, event: InputEvent, at: str, *, by: str) -> None:
+async def _recorded_input(
+    connection: Connection, session_id: str, event: InputEvent, at: str, *, by: str
+) -> NewEvent:
     match event:
         case UserToolConfirmation():
             decision = CallDecision(
                 tool_use_id=event.tool_use_id, kind=event.result, by=by, deny_message=event.deny_message
             )
             await approvals.decide(connection, session_id, decision, field=f"{at}.tool_use_id")
+            return decision.confirmation()
         case UserCustomToolResult():
             decision = CallDecision(tool_use_id=event.custom_tool_use_id, kind="result", by=by)
             await approvals.decide(connection, session_id, decision, field=f"{at}.custom_tool_use_id")
@@ -222,6 +226,7 @@ async def _check_reference(connection: Connection, session_id: str, event: Input
             _check_thread(event, session_id, at)
         case _:
             pass
+    return NewEvent(type=event.type, payload=payload(event), queued=True)
 
 
 def _check_thread(event: UserInterrupt, session_id: str, at: str) -> None:

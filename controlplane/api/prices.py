@@ -29,10 +29,11 @@ async def set_price(exchange: CurrentExchange, wanted: PriceSet = reads(PriceSet
     price = Price(**{kind: Rate(base=amount) for kind, amount in given.items() if amount is not None})
 
     async def effect(connection: Connection) -> ModelPrice:
+        record = await prices.put(connection, exchange.workspace_id, model=wanted.model, price=price)
         resting = await resuming.resting_unpriced(connection)
         freed = [session_id for session_id, model in resting if fnmatchcase(model, wanted.model)]
         await resuming.want_all(connection, freed, rate_per_second=_RESUMED_PER_SECOND)
-        return _wire(await prices.put(connection, exchange.workspace_id, model=wanted.model, price=price))
+        return _wire(record)
 
     return await exchange.once(effect)
 

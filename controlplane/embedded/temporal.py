@@ -10,7 +10,14 @@ from asyncio.subprocess import Process
 from collections.abc import Sequence
 from pathlib import Path
 
-from controlplane.embedded.process import bare_environment, guarded, poll_until_ready, remembered_ports, stop
+from controlplane.embedded.process import (
+    bare_environment,
+    guarded,
+    poll_until_ready,
+    put_behind,
+    remembered_ports,
+    stop,
+)
 from controlplane.errors import UnavailableError
 
 _READY_SECONDS = 60.0  # 0.1 s on an idle machine; a large state file on a slow disk takes longer
@@ -54,7 +61,7 @@ class EmbeddedTemporal:
     async def start(self, *, inherit: Sequence[int] = ()) -> Process:
         """Start the server, which inherits these descriptors; returns before it answers."""
         with self.log.open("wb") as log:
-            return await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 *guarded(self._command()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -63,6 +70,8 @@ class EmbeddedTemporal:
                 pass_fds=inherit,
                 start_new_session=True,
             )
+        await put_behind(process)
+        return process
 
     async def wait_ready(self, process: Process) -> None:
         """Return when the default namespace answers; raises `UnavailableError`."""

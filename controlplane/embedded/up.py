@@ -29,6 +29,7 @@ from controlplane.embedded.process import (
     guarded,
     listen_once,
     port_is_free,
+    put_behind,
     remembered_ports,
     stop,
     wait_for_lock,
@@ -170,7 +171,7 @@ class Up:
 
     async def _start_part(self, name: PartName, output: int) -> Process:
         command = [sys.executable, "-m", "controlplane.embedded.part", name]
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *guarded(command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -179,6 +180,10 @@ class Up:
             pass_fds=(self._lock,),
             start_new_session=True,
         )
+        if name != "api":
+            # Who waits for an answer notices each moment, a turn hardly does.
+            await put_behind(process)
+        return process
 
     async def _stop_sandboxes(self, worker: Process) -> None:
         """End the worker, keep what its sandboxes hold, and end them: whoever stops us wants nothing left running."""

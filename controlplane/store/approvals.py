@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from controlplane.errors import BulkheadError, ConflictError, InvalidRequestError
 from controlplane.ids import shown_id
 from controlplane.store import rules
+from controlplane.store.events import NewEvent
 from controlplane.store.journal import EXPIRY
 from controlplane.store.judging import in_force
 from controlplane.store.pool import Connection, one, rows
@@ -60,11 +61,24 @@ class CallDecision(BaseModel):
         """The verdict of the calls that it can be taken on."""
         return "client" if self.kind == "result" else "ask"
 
+    def confirmation(self) -> NewEvent:
+        """Return the event that says it, however it was given; a client's result is an event already."""
+        said = {
+            "tool_use_id": self.tool_use_id,
+            "result": self.kind,
+            "deny_message": self.deny_message,
+            "input": self.edited_input,
+            "remember": "session" if self.remember else None,
+            "decided_by": self.by,
+        }
+        payload = {name: value for name, value in said.items() if value is not None}
+        return NewEvent(type="user.tool_confirmation", payload=payload, queued=True)
+
 
 async def decide(connection: Connection, session_id: str, decision: CallDecision, *, field: str) -> None:
     """Record a decision; raises if the call does not wait for one, or a rule denies what it allows.
 
-    The caller, who holds the session's row, appends the event that says it.
+    The caller, who holds the session's row, appends the event that says it (`CallDecision.confirmation`).
     """
     taken = await one(
         connection,

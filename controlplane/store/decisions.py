@@ -93,19 +93,23 @@ async def listing(
     return [Decision.model_validate(row) for row in found]
 
 
-async def denials(connection: Connection, sandbox_id: str, *, since: datetime) -> list[str]:
-    """Return what the model is to be told of a sandbox's requests that were refused from ``since`` on, each once.
+async def denials(connection: Connection, sandbox_id: str, *, tool_use_id: str, since: datetime) -> list[str]:
+    """Return what the model is to be told with a call that began at ``since`` of its requests that were refused.
 
+    What was refused while several calls ran may be another's, or that of a command in the background, and is said to
+    be so; what is known to be another's is left to that one. Each is said once.
     Not that a connection ended: many programs end theirs without a goodbye, and the others notice by themselves.
     """
     found = await rows(
         connection,
-        "SELECT message FROM egress_decisions WHERE sandbox_id = %(sandbox_id)s AND verdict <> 'allowed'"
+        "SELECT message, bool_or(tool_use_id IS NOT NULL) AS own FROM egress_decisions"
+        " WHERE sandbox_id = %(sandbox_id)s AND verdict <> 'allowed'"
         " AND reason <> 'connection_lost' AND created_at >= %(since)s"
+        " AND (tool_use_id = %(tool_use_id)s OR tool_use_id IS NULL)"
         " GROUP BY message ORDER BY min(seq) LIMIT %(limit)s",
-        {"sandbox_id": sandbox_id, "since": since, "limit": MAX_DENIALS},
+        {"sandbox_id": sandbox_id, "tool_use_id": tool_use_id, "since": since, "limit": MAX_DENIALS},
     )
-    return [row["message"] for row in found]
+    return [row["message"] if row["own"] else f"While this ran, in this sandbox: {row['message']}" for row in found]
 
 
 async def set_revoked(connection: Connection, session_id: str, *, revoked: bool) -> EgressState:

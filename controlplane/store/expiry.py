@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from controlplane.errors import ConflictError
 from controlplane.store import approvals, events
 from controlplane.store.approvals import CallDecision
-from controlplane.store.events import Event, NewEvent
+from controlplane.store.events import Event
 from controlplane.store.journal import EXPIRY
 from controlplane.store.pool import Connection, one, rows
 
@@ -52,6 +52,4 @@ async def expire(connection: Connection, call: Expired) -> list[Event]:
         await approvals.decide(connection, call.session_id, decision, field="tool_use_id")
     except ConflictError:
         return []
-    said = {"tool_use_id": call.id, "result": call.on_expiry, "decided_by": EXPIRY}
-    event = NewEvent(type="user.tool_confirmation", payload=said, queued=True)
-    return await events.append(connection, call.session_id, [event])
+    return await events.append(connection, call.session_id, [decision.confirmation()])

@@ -13,9 +13,11 @@ from controlplane.store.events import NewEvent
 from controlplane.store.fence import fence
 from controlplane.store.judging import Judge
 from controlplane.store.pool import Connection, Database, one, rows
+from controlplane.store.workers import living
 from harness_adapters.contract import ToolOutcome, ToolUse
 from workflows.contracts import ToolCallInput, TurnInput
 from workflows.history import outcome as outcome_of
+from workflows.limits import TOOL_PATIENCE
 from workflows.outcomes import failure, not_run, unknown, with_edited_input
 from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnStart
 from workflows.verdicts import WAITING, Judgement
@@ -137,17 +139,35 @@ class PostgresJournal:
     async def start(self, call: ToolCallInput, *, worker_id: str, task_token: bytes) -> JournaledCall:
         """See `Journal.start`."""
         async with self._database.transaction(call.workspace_id) as connection:
+            crashed = await _last_attempt_crashed(connection, call.tool_use_id, worker_id)
             row = await one(
                 connection,
-                "UPDATE tool_calls SET worker_id = %(worker)s, task_token = %(token)s,"
+                "UPDATE tool_calls SET worker_id = %(worker)s, task_token = %(token)s, attempt_open = true,"
+                " crashes = crashes + %(crashed)s,"
                 " started_at = coalesce(started_at, clock_timestamp()) WHERE id = %(id)s"
                 " RETURNING *, NULL AS result, NULL AS host,"
                 " (SELECT begun_seq FROM turns t WHERE t.id = turn_id) AS turn_begun_seq",
-                {"worker": worker_id, "token": task_token, "id": call.tool_use_id},
+                {"worker": worker_id, "token": task_token, "crashed": int(crashed), "id": call.tool_use_id},
             )
             if row is None:
                 raise _gone(call.tool_use_id)
             return _call(row)
+
+    async def attempt_ended(self, call: ToolCallInput, *, trouble: str | None = None) -> float:
+        """See `Journal.attempt_ended`."""
+        async with self._database.transaction(call.workspace_id) as connection:
+            row = await one(
+                connection,
+                "UPDATE tool_calls SET attempt_open = false, trouble = %(trouble)s,"
+                " troubled_at = CASE WHEN %(trouble)s::text IS NOT NULL THEN clock_timestamp() END,"
+                " troubled_since = CASE WHEN %(trouble)s::text IS NOT NULL THEN CASE"
+                # What lies further back was over: an attempt went well for so long, or there was none.
+                " WHEN troubled_at > clock_timestamp() - %(patience)s::interval THEN troubled_since"
+                " ELSE clock_timestamp() END END WHERE id = %(id)s"
+                " RETURNING extract(epoch FROM clock_timestamp() - troubled_since)::float AS seconds",
+                {"id": call.tool_use_id, "trouble": trouble, "patience": TOOL_PATIENCE},
+            )
+            return (row["seconds"] if row else None) or 0.0
 
     async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
         """See `Journal.bind`."""
@@ -179,6 +199,15 @@ class PostgresJournal:
         async with self._database.transaction(call.workspace_id) as connection:
             row = await one(connection, _CALL, {"id": call.tool_use_id})
             return _call(row) if row else None
+
+
+async def _last_attempt_crashed(connection: Connection, tool_use_id: str, worker_id: str) -> bool:
+    row = await one(
+        connection,
+        "SELECT worker_id FROM tool_calls WHERE id = %(id)s AND attempt_open AND worker_id <> %(worker)s FOR UPDATE",
+        {"id": tool_use_id, "worker": worker_id},
+    )
+    return row is not None and row["worker_id"] not in await living(connection)
 
 
 async def _act(connection: Connection, turn: TurnInput, row: DictRow, now: Judgement) -> None:
@@ -285,4 +314,5 @@ def _call(row: DictRow) -> JournaledCall:
         outcome=outcome_of(row["id"], row["result"]) if row["result"] else None,
         host=row["host"],
         turn_begun_seq=row["turn_begun_seq"],
+        crashes=row["crashes"],
     )

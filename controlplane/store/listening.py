@@ -18,7 +18,8 @@ async def listen(
 ) -> None:
     """Call ``heard`` with channel and payload of each notification until cancelled.
 
-    What is notified while there is no connection is lost: ``connected`` is called whenever there is one again.
+    What is notified while there is no connection is lost: ``connected`` is called whenever there is one again. So it
+    is after a notification that ``heard`` has failed at.
     """
     while True:
         try:
@@ -30,4 +31,6 @@ async def listen(
                     heard(notification.channel, notification.payload)
         except psycopg.Error as error:
             _log.warning("listen_connection_lost", error=type(error).__name__)
+        except Exception:  # noqa: BLE001 - who listens no more waits for ever
+            _log.warning("listen_failed", exc_info=True)
         await asyncio.sleep(RECONNECT_SECONDS)

@@ -92,7 +92,8 @@ async def stop(connection: Connection, things: Sequence[LiveThing]) -> list[Even
             ordered += await events.append(connection, session_id, [NewEvent(type="user.interrupt", queued=True)])
         if "sandbox" in kinds:
             await connection.execute(
-                "UPDATE sandboxes SET status = 'retiring', end_reason = 'halted'"
+                "UPDATE sandboxes SET status = 'retiring', end_reason = 'halted',"
+                " halted_at = coalesce(halted_at, clock_timestamp())"
                 " WHERE session_id = %s AND status IN ('creating', 'ready', 'retiring')",
                 (session_id,),
             )

@@ -11,6 +11,9 @@ from controlplane.ids import new_id, shown_id
 from controlplane.prices import Price
 from controlplane.store.pool import Connection, one, rows
 
+_LOCK_CLASS = 7_102
+"""The first half of the advisory lock of a workspace's prices; the second is a hash."""
+
 
 class PriceRecord(BaseModel):
     """The price of the models whose name fits the glob pattern ``model``."""
@@ -24,7 +27,11 @@ class PriceRecord(BaseModel):
 
 
 async def put(connection: Connection, workspace_id: str, *, model: str, price: Price) -> PriceRecord:
-    """Set the price of a pattern, in place of the one it had."""
+    """Set the price of a pattern, in place of the one it had; from now on nothing comes to rest for want of it.
+
+    Sessions that rest must be looked for after this: `hold` keeps those that are about to until it is committed.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK_CLASS, workspace_id))
     row = await one(
         connection,
         "INSERT INTO model_prices (id, workspace_id, model, price)"
@@ -39,6 +46,11 @@ async def put(connection: Connection, workspace_id: str, *, model: str, price: P
         },
     )
     return PriceRecord.model_validate(row)
+
+
+async def hold(connection: Connection, workspace_id: str) -> None:
+    """Let nobody set a price until the caller's transaction ends."""
+    await connection.execute("SELECT pg_advisory_xact_lock_shared(%s, hashtext(%s))", (_LOCK_CLASS, workspace_id))
 
 
 async def listing(connection: Connection, workspace_id: str) -> list[PriceRecord]:

@@ -21,4 +21,4 @@ class PostgresRefusals:
             )
             if row is None or row["started_at"] is None:
                 return []
-            return await denials(connection, sandbox_id, since=row["started_at"])
+            return await denials(connection, sandbox_id, tool_use_id=call.tool_use_id, since=row["started_at"])

@@ -7,11 +7,11 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
-from controlplane.store import warm
+from controlplane.store import files, warm
 from controlplane.store.egress import issue_stubs, reaches_something
 from controlplane.store.fence import lock_session
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
-from sandbox.contract import SandboxError, SandboxSpec
+from sandbox.contract import SandboxError, SandboxHaltedError, SandboxSpec
 from sandbox.records import EndReason, Kind, Mount, SandboxDetails, SandboxRow, Wish
 
 HALTED = "bulkhead_halted"
@@ -58,6 +58,7 @@ class PostgresSandboxes:
             await lock_session(connection, session_id)
             if (live := await _live(connection, session_id, tool_use_id)) is not None:
                 return live
+            await _refuse_halted(connection, session_id, tool_use_id)
             warm_id = await warm.claim(connection, host=host, kind=kind)
             row = await one(
                 connection,
@@ -95,13 +96,20 @@ class PostgresSandboxes:
             )
         return found["end_reason"] if found else None
 
-    async def ready(self, row: SandboxRow, details: SandboxDetails) -> None:
+    async def ready(self, row: SandboxRow, details: SandboxDetails) -> SandboxRow:
         """See `SandboxRecords.ready`."""
         async with self._database.transaction(row.workspace_id) as connection:
-            await connection.execute(
-                "UPDATE sandboxes SET status = 'ready', details = %s WHERE id = %s AND status = 'creating'",
-                (Jsonb(details.model_dump(mode="json")), row.id),
+            found = await one(
+                connection,
+                "UPDATE sandboxes SET status = CASE status WHEN 'creating' THEN 'ready' ELSE status END,"
+                " details = %(details)s WHERE id = %(id)s RETURNING *",
+                {"id": row.id, "details": Jsonb(details.model_dump(mode="json"))},
             )
+        if found is not None and found["halted_at"] is not None:
+            raise SandboxHaltedError(row.id)
+        if found is None or found["status"] != "ready":
+            raise SandboxError(f"sandbox {row.id!r} was ended while it was made", code="provision_failed")
+        return SandboxRow.model_validate(found)
 
     async def renewed(self, row: SandboxRow, expires_at: datetime) -> None:
         """See `SandboxRecords.renewed`."""
@@ -156,6 +164,17 @@ class PostgresSandboxes:
             )
         return [SandboxRow.model_validate(row) for row in found]
 
+    async def end_unfinished(self, host: str) -> list[SandboxRow]:
+        """See `SandboxRecords.end_unfinished`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            found = await rows(
+                connection,
+                "UPDATE sandboxes SET status = 'ended', end_reason = 'provision_failed', ended_at = clock_timestamp()"
+                " WHERE host = %(host)s AND status = 'creating' AND expires_at < clock_timestamp() RETURNING *",
+                {"host": host},
+            )
+        return [SandboxRow.model_validate(row) for row in found]
+
     async def retire_idle(self, host: str, *, idle: timedelta, expiring: timedelta) -> list[SandboxRow]:
         """See `SandboxRecords.retire_idle`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
@@ -205,16 +224,24 @@ class PostgresSandboxes:
         """See `SandboxRecords.file_content`."""
         ordinal = 0
         while True:
+            # Not in one transaction: a slow sandbox would hold a connection for as long as it takes.
             async with self._database.transaction(workspace_id) as connection:
-                row = await one(
-                    connection,
-                    "SELECT content FROM file_chunks WHERE file_id = %(id)s AND ordinal = %(ordinal)s",
-                    {"id": file_id, "ordinal": ordinal},
-                )
-            if row is None:
+                content = await files.chunk(connection, file_id, ordinal)
+            if not content:
                 return
-            yield row["content"]
+            yield content
             ordinal += 1
+
+
+async def _refuse_halted(connection: Connection, session_id: str, tool_use_id: str) -> None:
+    row = await one(
+        connection,
+        "SELECT b.id FROM sandboxes b JOIN tool_calls c ON c.session_id = b.session_id"
+        " WHERE b.session_id = %(session_id)s AND c.id = %(tool_use_id)s AND b.halted_at > c.dispatched_at LIMIT 1",
+        {"session_id": session_id, "tool_use_id": tool_use_id},
+    )
+    if row is not None:
+        raise SandboxHaltedError(row["id"])
 
 
 async def _live(connection: Connection, session_id: str, tool_use_id: str) -> SandboxRow | None:

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from controlplane.store import events, journal, ledger, limits, resuming
+from controlplane.store import events, journal, ledger, limits, prices, resuming
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.turn_events import failed, noted, request_lost
@@ -76,11 +76,16 @@ async def _rest(connection: Connection, session_id: str, stop_reason: dict[str, 
     """Say which budget is spent; one of a day or a month lets the session go on by itself in the next."""
     unpriced = await one(
         connection,
-        "SELECT failure ->> 'message' AS message, agent -> 'model' ->> 'id' AS model FROM sessions"
+        "SELECT failure ->> 'message' AS message, agent -> 'model' ->> 'id' AS model, workspace_id FROM sessions"
         " WHERE id = %(id)s AND failure ->> 'cause' = 'unpriced'",
         {"id": session_id},
     )
     if unpriced is not None:
+        await prices.hold(connection, unpriced["workspace_id"])
+        if await prices.of_model(connection, unpriced["workspace_id"], unpriced["model"]) is not None:
+            # It was set in this moment: whoever did wakes those that rest already.
+            await resuming.want(connection, session_id)
+            return
         stop_reason |= {"message": unpriced["message"], "unpriced": unpriced["model"]}
         return
     blocked = await limits.blocked(connection, session_id)

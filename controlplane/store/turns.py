@@ -10,7 +10,7 @@ import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
-from controlplane.store import attempts, deltas, events, journal, ledger, turn_events
+from controlplane.store import attachments, attempts, deltas, events, journal, ledger, turn_events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
 from controlplane.store.judging import Judge
@@ -340,4 +340,4 @@ async def _logged(
             "compacted": history.COMPACTED,
         },
     )
-    return [history.LoggedEvent.model_validate(row) for row in found]
+    return await attachments.resolve(connection, [history.LoggedEvent.model_validate(row) for row in found])

@@ -30,6 +30,7 @@ _BY_NAME: dict[str, FailureKind] = {
     "budget_reached": "budget_reached",
     "unpriced": "unpriced",
     "agent_frozen": "agent_frozen",
+    "model_not_allowed": "invalid_request",
     "authentication_error": "authentication",
     "permission_error": "authentication",
     "billing_error": "billing",
@@ -49,6 +50,7 @@ _BY_NAME: dict[str, FailureKind] = {
     "api_error": "unknown",
     "timeout_error": "unknown",
 }
+_BY_NAME_ALONE = frozenset({"budget_reached", "unpriced", "agent_frozen", "billing", "context_window"})
 _PHRASES: tuple[tuple[str, FailureKind], ...] = (
     ("prompt is too long", "context_window"),
     ("exceed context limit", "context_window"),
@@ -108,7 +110,7 @@ def _kind(error: Mapping[str, Any], message: str, *, status: int | None) -> Fail
     named: FailureKind | None = next((_BY_NAME[name] for name in names if name in _BY_NAME), None)
     if phrase and named in {None, "invalid_request"}:
         return phrase
-    if named in {"budget_reached", "unpriced", "agent_frozen", "billing", "context_window"} or status is None:
+    if named in _BY_NAME_ALONE or "model_not_allowed" in names or status is None:
         return named or "unknown"
     if status in _BY_STATUS:
         return _BY_STATUS[status]

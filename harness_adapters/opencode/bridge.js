@@ -8,6 +8,9 @@ const authorization = "Basic " + btoa("opencode:" + password)
 process.env.OPENCODE_SERVER_PASSWORD = password
 delete process.env.BUN_INSPECT_PRELOAD
 
+// Where the code is that decodes images: nowhere, so that each goes to the model as it came.
+Object.defineProperty(globalThis, "__OPENCODE_PHOTON_WASM_PATH", { get: () => "/none", set: () => {} })
+
 const places = new Map()
 const sessions = new Map()
 const waiting = new Map()

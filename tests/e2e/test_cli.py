@@ -145,6 +145,16 @@ def test_a_session_from_its_first_message_to_the_archive(cli: Cli):
     assert cli.json("sessions", "archive", session)["archived_at"] is not None
 
 
+def test_what_is_followed_is_the_turn_that_takes_the_message(cli: Cli):
+    session = session_of(cli)
+    cli.text("sessions", "send", session, script(execute("sleep 3"), {"text": "the first is done"}))
+    shown = cli.text(
+        "sessions", "send", session, script(execute("echo $((6 * 7))"), {"text": "got {{result}}"}), "--follow"
+    )
+    assert "the first is done" in shown
+    assert "got 42" in shown
+
+
 def test_what_waits_is_listed_and_decided(cli: Cli):
     asking = {"type": "agent_toolset_20260401", "default_config": {"permission_policy": {"type": "always_ask"}}}
     (cli.folder / "agent.json").write_text(json.dumps({"name": "careful", "tools": [asking]}))

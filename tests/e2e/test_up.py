@@ -137,6 +137,13 @@ def test_a_part_that_dies_is_started_again(stack: Stack, part: str):
     until_ready(stack)
 
 
+def test_what_answers_goes_before_what_works_in_the_background(stack: Stack):
+    own = psutil.Process(stack.pid).nice()
+    niceness = {name: psutil.Process(pid).nice() for name, pid in stack.parts().items()}
+    assert {name for name, nice in niceness.items() if nice == own} == {"api", "postgres"}
+    assert all(nice >= own for nice in niceness.values())
+
+
 def test_a_second_up_on_the_same_data_is_refused(stack: Stack):
     command = [sys.executable, "-m", "controlplane.cli", "up", "--data-dir", str(stack.data_dir), "--port", "0"]
     refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

@@ -10,9 +10,9 @@ from harness_adapters.installation import default_folder, installed_names
 
 MODELS: Mapping[HarnessName, str] = {
     "builtin": "scripted/x",
-    "opencode": "scripted/x",
+    "opencode": "scripted/openai-demo",
     "claude-agent-sdk": "scripted/x",
-    "codex": "scripted/responses-x",
+    "codex": "scripted/responses-demo",
 }
 
 

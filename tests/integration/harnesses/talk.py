@@ -163,6 +163,7 @@ def of(events: list[HarnessEvent], kind: type[T]) -> list[T]:
 
 def text(events: list[HarnessEvent]) -> str:
     """Return what the last answer says."""
+    assert of(events, ModelAnswered), events
     return said(of(events, ModelAnswered)[-1].answer)
 
 

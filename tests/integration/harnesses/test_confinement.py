@@ -15,8 +15,10 @@ from controlplane.models.scripted import create_scripted, scripted_providers
 from harness_adapters.contract import Harness, HarnessName, TextBlock, ToolOutcome, ToolUse, TurnFinished
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
 from tests.integration.harnesses.test_dying import programs
-from tests.integration.models.conftest import Gateway, OpenGateway
+from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
 from tests.support.harnesses import MODELS
+
+pytestmark = pytest.mark.slow
 
 OWN_TOOLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "builtin": [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],
@@ -136,7 +138,7 @@ def recorder() -> Recorder:
 @pytest.fixture
 async def gateway(open_gateway: OpenGateway, recorder: Recorder) -> AsyncGenerator[Gateway]:
     """A gateway to a scripted model that keeps what it is asked."""
-    async with listening(recorder) as url, open_gateway(scripted_providers(url)) as opened:
+    async with listening(recorder) as url, open_gateway(scripted_providers(url), models=SCRIPTED) as opened:
         yield opened
 
 

@@ -24,6 +24,8 @@ from harness_adapters.contract import (
 )
 from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = {"codex": "codex", "claude-agent-sdk": "claude", "opencode": "opencode"}
 END = TurnFinished(reason="end_turn")
 

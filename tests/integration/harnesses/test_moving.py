@@ -11,6 +11,8 @@ from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
 from tests.integration.models.conftest import Gateway
 from tests.support.harnesses import MODELS, available
 
+pytestmark = pytest.mark.slow
+
 PAIRS = list(itertools.permutations(NAMES, 2))
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from harness_adapters.contract import Harness, HarnessName
 from tests.integration.harnesses import test_contract as contract
-from tests.integration.harnesses.conftest import available
 from tests.integration.harnesses.talk import Talk
 from tests.integration.models.conftest import Gateway
+from tests.support.harnesses import available
 
 globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})
 
@@ -25,9 +25,7 @@ def harness(all_harnesses: Mapping[str, Harness], name: HarnessName) -> Harness:
     return all_harnesses[name]
 
 
-@pytest.fixture(params=["scripted/openai-x", "scripted/responses-x"])
+@pytest.fixture(params=["scripted/x", "scripted/responses-demo"])
 def talk(gateway: Gateway, request: pytest.FixtureRequest) -> Talk:
-    """A session of an agent whose model speaks OpenAI's Chat Completions, or its Responses."""
-    if request.param == "scripted/openai-x" and request.function.__name__.startswith("test_thinking"):
-        pytest.skip("Chat Completions do not carry thoughts")
+    """A session of an agent whose model speaks Anthropic's Messages, or OpenAI's Responses."""
     return Talk(gateway, request.param)

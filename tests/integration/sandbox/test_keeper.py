@@ -1,130 +1,17 @@
 """Which sandbox a session has, with real rows and real sandboxes: put away, restored, lost, claimed warm, reaped."""
 
 import asyncio
-import itertools
 import re
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from psycopg.types.json import Jsonb
 
-from controlplane.ids import new_id
-from controlplane.sandboxes import Sandboxes
-from controlplane.settings import Settings
 from controlplane.store.checkpoints import PostgresCheckpoints
-from controlplane.store.pool import ALL_WORKSPACES, Database, one
-from sandbox.contract import ExecRequest, ExecResult, SandboxError
+from controlplane.store.pool import ALL_WORKSPACES, one
+from sandbox.contract import SandboxError
 from sandbox.records import SandboxRow
-from tests.support.sandboxes import runtime_cache
+from tests.support.house import WORKSPACE, House, Open
 from workflows.outcomes import opening_receipt
-
-WORKSPACE = "wrkspc_default"
-_numbers = itertools.count(1)
-
-
-class House:
-    """The sandboxes of one host, and a session that uses them."""
-
-    def __init__(self, database: Database, sandboxes: Sandboxes, session_id: str):
-        self.database = database
-        self.sandboxes = sandboxes
-        self.keeper = sandboxes.keeper
-        self.session_id = session_id
-        self.call = ""
-
-    async def ensure(self) -> SandboxRow:
-        """Return the session's sandbox, as the tool call ``self.call`` gets it."""
-        self.call = f"sevt_{next(_numbers)}"
-        return await self.keeper.ensure(WORKSPACE, self.session_id, tool_use_id=self.call)
-
-    async def run(self, command: str) -> ExecResult:
-        """Run a command in it."""
-        row = await self.ensure()
-        request = ExecRequest(exec_id=self.call, command=command, timeout_seconds=30)
-        return await self.keeper.provider(row).execute(row.id, request)
-
-    async def receipt(self) -> str:
-        """Return what a new call is told of the sandbox before."""
-        row = await self.ensure()
-        return opening_receipt(self.call, row)
-
-    async def age(self) -> None:
-        """Let the session's sandbox have been idle for long."""
-        await self.execute("UPDATE sandboxes SET last_used_at = now() - interval '1 hour' WHERE status = 'ready'")
-
-    async def execute(self, statement: str) -> None:
-        """Change rows behind everybody's back."""
-        async with self.database.transaction(ALL_WORKSPACES) as connection:
-            await connection.execute(statement.encode())
-
-    async def count(self, table: str) -> int:
-        """Return how many rows a table has."""
-        async with self.database.transaction(ALL_WORKSPACES) as connection:
-            found = await (await connection.execute(f"SELECT count(*) AS n FROM {table}".encode())).fetchone()  # noqa: S608
-        assert found is not None
-        return found["n"]
-
-
-Open = Callable[..., House]
-
-
-@pytest.fixture
-async def open_house(
-    database: Database, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncGenerator[Open]:
-    """Put the sandboxes of a host together; again with the same name is the same host after its worker died."""
-    opened: list[Sandboxes] = []
-    sessions = await _session(database), await _session(database)
-
-    def make(host: str = "here", *, session: int = 0, **settings: object) -> House:
-        folder = tmp_path / host
-        folder.mkdir(exist_ok=True)
-        with suppress(FileExistsError):
-            (folder / "cache").symlink_to(runtime_cache(tmp_path_factory))
-        given = {"data_dir": folder, "sandbox": "namespace", "worker_name": host, "sandbox_idle_seconds": 60}
-        opened.append(Sandboxes(Settings.model_validate({**given, **settings}), database))
-        return House(database, opened[-1], sessions[session])
-
-    runtime_cache(tmp_path_factory).mkdir(exist_ok=True)
-    yield make
-    for sandboxes in opened:
-        for provider in sandboxes.providers.values():
-            for sandbox_id in await provider.list_ids():
-                await provider.destroy(sandbox_id)
-        await sandboxes.keeper.close()
-
-
-@pytest.fixture
-def house(open_house: Open) -> House:
-    """The sandboxes of this host."""
-    return open_house()
-
-
-async def _session(database: Database) -> str:
-    session, agent, environment = new_id("sesn"), new_id("agent"), new_id("env")
-    network = {
-        "type": "limited",
-        "allowed_hosts": [],
-        "allow_mcp_servers": False,
-        "allow_package_managers": False,
-    }
-    config = {"type": "cloud", "networking": network, "workspace_mb": 64, "memory_mb": 128}
-    async with database.transaction(WORKSPACE) as connection:
-        await connection.execute(
-            "INSERT INTO agents (id, workspace_id, version) VALUES (%s, %s, 1)", (agent, WORKSPACE)
-        )
-        await connection.execute(
-            "INSERT INTO environments (id, workspace_id, name, config) VALUES (%s, %s, 'e', %s)",
-            (environment, WORKSPACE, Jsonb(config)),
-        )
-        await connection.execute(
-            "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id)"
-            " VALUES (%s, %s, %s, 1, %s, %s)",
-            (session, WORKSPACE, agent, Jsonb({"id": agent}), environment),
-        )
-    return session
 
 
 async def _ids(house: House) -> list[str]:
@@ -218,6 +105,16 @@ async def test_a_worker_that_dies_while_putting_a_sandbox_away_loses_nothing(
     await house.sandboxes.reaper.reap()
     assert len(await _ids(house)) == 1
     assert await house.count("checkpoints") == 1
+
+
+async def test_of_a_lost_sandbox_nothing_is_kept_in_the_worker(open_house: Open) -> None:
+    house = open_house()
+    row = await house.ensure()
+    await open_house().sandboxes.providers["namespace"].destroy(row.id)
+    again = await house.ensure()
+    kept = vars(house.sandboxes.providers["namespace"])
+    assert again.id != row.id
+    assert (set(kept["_channels"]), set(kept["_opening"])) == ({again.id}, {again.id})
 
 
 async def test_what_changed_after_the_checkpoint_of_a_lost_sandbox_is_said_to_be_gone(house: House) -> None:

@@ -1,11 +1,13 @@
 import asyncio
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from controlplane.ids import new_id
-from controlplane.store import events, resuming, sessions, waiting
+from controlplane.prices import Price, Rate
+from controlplane.store import events, prices, resuming, sessions, waiting
 from controlplane.store.events import NewEvent
 from controlplane.store.journal import PostgresJournal
 from controlplane.store.pool import ALL_WORKSPACES, Database
@@ -372,6 +374,31 @@ async def test_what_comes_to_rest_in_the_frost_goes_on_whenever_the_thaw_came(
     await turns.end(start, "retries_exhausted")
     found = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_1", task_token=b"")
     assert isinstance(found, TurnStart) == thawed_first
+
+
+@pytest.mark.parametrize("when", ["before its end", "during its end", "never"])
+async def test_what_comes_to_rest_for_want_of_a_price_goes_on_if_one_was_set_meanwhile(
+    turns: PostgresTurns, database: Database, session_id: str, say: Say, when: str
+) -> None:
+    price = Price(input=Rate(base=Decimal(1)), output=Rate(base=Decimal(1)))
+    await say("one")
+    start = await begun(turns, turn_of(session_id))
+    unpriced = ModelRequestFailed(request_id="sevt_1", kind="unpriced", message="no price")
+    await turns.model_request_failed(start, unpriced)
+    if when == "during its end":
+        async with database.transaction(WORKSPACE) as connection:
+            await prices.put(connection, WORKSPACE, model="scripted/*", price=price)
+            assert await resuming.resting_unpriced(connection) == []
+            ending = asyncio.create_task(turns.end(start, "budget_reached"))
+            await asyncio.sleep(0.3)
+        await ending
+    else:
+        if when == "before its end":
+            async with database.transaction(WORKSPACE) as connection:
+                await prices.put(connection, WORKSPACE, model="scripted/*", price=price)
+        await turns.end(start, "budget_reached")
+    found = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_1", task_token=b"")
+    assert isinstance(found, TurnStart) == (when != "never")
 
 
 async def test_a_summary_is_there_for_the_next_attempt_and_counts_as_a_step(

@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -212,10 +213,26 @@ async def test_a_decision_under_way_when_the_database_goes_fails(database: Datab
 
 async def test_what_was_refused_is_told_once_and_in_order(database: Database, proxy: Proxy, world: World):
     before = datetime.now(UTC) - timedelta(seconds=1)
+    await call(database, world, "sevt_1")
     for message, verdict in (("b", "denied"), ("a", "cut"), ("fine", "allowed"), ("b", "denied"), ("c", "failed")):
         await proxy.audit.record(entry(world, verdict=verdict, message=message))
     async with database.transaction(WORKSPACE) as connection:
-        assert await decisions.denials(connection, world.sandbox, since=before) == ["b", "a", "c"]
-        assert await decisions.denials(connection, "sbx_other", since=before) == []
+        told = partial(decisions.denials, connection, tool_use_id="sevt_1")
+        assert await told(world.sandbox, since=before) == ["b", "a", "c"]
+        assert await told("sbx_other", since=before) == []
         later = datetime.now(UTC) + timedelta(hours=1)
-        assert await decisions.denials(connection, world.sandbox, since=later) == []
+        assert await told(world.sandbox, since=later) == []
+
+
+async def test_a_call_is_not_told_what_another_was_refused(database: Database, proxy: Proxy, world: World):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    await proxy.audit.record(entry(world, verdict="denied", message="in the background"))
+    await call(database, world, "sevt_1")
+    await proxy.audit.record(entry(world, verdict="denied", message="of the first"))
+    await call(database, world, "sevt_2")
+    await proxy.audit.record(entry(world, verdict="denied", message="of either"))
+    shared = [f"While this ran, in this sandbox: {what}" for what in ("in the background", "of either")]
+    async with database.transaction(WORKSPACE) as connection:
+        told = partial(decisions.denials, connection, world.sandbox, since=before)
+        assert await told(tool_use_id="sevt_1") == [shared[0], "of the first", shared[1]]
+        assert await told(tool_use_id="sevt_2") == shared
