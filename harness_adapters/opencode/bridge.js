@@ -1,6 +1,6 @@
 // Runs inside OpenCode before OpenCode's own code, and carries what is said between it and us: JSON in lines.
 
-import { mkdirSync } from "node:fs"
+import { mkdirSync, rmSync } from "node:fs"
 
 const PORT = 4096
 const password = crypto.randomUUID()
@@ -47,6 +47,11 @@ const methods = {
   async place({ directory, ...place }) {
     mkdirSync(directory, { recursive: true })
     places.set(directory, place)
+    return {}
+  },
+  async leave({ directory }) {
+    places.delete(directory)
+    rmSync(directory, { recursive: true })
     return {}
   },
   async session({ id, ...session }) {

@@ -53,6 +53,7 @@ ENVIRONMENT = {
     "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
     "OPENCODE_DISABLE_SHARE": "1",
     "OPENCODE_EXPERIMENTAL_DISABLE_FILEWATCHER": "1",
+    "OPENCODE_MODELS_PATH": f"{FILES_AT}/models.json",
 }
 """See the README for what each is there for."""
 
@@ -76,11 +77,12 @@ FILES = {
             "enabled_providers": [PROVIDER],
         }
     ),
+    "models.json": "{}",
     ".gitignore": "",
     **{name: (Path(__file__).parent / name).read_text() for name in ("bridge.js", "plugin.js")},
 }
 LINKS = {"/home/agent/.config/opencode": FILES_AT}
-"""A folder that cannot be written: OpenCode would install a package into any other, and waits until that has failed."""
+"""A folder that cannot be written: into another OpenCode would install a package, and wait until that has failed."""
 
 
 @dataclass(frozen=True)

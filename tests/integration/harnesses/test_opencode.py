@@ -31,6 +31,16 @@ from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
 from tests.support.harnesses import available
 
 END = TurnFinished(reason="end_turn")
+ASK = """
+import ctypes, http.client, os, sys
+assert ctypes.CDLL(None).setns(os.open(f"/proc/{sys.argv[1]}/ns/net", os.O_RDONLY), 0) == 0
+for path in ("/global/health", "/session", "/file/content?path=/etc/passwd", "/session/ses_x/shell", "/doc"):
+    for header in ({}, {"authorization": "Basic b3BlbmNvZGU6"}):
+        connection = http.client.HTTPConnection("127.0.0.1", 4096, timeout=5)
+        connection.request("GET", path, headers=header)
+        print(connection.getresponse().status)
+"""
+"""Enters a process's network and asks OpenCode there, without a password and with an empty one."""
 
 
 class OtherTalk(Talk):
@@ -75,6 +85,11 @@ def schemas(body: dict[str, Any]) -> dict[str, Any]:
     return {each["name"]: each.get("parameters") or each.get("input_schema") for each in found}
 
 
+def canonical(value: Any) -> str:
+    """Return a value as text, in one way."""
+    return json.dumps(value, sort_keys=True)
+
+
 def asked(body: dict[str, Any]) -> str:
     """Return what a request says, with ids in the order of their appearance."""
     body = {key: value for key, value in body.items() if key != "prompt_cache_key"}
@@ -96,8 +111,9 @@ async def test_a_session_that_is_opened_from_its_log_asks_what_it_would_have_ask
     gateway: Gateway, harness: Harness, recorder: Recorder, model: str
 ):
     def work(use: ToolUse) -> ToolOutcome | str:
-        said = [TextBlock(text="no such file")]
-        return "fine" if use.input["n"] < 2 else ToolOutcome(tool_use_id=use.event_id, content=said, is_error=True)
+        if use.input["n"] < 2:
+            return "fine"
+        return ToolOutcome(tool_use_id=use.event_id, content=[TextBlock(text="no such file")], is_error=True)
 
     talk = Talk(gateway, model)
     steps = {"thinking": "hm", "text": "one", "tools": uses({"n": 1}, {"n": 2})}, {"tools": uses({"n": 1})}
@@ -110,8 +126,10 @@ async def test_a_session_that_is_opened_from_its_log_asks_what_it_would_have_ask
     assert text(await talk.turn(harness)) == text(await other.turn(harness)) == "next"
     went_on, opened = map(asked, recorder.bodies)
     assert went_on == opened
-    assert "no such file" in opened and json.dumps("Grüße")[1:-1] in opened
-    assert ("hm" in opened) == (model != "scripted/openai-demo")
+    body = json.loads(opened)
+    others = canonical([each for each in body.get("messages", body.get("input")) if each.get("role") != "user"])
+    assert canonical("Grüße") in others and ('"hm"' in others) == (model != "scripted/openai-demo")
+    assert "no such file" in opened
 
 
 @pytest.mark.parametrize("model", SCRIPTED)
@@ -134,9 +152,7 @@ async def test_sessions_of_one_process_have_their_own_tools(
         await asyncio.gather(*(talk.turn(harness) for talk in talks))
         offered = [schemas({"tools": [], **body}) for body in recorder.bodies]
         wanted = [{each.name: each.input_schema for each in offer} for offer in offers]
-        assert sorted(map(json.dumps, map(sorted, offered))) == sorted(map(json.dumps, map(sorted, wanted)))
-        if model != "scripted/responses-demo":
-            assert sorted(map(str, offered)) == sorted(map(str, wanted))
+        assert sorted(map(canonical, offered)) == sorted(map(canonical, wanted))
     assert len({process.pid for process in programs("opencode")} - before) <= 1
 
 
@@ -168,14 +184,18 @@ async def test_the_agent_s_settings_reach_the_model(
     [body] = recorder.bodies
     sent = json.dumps(body)
     limits = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
-    efforts = [body.get("reasoning_effort"), *(body.get(key, {}).get("effort") for key in ("output_config", "reasoning"))]
-    assert body["model"] == model.removeprefix("scripted/")
+    efforts = [
+        body.get("reasoning_effort"),
+        *(body.get(key, {}).get("effort") for key in ("output_config", "reasoning")),
+    ]
+    assert body["model"] == model
     assert [body[key] for key in limits if key in body] == [77]
     assert [effort for effort in efforts if effort] == ["high"]
     assert "temperature" not in body and body.get("store") is not True
     for words in ("OpenCode", "opencode", "workspace", "/tmp", "Platform"):
         assert words not in sent
-    systems = [each["content"] for each in body.get("messages", body.get("input")) if each["role"] in {"system", "developer"}]
+    messages = body.get("messages") or body["input"]
+    systems = [each["content"] for each in messages if each["role"] in {"system", "developer"}]
     assert [*systems, *(block["text"] for block in body.get("system", []))] == ["Only this."]
 
 
@@ -201,22 +221,15 @@ async def test_its_interface_answers_nobody_else(gateway: Gateway, harness: Harn
     talk = Talk(gateway, "scripted/x")
     talk.say(script({"text": "hello"}))
     await talk.turn(harness)
-    asks = """
-import ctypes, http.client, os, sys
-assert ctypes.CDLL(None).setns(os.open(f"/proc/{sys.argv[1]}/ns/net", os.O_RDONLY), 0) == 0
-for verb, path in (("GET", "/global/health"), ("GET", "/session"), ("POST", "/session"), ("GET", "/file/content?path=/etc/passwd")):
-    for header in ({}, {"authorization": "Basic b3BlbmNvZGU6"}):
-        connection = http.client.HTTPConnection("127.0.0.1", 4096, timeout=5)
-        connection.request(verb, path, headers=header)
-        print(connection.getresponse().status)
-"""
     for process in programs("opencode"):
         assert "PASSWORD" not in " ".join(process.cmdline())
         parents = [" ".join(parent.cmdline()) for parent in process.parents()]
         assert not any("PASSWORD" in line for line in parents)
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", asks, str(process.pid)], capture_output=True, text=True, check=True
+            subprocess.run, [sys.executable, "-c", ASK, str(process.pid)], capture_output=True, text=True, check=True
         )
         assert set(done.stdout.split()) == {"401"}
-        listening_at = {each.laddr.ip for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"}
+        listening_at = {
+            each.laddr.ip for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"
+        }
         assert listening_at <= {"127.0.0.1"}
