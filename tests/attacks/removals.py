@@ -141,7 +141,7 @@ EGRESS = [
     _egress("Answers that wait before they are asked for", "channel",
             "        came = self._below.waiting()\n", "        return True\n        came = self._below.waiting()\n",
             _ANSWERS),
-    _egress("Secrets are masked in answers", "scrub", "            if form in data:\n                self", "            if False:\n                self",
+    _egress("Secrets are masked in answers", "scrub", "            if form in data:\n                data", "            if False:\n                data",
             _ANSWERS),
     _egress("Secrets across chunk borders", "scrub", "        keep = self._begun(data)\n", "        keep = 0\n", _ANSWERS),
     _egress("Earlier requests' secrets are masked too", "exchange",

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from sandbox.docker import docker_available
-from tests.bench import durability, egress, gateway, neighbours, sandboxes
+from tests.bench import durability, egress, gateway, harnesses, neighbours, sandboxes
 from tests.bench.figures import Figure, figure, progress, said
 from tests.bench.plane import Bench, call, running, tool_ms
 from tests.bench.provider import BenchProvider
@@ -194,7 +194,13 @@ PLANES = (
     ),
 )
 OF_CONTROL_PLANE = [name for _, parts in PLANES for name in parts]
-ALONE = {"sandboxes": sandboxes.measure, "neighbours": neighbours.measure, "egress": proxy, "continuing": continuing}
+ALONE = {
+    "sandboxes": sandboxes.measure,
+    "neighbours": neighbours.measure,
+    "egress": proxy,
+    "continuing": continuing,
+    "harnesses": harnesses.measure,
+}
 
 
 async def measure(times: int, only: list[str]) -> list[Figure]:

@@ -57,6 +57,9 @@ async def test_a_rule_that_changes_while_a_turn_runs_holds_from_its_next_call(cl
     async with client.watching(session_id) as watcher:
         await client.say(session_id, script(*steps))
         await watcher.until(lambda w: "agent.tool_use" in w.types)
+        async with asyncio.timeout(30):
+            while (await calls_of(client, session_id))[0]["state"] == "intended":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         await client.post(f"/v1/rules/{made['id']}", {"verdict": "deny", "reason": "stop"})
         await watcher.until_idle()
         assert text(watcher.of("agent.tool_result")[0]) == "one", "what was sent goes on"
@@ -106,7 +109,7 @@ async def test_allowed_for_the_session_is_asked_once(client: Client) -> None:
     assert second["rule_id"] == remembered["id"]
 
 
-@pytest.mark.parametrize("part", [None, "brain", "api"])
+@pytest.mark.parametrize("part", [None, pytest.param("brain", marks=pytest.mark.slow), "api"])
 async def test_a_call_that_nobody_decides_ends_by_itself(client: Client, part: str | None) -> None:
     session_id = await client.session(tools=[asking("bash")])
     await rule(client, session_id, "ask", expires_after_seconds=4, reason="who looks?")

@@ -16,6 +16,11 @@ Say = Callable[..., Awaitable[list[Event]]]
 @pytest.fixture
 async def session_id(database: Database) -> str:
     """A session whose agent has the two sandbox tools."""
+    return await make_session(database)
+
+
+async def make_session(database: Database) -> str:
+    """Make one, and return its id."""
     found, agent, environment = new_id("sesn"), new_id("agent"), new_id("env")
     definition = {
         "type": "agent", "id": agent, "version": 1, "name": "a", "model": {"id": "scripted/test"}, "tools": [],

@@ -1,25 +1,39 @@
 """What a page costs in a session of 50,000 events: rows looked at, as Postgres itself counts them."""
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
 
+from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.store import events, journal, sessions, settling
 from controlplane.store.events import EventFilter
 from controlplane.store.pool import Connection, Database
 from controlplane.store.sessions import SessionFilter
-from tests.integration.store.conftest import WORKSPACE
+from tests.integration.store.conftest import WORKSPACE, make_session
 from workflows.contracts import TurnInput
 
 EVENTS = 50_000
 PAGE = 100
 
 
-@pytest.fixture
-async def long_session(database: Database, session_id: str) -> str:
+@pytest.fixture(scope="module")
+async def database(postgres: EmbeddedPostgres, migrated_template: str) -> AsyncGenerator[Database]:
+    """One for all tests here: they only look, and a session of that length takes a while to be made."""
+    await postgres.create_database("long_sessions", template=migrated_template)
+    opened = Database(postgres.url("long_sessions"))
+    await opened.open()
+    yield opened
+    await opened.close()
+    await postgres.drop_database("long_sessions")
+
+
+@pytest.fixture(scope="module")
+async def long_session(database: Database) -> str:
     """A session of 5,000 turns: message, running, request, its end, a call, its result, two blocks, idle."""
+    session_id = await make_session(database)
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute(
             "INSERT INTO turns (id, workspace_id, session_id, status, begun_seq, started_at, ended_at)"
