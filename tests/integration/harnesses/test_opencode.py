@@ -15,6 +15,7 @@ from controlplane.models.listening import listening
 from controlplane.models.scripted import create_scripted, scripted_providers
 from harness_adapters.contract import (
     Harness,
+    HarnessRestarted,
     HarnessSpec,
     MediaBlock,
     TextBlock,
@@ -24,7 +25,7 @@ from harness_adapters.contract import (
     TurnFinished,
     UserInput,
 )
-from tests.integration.harnesses.talk import Hands, Talk, script, text, uses
+from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
 from tests.integration.harnesses.test_confinement import Recorder
 from tests.integration.harnesses.test_dying import programs
 from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
@@ -167,11 +168,16 @@ async def test_a_tool_with_the_name_of_one_of_its_own_is_ours(gateway: Gateway, 
     assert sorted(schemas(recorder.bodies[0])) == ["agent__bash", "agent__read"]
 
 
-async def test_the_same_call_again_and_again_is_done_again_and_again(gateway: Gateway, harness: Harness):
+async def test_the_same_call_again_and_again_is_done_again_and_again(
+    gateway: Gateway, harness: Harness, recorder: Recorder
+):
     talk, hands = Talk(gateway, "scripted/x"), Hands()
-    talk.say(script(*({"tools": uses({"n": 1})} for _ in range(6)), {"text": "end"}))
-    assert (await talk.turn(harness, hands))[-1] == END
-    assert len(hands.called) == 6
+    talk.say(script(*({"tools": uses(*[{"n": 1}] * 4)} for _ in range(4)), {"text": "end"}))
+    events = await talk.turn(harness, hands)
+    assert events[-1] == END and not of(events, HarnessRestarted)
+    assert len(hands.called) == 16
+    assert not any(outcome.is_error for outcome in hands.outcomes)
+    assert "denied" not in json.dumps(recorder.bodies)
 
 
 @pytest.mark.parametrize("model", SCRIPTED)

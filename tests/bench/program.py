@@ -1,4 +1,4 @@
-"""What a harness's own program costs: ``python -m tests.bench.harness opencode``. Nothing is asserted."""
+"""What a harness's own program costs: ``python -m tests.bench.program opencode``. Nothing is asserted."""
 
 import argparse
 import asyncio
