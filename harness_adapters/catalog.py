@@ -60,6 +60,8 @@ def _kind(name: HarnessName, settings: HarnessSettings) -> Kind | None:
             from harness_adapters.codex import kind
         case "claude-agent-sdk":
             from harness_adapters.claude_agent_sdk import kind
+        case "opencode":
+            from harness_adapters.opencode import kind
         case _:
             return None
     return kind(folder, confinement, processes=settings.processes)

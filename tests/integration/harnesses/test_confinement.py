@@ -87,6 +87,12 @@ OWN_TOOLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
         ("question", {"questions": []}),
         ("lsp", {"operation": "x"}),
         ("batch", {"tool_calls": [{"tool": "bash", "parameters": {"command": "cat /etc/passwd"}}]}),
+        ("execute", {"code": "return await Bun.file('/etc/passwd').text()"}),
+        ("plan_exit", {}),
+        ("list_mcp_resources", {}),
+        ("read_mcp_resource", {"server": "x", "uri": "file:///etc/passwd"}),
+        ("StructuredOutput", {}),
+        ("invalid", {"tool": "bash", "error": "cat /etc/passwd"}),
     ],
 }
 """Every tool that a harness brings, by its names of this and of earlier versions, with input that would do harm."""

@@ -1,0 +1,271 @@
+"""One ``opencode serve``, spoken to by way of what runs inside it: its own interface is reached by nobody else."""
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+
+from harness_adapters.contract import HarnessSpec, HistoryItem, UserInput, WireFormat
+from harness_adapters.driven.confinement import PROGRAM_AT, Confined, Confinement, Program
+from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
+from harness_adapters.driven.process import LineProcess
+from harness_adapters.driven.relay import text_of
+from harness_adapters.model.client import CONNECT_SECONDS, ROUTE_SECONDS
+from harness_adapters.opencode.configuration import (
+    AGENT,
+    ENVIRONMENT,
+    FILES,
+    LINKS,
+    PREFIX,
+    PROVIDER,
+    Place,
+    session,
+)
+from harness_adapters.opencode.history import events, parts
+
+SESSIONS = 32
+MEMORY_MB = 1536
+"""Measured: 410 MB with one session, 590 MB with 16."""
+
+ANSWER_SECONDS = 30.0
+HEALTH_SECONDS, HEALTH_PAUSE_SECONDS = 1.0, 0.1
+"""A question whether it serves yet that comes at the wrong moment of its start is never answered."""
+
+EVENTS_AT_ONCE = 100
+"""Of a history that is put into a session: other sessions wait meanwhile, 3 ms for each."""
+
+IDLE_PLACES = 4
+"""As many places without a session are kept: each takes memory, and making it anew takes time."""
+
+Json = dict[str, Any]
+
+
+def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
+    """Return what the pool needs to know; ``folder`` holds ``opencode``."""
+    formats = _Formats()
+
+    async def start(
+        process_id: str, host: Host, _first: Native, _history: Sequence[HistoryItem], /
+    ) -> OpenCodeProcess:
+        program = Program(
+            name="opencode",
+            folder=folder,
+            command=[f"{PROGRAM_AT}/opencode", "serve", "--port", "4096"],
+            memory_mb=MEMORY_MB,
+            environment=ENVIRONMENT,
+            files=FILES,
+            links=LINKS,
+        )
+        try:
+            confined = await confinement.start(program, process_id)
+        except OSError as error:
+            raise HarnessFailedError(str(error)) from error
+        process = OpenCodeProcess(confined, host, formats)
+        await process.initialize()
+        return process
+
+    return Kind(
+        name="opencode",
+        start=start,
+        sessions_per_process=SESSIONS,
+        processes=processes,
+        tool_name=lambda name: name.removeprefix(PREFIX),
+    )
+
+
+class _Formats:
+    """In which format each model is asked, as the gateway says."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, WireFormat]] = {}
+
+    async def of(self, spec: HarnessSpec) -> WireFormat:
+        """Return a model's format; raises `HarnessFailedError`."""
+        key = (spec.gateway_url, spec.model)
+        known_until, known = self._known.get(key, (0.0, None))
+        if known is not None and time.monotonic() < known_until:
+            return known
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=CONNECT_SECONDS) as client:
+                answer = await client.get(f"{spec.gateway_url}/v1/routes", params={"model": spec.model})
+            known = answer.raise_for_status().json()["formats"][0]
+        except (httpx.HTTPError, ValueError, LookupError) as error:
+            raise HarnessFailedError(f"the gateway names no format for {spec.model!r}: {error!r}") from error
+        self._known[key] = (time.monotonic() + ROUTE_SECONDS, known)
+        return known
+
+
+@dataclass
+class _Session:
+    place: Place
+    id: str = ""
+
+
+@dataclass
+class _Places:
+    """Which places there are, in the order in which they were left, and how many sessions each has."""
+
+    sessions: Counter[Place] = field(default_factory=Counter[Place])
+
+    def enter(self, place: Place) -> bool:
+        """Count a session in; return whether the place is new."""
+        is_new = place not in self.sessions
+        self.sessions[place] += 1
+        return is_new
+
+    def leave(self, place: Place) -> Place | None:
+        """Count a session out; return a place that is to be given up."""
+        self.sessions[place] -= 1
+        if not self.sessions[place]:
+            self.sessions[place] = self.sessions.pop(place)
+        idle = [each for each, count in self.sessions.items() if not count]
+        if len(idle) <= IDLE_PLACES:
+            return None
+        del self.sessions[idle[0]]
+        return idle[0]
+
+
+class OpenCodeProcess:
+    """A `NativeProcess`; its database is in memory: sessions leave nothing, and are opened from the log."""
+
+    def __init__(self, confined: Confined, host: Host, formats: _Formats):
+        self._lines = LineProcess("opencode", confined, self._heard)
+        self.confined = confined
+        self.died = self._lines.died
+        self._host = host
+        self._formats = formats
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Json]] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._keys: dict[str, str] = {}
+        self._places = _Places()
+        self._placing = asyncio.Lock()
+        self.died.add_done_callback(self._give_up)
+
+    async def initialize(self) -> None:
+        """Wait until it serves; raises `HarnessFailedError`."""
+        while True:
+            try:
+                await self._api("GET", "/global/health", seconds=HEALTH_SECONDS)
+            except HarnessFailedError:
+                if self.died.done():
+                    raise
+                await asyncio.sleep(HEALTH_PAUSE_SECONDS)
+            else:
+                return
+
+    async def open(self, native: Native, history: Sequence[HistoryItem], /) -> None:
+        """See `NativeProcess.open`."""
+        place = Place.of(native.spec, await self._formats.of(native.spec))
+        async with self._placing:
+            is_new = self._places.enter(place)
+            held = self._sessions[native.key] = _Session(place)
+            if is_new:
+                await self._ask("place", place.told())
+            model = {"providerID": PROVIDER, "id": place.model}
+            new = {"title": native.spec.session_id, "agent": AGENT, "model": model}
+            held.id = session_id = str((await self._api("POST", "/session", place, new))["id"])
+        self._keys[session_id] = native.key
+        await self._ask("session", session(native, session_id, place.wire_format))
+        written = events(history, session_id, place)
+        for first in range(0, len(written), EVENTS_AT_ONCE):
+            some = written[first : first + EVENTS_AT_ONCE]
+            await self._api("POST", "/sync/replay", place, {"directory": place.directory, "events": some})
+
+    async def prompt(self, native: Native, inputs: Sequence[UserInput], /) -> None:
+        """See `NativeProcess.prompt`."""
+        held = self._sessions[native.key]
+        said = [part for each in inputs for part in parts(each, held.place.wire_format)]
+        model = {"providerID": PROVIDER, "modelID": held.place.model}
+        body = {"agent": AGENT, "model": model, "parts": said or [{"type": "text", "text": GO_ON}]}
+        await self._api("POST", f"/session/{held.id}/prompt_async", held.place, body)
+
+    async def cancel(self, native: Native, /) -> None:
+        """See `NativeProcess.cancel`."""
+        if (held := self._sessions.get(native.key)) is not None and held.id:
+            await self._api("POST", f"/session/{held.id}/abort", held.place)
+
+    async def forget(self, native: Native, /) -> None:
+        """See `NativeProcess.forget`."""
+        if (held := self._sessions.pop(native.key, None)) is None:
+            return
+        if held.id:
+            self._keys.pop(held.id, None)
+            await self._api("DELETE", f"/session/{held.id}", held.place)
+            await self._ask("forget", {"id": held.id})
+        async with self._placing:
+            if (left := self._places.leave(held.place)) is not None:
+                await self._api("POST", "/instance/dispose", left)
+                await self._ask("leave", {"directory": left.directory})
+
+    async def close(self) -> None:
+        """See `NativeProcess.close`."""
+        await self._lines.close()
+
+    async def _api(
+        self,
+        verb: str,
+        path: str,
+        place: Place | None = None,
+        body: Json | None = None,
+        *,
+        seconds: float = ANSWER_SECONDS,
+    ) -> Json:
+        """Return what OpenCode's own interface answers."""
+        query = "?" + urlencode({"directory": place.directory}) if place else ""
+        answer = await self._ask("api", {"verb": verb, "path": path + query, "body": body}, seconds)
+        if answer["status"] >= 300:
+            raise HarnessFailedError(f"{verb} {path}: {answer['status']}: {answer['body'][:500]}")
+        said: Any = json.loads(answer["body"]) if answer["body"] else {}
+        return said if isinstance(said, dict) else {}
+
+    async def _ask(self, method: str, params: Json, seconds: float = ANSWER_SECONDS) -> Json:
+        number = next(self._numbers)
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._lines.say({"id": number, "method": method, "params": params})
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError as error:
+            said = params.get("path", method)
+            raise HarnessFailedError(f"{said}: no answer within {seconds:g} seconds") from error
+        finally:
+            del self._waiting[number]
+
+    async def _heard(self, message: Json) -> None:
+        match message.get("method"):
+            case "tool":
+                self._lines.spawn(self._tool(message["id"], message["params"]))
+            case "ended":
+                ended = message["params"]
+                if (key := self._keys.get(ended["session"])) is not None:
+                    self._host.ended(key, ended["failure"])
+            case _:
+                waiting = self._waiting.get(message.get("id") or 0)
+                if waiting is not None and not waiting.done():
+                    if "error" in message:
+                        waiting.set_exception(HarnessFailedError(str(message["error"])[:500]))
+                    else:
+                        waiting.set_result(message["result"])
+
+    async def _tool(self, number: int, asked: Json) -> None:
+        try:
+            key = self._keys.get(asked["session"], "")
+            outcome = await self._host.call(key, asked["call_id"], asked["name"], asked["input"])
+            result = {"text": text_of(outcome), "is_error": outcome.is_error}
+        except NoTurnError as error:
+            result = {"text": f"Not run: {error}.", "is_error": True}
+        self._lines.say({"id": number, "result": result})
+
+    def _give_up(self, died: "asyncio.Future[str]") -> None:
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(HarnessFailedError(died.result()))
