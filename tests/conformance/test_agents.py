@@ -110,7 +110,7 @@ async def test_a_roster_that_cannot_be_is_refused(client: AsyncAnthropic, entrie
 
 @pytest.mark.parametrize("harness", ["opencode", "claude-agent-sdk", "codex"])
 async def test_a_harness_that_is_not_installed_is_refused(client: AsyncAnthropic, harness: str):
-    with pytest.raises(BadRequestError, match="not installed in this version") as caught:
+    with pytest.raises(BadRequestError, match="is not installed; installed are builtin") as caught:
         await create(client, extra_body={"harness": harness})
     assert caught.value.error_code == "harness_not_installed"
 

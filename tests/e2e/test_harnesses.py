@@ -61,7 +61,7 @@ MOMENTS: Mapping[str, Callable[[Watcher], bool]] = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_kill_loses_nothing_and_runs_nothing_twice(client: Client, harness: HarnessName, moment: str):
-    # Every harness at every moment, every victim at two moments of each: all of them together take a quarter of an hour.
+    # Every harness at every moment, every victim at two moments of each: all together take a quarter of an hour.
     victims = ["brain"] if harness == "builtin" else ["brain", "program", "both"]
     part = victims[(list(MOMENTS).index(moment) + NAMES.index(harness)) % len(victims)]
     session_id = await _session(client, harness)
