@@ -1,7 +1,9 @@
 """Sessions of every harness on the whole control plane: real programs, real sandboxes, real kills."""
 
+import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -48,6 +50,8 @@ def _streams(watcher: Watcher) -> int:
     return len({frame["event_id"] for frame in watcher.previews if frame["type"] == "event_delta"})
 
 
+_SOUND_AFTER_SECONDS = 11.0
+
 MOMENTS: Mapping[str, Callable[[Watcher], bool]] = {
     "accepted": lambda w: "user.message" in w.types,
     "asked": lambda w: "span.model_request_start" in w.types,
@@ -68,10 +72,12 @@ async def test_a_kill_loses_nothing_and_runs_nothing_twice(client: Client, harne
     pace = {"chunk_ms": 20, "chunk_chars": 4}
     command = "echo ran >> /workspace/ran; sleep 0.5; wc -l < /workspace/ran"
     steps = ({"text": "look at how often", **run(command), **pace}, {"text": "it ran {{result}} times", **pace})
+    brain = psutil.Process(client.stack.parts()["brain"])
+    # One that dies young is started again later and later.
+    await asyncio.sleep(max(0.0, brain.create_time() + _SOUND_AFTER_SECONDS - time.time()))
     async with client.watching(session_id) as watcher:
         await client.say(session_id, script(*steps))
         await watcher.until(MOMENTS[moment])
-        brain = psutil.Process(client.stack.parts()["brain"])
         programs = brain.children(recursive=True)
         for process in [*(programs if part != "brain" else []), *([brain] if part != "program" else [])]:
             with suppress(ProcessLookupError):
