@@ -1,12 +1,25 @@
-"""Calling the tools of an answer."""
+"""What every loop does before its model is asked: the tools of the last answer, and who speaks meanwhile."""
 
 import asyncio
 from collections.abc import Sequence
 
-from harness_adapters.contract import ToolOutcome, ToolUse, TurnPort
+from harness_adapters.contract import Answer, ToolOutcome, ToolUse, TurnFinished, TurnPort
+from harness_adapters.model.conversation import Conversation
+from harness_adapters.model.rounds import open_uses
 
 
-async def call_all(tools: TurnPort, called: Sequence[ToolUse]) -> list[ToolOutcome | None]:
+async def caught_up(turn: Conversation, tools: TurnPort) -> TurnFinished | None:
+    """Call what is left open, and take what was said; return how the turn ends, if nothing is to be asked."""
+    outcomes = await _call_all(tools, open_uses(turn.history))
+    turn.history += [outcome for outcome in outcomes if outcome is not None]
+    if None in outcomes:
+        return TurnFinished(reason="parked")
+    turn.history += await tools.steering()
+    is_over = bool(turn.history) and isinstance(turn.history[-1], Answer)
+    return TurnFinished(reason="end_turn") if is_over else None
+
+
+async def _call_all(tools: TurnPort, called: Sequence[ToolUse]) -> list[ToolOutcome | None]:
     """Call all at once and return the outcomes in the order of the uses.
 
     When one raises, or the turn is cancelled, the others are cancelled once and awaited: each has an end to record.

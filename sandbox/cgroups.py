@@ -35,9 +35,9 @@ class Cgroup:
 class Cgroups:
     """Makes and removes the cgroups of one installation, in either version's layout."""
 
-    def __init__(self, installation: str, *, root: Path = Path("/sys/fs/cgroup")):
+    def __init__(self, installation: str, *, family: str = "bulkhead", root: Path = Path("/sys/fs/cgroup")):
         self._root = root
-        self._prefix = f"bulkhead-{installation}-"
+        self._prefix = f"{family}-{installation}-"
 
     def create(self, sandbox_id: str, limits: Limits) -> Cgroup:
         """Make what can be made; each control that cannot be had is named with the reason."""

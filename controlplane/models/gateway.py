@@ -20,7 +20,7 @@ from controlplane.models.asked import Asked
 from controlplane.models.booking import POSTGRES_AWAY, Booking
 from controlplane.models.envelope import FORMAT_NAMES, PATHS, error_response
 from controlplane.models.exchange import Candidate, Exchange
-from controlplane.models.listening import listening, server_config
+from controlplane.models.listening import listening
 from controlplane.models.log import ModelLog
 from controlplane.models.routing import Route, Router
 from controlplane.models.scripted import create_scripted, scripted_providers
@@ -30,6 +30,7 @@ from controlplane.settings import ModelProvider, ProviderSettings, Settings, mod
 from controlplane.store.ledger import RefusedError, Wanted
 from controlplane.store.pool import Database
 from harness_adapters.contract import REQUEST_ID_HEADER, WireFormat
+from harness_adapters.guest import quiet
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Twice what Anthropic takes: the provider's own limit should be the one that is met."""
@@ -85,7 +86,7 @@ async def serve(settings: Settings, keys: ProviderSettings) -> None:
             providers = model_providers(settings, keys) | scripted_providers(scripted_url)
             app = create_gateway(providers, gate=TurnGate(database), client=client, log=log)
             _log.info("model_gateway_listening", port=settings.gateway_port, providers=sorted(providers))
-            await uvicorn.Server(server_config(app, host=settings.gateway_host, port=settings.gateway_port)).serve()
+            await uvicorn.Server(quiet(app, host=settings.gateway_host, port=settings.gateway_port)).serve()
     finally:
         await database.close()
 

@@ -1,38 +1,12 @@
-"""ASGI apps on sockets of this process."""
+"""ASGI apps on loopback sockets of this process."""
 
-import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 
-import uvicorn
 from starlette.types import ASGIApp
 
-SHUTDOWN_SECONDS = 2
-"""Streams still open then are cut; their turns ask again."""
-
-
-def server_config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
-    """Return how the gateway's servers run: quiet, and quick to end."""
-    return uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
-
-
-class _Guest(uvicorn.Server):
-    """A server that leaves the process's signals to others."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
+from harness_adapters.guest import serving
 
 
 @contextlib.asynccontextmanager
@@ -43,11 +17,5 @@ async def listening(app: ASGIApp, *, port: int = 0) -> AsyncGenerator[str]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(1024)
-        bound = listener.getsockname()[1]
-        server = _Guest(server_config(app, host="127.0.0.1", port=bound))
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield f"http://127.0.0.1:{bound}"
-        finally:
-            server.should_exit = True
-            await running
+        async with serving(app, listener):
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -3,20 +3,18 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from harness_adapters.calls import call_all
+from harness_adapters.calls import caught_up
 from harness_adapters.contract import (
-    Answer,
     HarnessEvent,
     HarnessSpec,
     HistoryItem,
     ModelAnswered,
-    TurnFinished,
     TurnPort,
 )
 from harness_adapters.model.asker import Asker
 from harness_adapters.model.conversation import Conversation
 from harness_adapters.model.patience import Patience
-from harness_adapters.model.rounds import open_uses, uses
+from harness_adapters.model.rounds import uses
 
 
 class BuiltinHarness:
@@ -33,16 +31,10 @@ class BuiltinHarness:
         self, spec: HarnessSpec, history: list[HistoryItem], tools: TurnPort
     ) -> AsyncGenerator[HarnessEvent]:
         """Continue ``history``; see `Harness.run_turn`. Exceptions of ``tools`` come out as they are."""
-        turn, called = Conversation(spec, list(history), spec.max_model_requests), open_uses(history)
+        turn = Conversation(spec, list(history), spec.max_model_requests)
         while True:
-            outcomes = await call_all(tools, called)
-            turn.history += [outcome for outcome in outcomes if outcome is not None]
-            if None in outcomes:
-                yield TurnFinished(reason="parked")
-                return
-            turn.history += await tools.steering()
-            if turn.history and isinstance(turn.history[-1], Answer):
-                yield TurnFinished(reason="end_turn")
+            if ending := await caught_up(turn, tools):
+                yield ending
                 return
             answered = None
             async with aclosing(self._asker.answer(turn)) as steps:
@@ -51,8 +43,7 @@ class BuiltinHarness:
                     answered = step if isinstance(step, ModelAnswered) else None
             if answered is None:
                 return
-            called = uses(answered.answer)
-            if not called:
+            if not uses(answered.answer):
                 yield answered.ending(spec)
                 return
             turn.goes_on(answered)

@@ -1,7 +1,5 @@
 """One process of the agent, spoken to as the SDK does: JSON in lines, and our tools as a server of the SDK's own."""
 
-import asyncio
-import itertools
 import json
 import uuid
 from collections.abc import Sequence
@@ -10,7 +8,7 @@ from typing import Any
 
 from harness_adapters.claude_agent_sdk.transcript import PREFIX, transcript
 from harness_adapters.contract import HistoryItem, TextBlock, UserInput
-from harness_adapters.driven.confinement import PROGRAM_AT, SOCKETS_AT, Confined, Confinement, Program
+from harness_adapters.driven.confinement import PROGRAM_AT, STATE_AT, Confined, Confinement, Program
 from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
 from harness_adapters.driven.process import LineProcess
 from harness_adapters.driven.relay import text_of
@@ -20,7 +18,6 @@ VERSION = "2.1.329"
 """Of the agent in claude-agent-sdk 0.2.186."""
 
 MEMORY_MB = 768
-ANSWER_SECONDS = 30.0
 LONGEST_MS = 2_000_000_000
 """Twenty-three days, near the most that its timers take: how long a tool or an answer may take is decided outside."""
 
@@ -36,7 +33,7 @@ _ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
     "CLAUDE_CODE_MAX_RETRIES": "0",
-    "CLAUDE_CONFIG_DIR": f"{SOCKETS_AT}/config",
+    "CLAUDE_CONFIG_DIR": f"{STATE_AT}/config",
     "DISABLE_AUTO_COMPACT": "1",
     "ENABLE_TOOL_SEARCH": "false",
 }
@@ -52,13 +49,12 @@ def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
             confined = await confinement.start(_program(folder, first, history), process_id)
         except OSError as error:
             raise HarnessFailedError(str(error)) from error
-        process = ClaudeProcess(confined, host, first)
-        await process.initialize()
-        return process
+        return ClaudeProcess(confined, host, first)
 
     return Kind(
         name="claude-agent-sdk",
         start=start,
+        close=confinement.close,
         sessions_per_process=1,
         processes=processes,
         tool_name=lambda name: name.removeprefix(PREFIX),
@@ -102,13 +98,9 @@ class ClaudeProcess:
         self.died = self._lines.died
         self._host = host
         self._native = native
-        self._numbers = itertools.count(1)
-        self._waiting: dict[str, asyncio.Future[Json]] = {}
-        self._serving: dict[str, asyncio.Task[None]] = {}
-        self.died.add_done_callback(self._give_up)
 
-    async def initialize(self) -> None:
-        """Shake hands; raises `HarnessFailedError`."""
+    async def ready(self) -> None:
+        """See `NativeProcess.ready`."""
         await self._ask({"subtype": "initialize", "hooks": None})
 
     async def open(self, _native: Native, _history: Sequence[HistoryItem]) -> None:
@@ -139,29 +131,18 @@ class ClaudeProcess:
         """See `NativeProcess.close`."""
         await self._lines.close()
 
-    async def _ask(self, request: Json) -> Json:
-        request_id = f"bulkhead-{next(self._numbers)}"
-        answer = self._waiting[request_id] = asyncio.get_running_loop().create_future()
-        try:
-            self._lines.say({"type": "control_request", "request_id": request_id, "request": request})
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await answer
-        except TimeoutError as error:
-            name = request["subtype"]
-            raise HarnessFailedError(f"{name}: no answer within {ANSWER_SECONDS:g} seconds") from error
-        finally:
-            del self._waiting[request_id]
+    async def _ask(self, request: Json) -> None:
+        def message(number: int) -> Json:
+            return {"type": "control_request", "request_id": str(number), "request": request}
 
-    async def _heard(self, message: Json) -> None:
+        await self._lines.ask(request["subtype"], message)
+
+    def _heard(self, message: Json) -> None:
         match message.get("type"):
             case "control_response":
                 response = message["response"]
-                waiting = self._waiting.get(response.get("request_id"))
-                if waiting is not None and not waiting.done():
-                    if response.get("subtype") == "error":
-                        waiting.set_exception(HarnessFailedError(str(response.get("error"))[:500]))
-                    else:
-                        waiting.set_result(response.get("response") or {})
+                failure = response.get("error") if response.get("subtype") == "error" else None
+                self._lines.answered(int(response["request_id"]), response.get("response"), failure=failure)
             case "control_request":
                 self._lines.spawn(self._serve(message["request_id"], message["request"]))
             case "result":
@@ -213,8 +194,3 @@ class ClaudeProcess:
         except NoTurnError as error:
             return {"content": [{"type": "text", "text": f"Not run: {error}."}], "isError": True}
         return {"content": [{"type": "text", "text": text_of(outcome)}], "isError": outcome.is_error}
-
-    def _give_up(self, died: "asyncio.Future[str]") -> None:
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(HarnessFailedError(died.result()))

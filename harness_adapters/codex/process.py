@@ -1,15 +1,13 @@
 """One ``codex app-server``: JSON-RPC on its standard streams."""
 
-import asyncio
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness_adapters.codex.configuration import CONFIG_TOML, thread
 from harness_adapters.contract import HistoryItem, MediaBlock, TextBlock, UserInput
-from harness_adapters.driven.confinement import FILES_AT, PROGRAM_AT, Confinement, Program
+from harness_adapters.driven.confinement import FILES_AT, PROGRAM_AT, Confined, Confinement, Program
 from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
 from harness_adapters.driven.process import LineProcess
 from harness_adapters.driven.relay import text_of
@@ -20,7 +18,6 @@ SESSIONS = 64
 """In one process: measured at 250 MB with so many."""
 
 MEMORY_MB = 768
-ANSWER_SECONDS = 30.0
 _NOT_OURS = {"code": -32601, "message": "not supported here"}
 
 Json = dict[str, Any]
@@ -43,36 +40,32 @@ def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
             confined = await confinement.start(program, process_id)
         except OSError as error:
             raise HarnessFailedError(str(error)) from error
-        process = CodexProcess(confined, host)
-        await process.initialize()
-        return process
+        return CodexProcess(confined, host)
 
-    return Kind(name="codex", start=start, sessions_per_process=SESSIONS, processes=processes)
+    return Kind(
+        name="codex", start=start, close=confinement.close, sessions_per_process=SESSIONS, processes=processes
+    )
 
 
 @dataclass
 class _Thread:
     id: str
     turn_id: str | None = None
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class CodexProcess:
     """A `NativeProcess`; threads are ephemeral: they leave nothing on disk, and are opened from the log."""
 
-    def __init__(self, confined: Any, host: Host):
+    def __init__(self, confined: Confined, host: Host):
         self._lines = LineProcess("codex", confined, self._heard)
         self.confined = confined
         self.died = self._lines.died
         self._host = host
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Json]] = {}
         self._threads: dict[str, _Thread] = {}
         self._keys: dict[str, str] = {}
-        self.died.add_done_callback(self._give_up)
 
-    async def initialize(self) -> None:
-        """Shake hands; raises `HarnessFailedError`."""
+    async def ready(self) -> None:
+        """See `NativeProcess.ready`."""
         client = {"name": "bulkhead", "title": None, "version": "0"}
         await self._ask("initialize", {"clientInfo": client, "capabilities": {"experimentalApi": True}})
         self._lines.say({"method": "initialized"})
@@ -88,7 +81,7 @@ class CodexProcess:
     async def prompt(self, native: Native, inputs: Sequence[UserInput]) -> None:
         """See `NativeProcess.prompt`."""
         held = self._threads[native.key]
-        held.turn_id, held.begun = None, asyncio.Event()
+        held.turn_id = None
         said = [part for each in inputs for part in _parts(each)] or [_text(GO_ON)]
         started = await self._ask("turn/start", {"threadId": held.id, "input": said})
         held.turn_id = started["turn"]["id"]
@@ -111,27 +104,13 @@ class CodexProcess:
         await self._lines.close()
 
     async def _ask(self, method: str, params: Json) -> Json:
-        number = next(self._numbers)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._lines.say({"id": number, "method": method, "params": params})
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await answer
-        except TimeoutError as error:
-            raise HarnessFailedError(f"{method}: no answer within {ANSWER_SECONDS:g} seconds") from error
-        finally:
-            del self._waiting[number]
+        return await self._lines.ask(method, lambda number: {"id": number, "method": method, "params": params})
 
-    async def _heard(self, message: Json) -> None:
+    def _heard(self, message: Json) -> None:
         method, number = message.get("method"), message.get("id")
         if method is None:
-            waiting = self._waiting.get(number) if isinstance(number, int) else None
-            if waiting is not None and not waiting.done():
-                if "error" in message:
-                    said = str(message["error"].get("message"))[:500]
-                    waiting.set_exception(HarnessFailedError(said))
-                else:
-                    waiting.set_result(message.get("result") or {})
+            failure = message["error"].get("message") if "error" in message else None
+            self._lines.answered(number, message.get("result"), failure=failure)
         elif number is not None:
             self._lines.spawn(self._serve(number, method, message.get("params") or {}))
         elif method == "turn/completed":
@@ -153,11 +132,6 @@ class CodexProcess:
         except NoTurnError as error:
             content = [{"type": "inputText", "text": f"Not run: {error}."}]
             self._lines.say({"id": number, "result": {"contentItems": content, "success": False}})
-
-    def _give_up(self, died: "asyncio.Future[str]") -> None:
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(HarnessFailedError(died.result()))
 
 
 def _parts(said: UserInput) -> list[Json]:

@@ -5,18 +5,21 @@ loopback, and no key; what it needs it asks for at `ADDRESS`, which is served ou
 """
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sandbox import host, runtime
 from sandbox.cgroups import Cgroups, Limits
@@ -24,7 +27,7 @@ from sandbox.cgroups import Cgroups, Limits
 ADDRESS = ("127.0.0.1", 3128)
 """Where a harness's process finds what it may ask for; the one service on its loopback that is not its own."""
 
-PROGRAM_AT, FILES_AT, SOCKETS_AT = "/opt/harness", "/opt/files", "/run/harness"
+PROGRAM_AT, FILES_AT, STATE_AT = "/opt/harness", "/opt/files", "/run/harness"
 WORKSPACE = "/workspace"
 """An empty folder, named as the one in the sandbox: some harnesses tell the model where they are."""
 
@@ -44,7 +47,7 @@ class Program:
     """A program to confine; ``command`` begins with a path below ``folder``, which is seen at `PROGRAM_AT`.
 
     ``files``: content by name, for a folder of its own that it can only read, at `FILES_AT`; ``links``: path
-    where it looks for a file → where that is. ``state``: content by path below `SOCKETS_AT`, where it may write too.
+    where it looks for a file → where that is. ``state``: content by path below `STATE_AT`, where it may write too.
     """
 
     name: str
@@ -61,17 +64,11 @@ class Program:
 class Confined:
     """A process that runs confined; whoever has it must `end` it."""
 
-    id: str
     process: asyncio.subprocess.Process
     ear: socket.socket
     folder: Path
     cgroups: Cgroups
     limits: Mapping[str, bool | str]
-
-    @property
-    def sockets(self) -> Path:
-        """The folder that the process sees at `SOCKETS_AT`, for sockets of its own."""
-        return self.folder / "sockets"
 
     async def end(self) -> None:
         """Kill the process with everything in it."""
@@ -79,21 +76,52 @@ class Confined:
             self.process.kill()
         await self.process.wait()
         self.ear.close()
-        await asyncio.to_thread(self._remove)
-
-    def _remove(self) -> None:
-        self.cgroups.remove(self.id)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        await asyncio.to_thread(_remove, self.folder, self.cgroups)
 
 
 class Confinement:
-    """Starts confined processes; each has a folder below ``state_dir`` while it runs."""
+    """Starts confined processes; each has a folder below ``state_dir`` while it runs.
+
+    What a worker that was killed has left there, conversations among it, goes when another one starts its first.
+    """
 
     def __init__(self, *, state_dir: Path, cache_dir: Path, installation: str):
-        self._state = state_dir.absolute()
+        self._all = state_dir.absolute()
+        self._state = self._all / secrets.token_hex(8)
         self._cache = cache_dir.absolute()
-        self._cgroups = Cgroups(f"{installation}-harness")
+        self._cgroups = Cgroups(installation, family="harnesses-of-bulkhead")
         self._runtime: runtime.Runtime | None = None
+        self._lock: TextIO | None = None
+        self._preparing = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the folder; no process is in it any more."""
+        if self._lock is not None:
+            shutil.rmtree(self._state, ignore_errors=True)
+            self._lock.close()
+            self._lock = None
+
+    def _take_folder(self) -> None:
+        """Make the folder that is this worker's while it holds the lock in it, and remove those that are nobody's."""
+        making = self._all / f".{self._state.name}"
+        making.mkdir(mode=0o711, parents=True)
+        lock = (making / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        making.rename(self._state)
+        self._lock = lock
+        for folder in self._all.iterdir():
+            if folder != self._state and not folder.name.startswith("."):
+                self._remove_if_left(folder)
+
+    def _remove_if_left(self, folder: Path) -> None:
+        try:
+            with (folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in folder.iterdir():
+                    self._cgroups.remove(left.name)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            return
 
     async def start(self, program: Program, process_id: str) -> Confined:
         """Start a process; raises `OSError` with what it said if it does not come up."""
@@ -120,27 +148,31 @@ class Confinement:
             except OSError as error:
                 process.kill()
                 _, said = await process.communicate()
+                await asyncio.to_thread(_remove, folder, self._cgroups)
                 raise OSError(f"{program.name} did not start: {_last_line(said) or error}") from error
         finally:
             ours.close()
-        return Confined(process_id, process, ear, folder, self._cgroups, order["limits"])
+        return Confined(process, ear, folder, self._cgroups, order["limits"])
 
     def _prepare(self, folder: Path, program: Program) -> dict[str, Any]:
-        built = self._built()
+        with self._preparing:
+            if self._lock is None:
+                self._take_folder()
+            built = self._built()
         as_root = host.can_become_others()
         uid = host.FIRST_UID + int(hashlib.sha256(folder.name.encode()).hexdigest()[:6], 16) if as_root else None
         places = {"runtime": built.path, "program": program.folder.absolute()}
-        for name in (*places, "sockets", "files"):
+        for name in (*places, "state", "files"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, content in program.files.items():
             (folder / "files" / name).write_text(content)
         for name, content in program.state.items():
-            (folder / "sockets" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "sockets" / name).write_text(content)
+            (folder / "state" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "state" / name).write_text(content)
         if uid is not None:
-            for path in (folder / "sockets", *(folder / "sockets").rglob("*")):
+            for path in (folder / "state", *(folder / "state").rglob("*")):
                 os.chown(path, uid, uid)
-        own = {"sockets": folder / "sockets", "files": folder / "files"}
+        own = {"state": folder / "state", "files": folder / "files"}
         seen = {name: f"{_SHOWN_AT}/{name}" if as_root else str(path) for name, path in (places | own).items()}
         cgroup = self._cgroups.create(folder.name, Limits(program.memory_mb << 20, PIDS, CPUS))
         bwrap = shutil.which("bwrap")
@@ -165,6 +197,11 @@ class Confinement:
         return self._runtime
 
 
+def _remove(folder: Path, cgroups: Cgroups) -> None:
+    cgroups.remove(folder.name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _arguments(program: Program, seen: Mapping[str, str]) -> list[str]:
     arguments = ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
     arguments += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv", "--hostname", "harness"]
@@ -172,7 +209,7 @@ def _arguments(program: Program, seen: Mapping[str, str]) -> list[str]:
     for path in _libraries():
         arguments += ["--ro-bind", path, path]
     arguments += ["--ro-bind", seen["program"], PROGRAM_AT, "--ro-bind", seen["files"], FILES_AT]
-    arguments += ["--bind", seen["sockets"], SOCKETS_AT, "--perms", "0700", "--tmpfs", "/home/agent"]
+    arguments += ["--bind", seen["state"], STATE_AT, "--perms", "0700", "--tmpfs", "/home/agent"]
     arguments += ["--perms", "0700", "--tmpfs", "/tmp", "--dir", WORKSPACE, "--proc", "/proc", "--dev", "/dev"]  # noqa: S108
     for path, target in program.links.items():
         arguments += ["--symlink", target, path]

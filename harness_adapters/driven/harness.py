@@ -11,9 +11,8 @@ from typing import Any
 
 import structlog
 
-from harness_adapters.calls import call_all
+from harness_adapters.calls import caught_up
 from harness_adapters.contract import (
-    Answer,
     HarnessEvent,
     HarnessRestarted,
     HarnessSpec,
@@ -29,7 +28,7 @@ from harness_adapters.driven.pool import IDLE_SECONDS, Pool, Session
 from harness_adapters.model.asker import Asker
 from harness_adapters.model.conversation import Conversation
 from harness_adapters.model.patience import Patience
-from harness_adapters.model.rounds import open_uses, uses
+from harness_adapters.model.rounds import uses
 
 MOST_RESTARTS = 3
 """In a row, without an answer or an outcome between them."""
@@ -68,14 +67,8 @@ class DrivenHarness:
         """Continue ``history``; see `Harness.run_turn`. Exceptions of ``tools`` come out as they are."""
         turn, restarts, known = Conversation(spec, list(history), spec.max_model_requests), 0, 0
         while True:
-            outcomes = await call_all(tools, open_uses(turn.history))
-            turn.history += [outcome for outcome in outcomes if outcome is not None]
-            if None in outcomes:
-                yield TurnFinished(reason="parked")
-                return
-            turn.history += await tools.steering()
-            if turn.history and isinstance(turn.history[-1], Answer):
-                yield TurnFinished(reason="end_turn")
+            if ending := await caught_up(turn, tools):
+                yield ending
                 return
             restarts, known = (restarts if len(turn.history) == known else 0), len(turn.history)
             finished = False
@@ -120,16 +113,16 @@ class DrivenHarness:
                 if answered is None:
                     return
                 turn.goes_on(answered)
-                if uses(answered.answer):
-                    names = {tool.name for tool in turn.spec.tools}
-                    calls = session.line.calls = Calls(tools, answered.answer, asked.passed_on, names)
-                if not asked.answered.done():
-                    asked.answered.set_result(asked.passed_on.answer)
-                if not uses(answered.answer):
+                is_over, is_told = not uses(answered.answer), asked.deliver()
+                if is_over and is_told:
                     is_kept = True
                     self._pool.keep(session, turn.history)
+                if is_over:
                     yield answered.ending(turn.spec)
+                if is_over or not is_told:
                     return
+                names = {tool.name for tool in turn.spec.tools}
+                calls = session.line.calls = Calls(tools, answered.answer, asked.passed_on, names)
         finally:
             if calls is not None:
                 await calls.stop()

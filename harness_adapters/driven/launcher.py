@@ -33,7 +33,8 @@ def enter_network(port: int) -> socket.socket:
         _write("/proc/self/gid_map", f"{group} {group} 1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-    listener = socket.socket()
+    # Named, the protocol has its Nagle algorithm switched off by whoever serves the socket.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", port))
     listener.listen(BACKLOG)
     return listener

@@ -19,6 +19,13 @@ class Asked:
     passed_on: PassedOn
     answered: asyncio.Future[bytes] = field(default_factory=asyncio.Future[bytes])
 
+    def deliver(self) -> bool:
+        """Give the harness its answer; say whether it is still there to take it."""
+        if self.answered.done():
+            return False
+        self.answered.set_result(self.passed_on.answer)
+        return True
+
 
 class Calls:
     """The tool calls of one answer, all under way at once; a harness that runs them one by one finds them done."""

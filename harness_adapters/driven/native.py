@@ -52,6 +52,10 @@ class NativeProcess(Protocol):
     died: asyncio.Future[str]
     """Done when the process is gone, with what is known of why."""
 
+    async def ready(self) -> None:
+        """Wait until sessions can be opened in it; whoever started it closes it if that fails."""
+        ...
+
     async def open(self, native: Native, history: Sequence[HistoryItem], /) -> None:
         """Open a session that begins with ``history``: without an open tool use, and up to what is said next."""
         ...
@@ -79,7 +83,7 @@ class Start(Protocol):
     async def __call__(
         self, process_id: str, host: Host, first: Native, history: Sequence[HistoryItem], /
     ) -> NativeProcess:
-        """Return the process, which answers; it is not served before that. Raises `HarnessFailedError`."""
+        """Return the process as soon as there is one; raises `HarnessFailedError`."""
         ...
 
 
@@ -90,11 +94,12 @@ class Kind:
     ``tool_name`` takes off what the harness puts before a tool's name. ``sessions_per_process``: 1 where a process
     can hold only one. ``processes``: as many at most, whatever waits. ``fillers``: what the harness puts into a
     conversation of its own accord, role by text; the model is not shown it. ``result_characters``: as many as it
-    takes of a tool's result.
+    takes of a tool's result. ``close``: called when nothing is started any more.
     """
 
     name: str
     start: Start
+    close: Callable[[], None]
     sessions_per_process: int
     processes: int
     tool_name: Callable[[str], str] = str

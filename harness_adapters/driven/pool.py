@@ -3,11 +3,10 @@
 import asyncio
 import hashlib
 import itertools
-import os
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from harness_adapters.contract import Answer, HarnessSpec, HistoryItem, ToolOutc
 from harness_adapters.driven.line import Line
 from harness_adapters.driven.native import HarnessFailedError, Kind, Native, NativeProcess, NoTurnError
 from harness_adapters.driven.relay import Relay
+from harness_adapters.guest import serving
 
 IDLE_SECONDS = 300.0
 """A session that was not spoken to for so long is opened from the log again when it is; so is a process."""
@@ -27,7 +27,6 @@ SETTLE_SECONDS = 10.0
 """How long a harness may take to come to rest after its answer has come, or after it was told to stop."""
 
 _log = structlog.get_logger(__name__)
-_numbers = itertools.count(1)
 
 
 @dataclass(eq=False)
@@ -41,13 +40,6 @@ class Running:
     process: NativeProcess | None = None
     started: asyncio.Task[NativeProcess] | None = None
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nothing can be opened in it any more."""
-        if self.process is not None:
-            return self.process.died.done()
-        return self.started is not None and self.started.done()
 
 
 @dataclass(eq=False)
@@ -94,8 +86,9 @@ class Pool:
         if held is not None:
             if held.settling is not None:
                 await asyncio.wait({held.settling})
-            fits = held.holds == known and held.configuration == configuration and not held.running.is_gone
-            if fits:
+            # It may have been dropped meanwhile: it did not come to rest, or its process is gone.
+            is_open = held.native.key in self._keys
+            if is_open and held.holds == known and held.configuration == configuration:
                 held.native = Native(held.native.key, spec)
                 held.is_leased = True
                 self._sessions[spec.session_id] = held
@@ -140,6 +133,7 @@ class Pool:
             self._retire(running, "Bulkhead stops")
         if self._background:
             await asyncio.wait(self._background, timeout=SETTLE_SECONDS)
+        self._kind.close()
 
     def kill(self, session: Session) -> None:
         """End the process of a session that has fallen silent."""
@@ -178,7 +172,7 @@ class Pool:
             while True:
                 for running in self._all:
                     room = running.sessions < self._kind.sessions_per_process
-                    if not dedicated and not running.dedicated and room and not running.is_gone:
+                    if not dedicated and not running.dedicated and room:
                         running.sessions += 1
                         return running
                 if len(self._all) < self._kind.processes:
@@ -194,16 +188,22 @@ class Pool:
             running.started = asyncio.create_task(self._start(running, native, history))
         try:
             process = await asyncio.shield(running.started)
-        except HarnessFailedError as error:
-            self._retire(running, str(error))
+        except Exception as error:
+            self._retire(running, repr(error))
             raise
         await process.open(native, history)
 
     async def _start(self, running: Running, native: Native, history: Sequence[HistoryItem]) -> NativeProcess:
-        process_id = f"{self._kind.name}-{os.getpid()}-{next(_numbers)}"
+        process_id = f"{self._kind.name}-{secrets.token_hex(6)}"
         began = time.monotonic()
         process = await self._kind.start(process_id, self, native, history)
-        await running.stack.enter_async_context(running.relay.serving(process.confined.ear))
+        running.stack.push_async_callback(process.close)
+        try:
+            await running.stack.enter_async_context(serving(running.relay, process.confined.ear, cut=True))
+            await process.ready()
+        except BaseException:
+            await running.stack.aclose()
+            raise
         running.process = process
         process.died.add_done_callback(lambda died: self._retire(running, died.result()))
         _log.info("harness_started", harness=self._kind.name, seconds=round(time.monotonic() - began, 2))
@@ -232,10 +232,9 @@ class Pool:
         self._run(self._end(running))
 
     async def _end(self, running: Running) -> None:
-        if running.process is not None:
-            await running.stack.aclose()
-            with suppress(OSError):
-                await running.process.close()
+        if running.started is not None:
+            await asyncio.wait({running.started})
+        await running.stack.aclose()
         await self._tell()
 
     async def _sweep(self) -> None:

@@ -1,13 +1,11 @@
 """What is served at a confined process's one address: model requests and tool calls of its sessions."""
 
 import asyncio
-import contextlib
 import json
-import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from harness_adapters.contract import MediaBlock, TextBlock, ToolOutcome, WireFormat
 from harness_adapters.driven.line import Line
@@ -22,10 +20,6 @@ _FORMATS: Mapping[str, WireFormat] = {path: wire_format for wire_format, path in
 _PASSED_ON = frozenset(["anthropic-beta", "anthropic-version", "openai-beta"])
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 _JSON = [(b"content-type", b"application/json")]
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Relay:
@@ -94,35 +88,6 @@ class Relay:
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
         await send({"type": "http.response.body", "body": content})
-
-    @contextlib.asynccontextmanager
-    async def serving(self, ear: socket.socket) -> AsyncGenerator[None]:
-        """Serve on a socket that listens already."""
-        config = uvicorn.Config(
-            self,  # pyright: ignore[reportArgumentType] -- ASGI by shape
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=0,
-            ws="none",
-        )
-        server = _Guest(config)
-        running = asyncio.create_task(server.serve(sockets=[ear]))
-        try:
-            yield
-        finally:
-            server.should_exit = server.force_exit = True
-            await asyncio.wait({running})
-
-
-class _Guest(uvicorn.Server):
-    """A server that leaves the process's signals to others."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
 
 
 def text_of(outcome: ToolOutcome) -> str:

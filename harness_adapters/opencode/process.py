@@ -1,7 +1,6 @@
 """One ``opencode serve``, spoken to by way of what runs inside it: its own interface is reached by nobody else."""
 
 import asyncio
-import itertools
 import json
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ import httpx
 from harness_adapters.contract import HarnessSpec, HistoryItem, UserInput, WireFormat
 from harness_adapters.driven.confinement import PROGRAM_AT, Confined, Confinement, Program
 from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
-from harness_adapters.driven.process import LineProcess
+from harness_adapters.driven.process import ANSWER_SECONDS, LineProcess
 from harness_adapters.driven.relay import text_of
 from harness_adapters.model.client import CONNECT_SECONDS, ROUTE_SECONDS
 from harness_adapters.opencode.configuration import (
@@ -35,7 +34,6 @@ SESSIONS = 32
 MEMORY_MB = 1536
 """Measured: 410 MB with one session, 590 MB with 16."""
 
-ANSWER_SECONDS = 30.0
 HEALTH_SECONDS, HEALTH_PAUSE_SECONDS = 1.0, 0.1
 """A question whether it serves yet that comes at the wrong moment of its start is never answered."""
 
@@ -68,13 +66,12 @@ def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
             confined = await confinement.start(program, process_id)
         except OSError as error:
             raise HarnessFailedError(str(error)) from error
-        process = OpenCodeProcess(confined, host, formats)
-        await process.initialize()
-        return process
+        return OpenCodeProcess(confined, host, formats)
 
     return Kind(
         name="opencode",
         start=start,
+        close=confinement.close,
         sessions_per_process=SESSIONS,
         processes=processes,
         tool_name=lambda name: name.removeprefix(PREFIX),
@@ -142,16 +139,13 @@ class OpenCodeProcess:
         self.died = self._lines.died
         self._host = host
         self._formats = formats
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Json]] = {}
         self._sessions: dict[str, _Session] = {}
         self._keys: dict[str, str] = {}
         self._places = _Places()
         self._placing = asyncio.Lock()
-        self.died.add_done_callback(self._give_up)
 
-    async def initialize(self) -> None:
-        """Wait until it serves; raises `HarnessFailedError`."""
+    async def ready(self) -> None:
+        """See `NativeProcess.ready`."""
         while True:
             try:
                 await self._api("GET", "/global/health", seconds=HEALTH_SECONDS)
@@ -228,19 +222,12 @@ class OpenCodeProcess:
         return said if isinstance(said, dict) else {}
 
     async def _ask(self, method: str, params: Json, seconds: float = ANSWER_SECONDS) -> Json:
-        number = next(self._numbers)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._lines.say({"id": number, "method": method, "params": params})
-            async with asyncio.timeout(seconds):
-                return await answer
-        except TimeoutError as error:
-            said = params.get("path", method)
-            raise HarnessFailedError(f"{said}: no answer within {seconds:g} seconds") from error
-        finally:
-            del self._waiting[number]
+        def message(number: int) -> Json:
+            return {"id": number, "method": method, "params": params}
 
-    async def _heard(self, message: Json) -> None:
+        return await self._lines.ask(params.get("path", method), message, seconds=seconds)
+
+    def _heard(self, message: Json) -> None:
         match message.get("method"):
             case "tool":
                 self._lines.spawn(self._tool(message["id"], message["params"]))
@@ -249,12 +236,7 @@ class OpenCodeProcess:
                 if (key := self._keys.get(ended["session"])) is not None:
                     self._host.ended(key, ended["failure"])
             case _:
-                waiting = self._waiting.get(message.get("id") or 0)
-                if waiting is not None and not waiting.done():
-                    if "error" in message:
-                        waiting.set_exception(HarnessFailedError(str(message["error"])[:500]))
-                    else:
-                        waiting.set_result(message["result"])
+                self._lines.answered(message.get("id"), message.get("result"), failure=message.get("error"))
 
     async def _tool(self, number: int, asked: Json) -> None:
         try:
@@ -264,8 +246,3 @@ class OpenCodeProcess:
         except NoTurnError as error:
             result = {"text": f"Not run: {error}.", "is_error": True}
         self._lines.say({"id": number, "result": result})
-
-    def _give_up(self, died: "asyncio.Future[str]") -> None:
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(HarnessFailedError(died.result()))

@@ -1,5 +1,6 @@
 """What a harness's program can reach: nothing but the model and our tools, whatever the model asks of it."""
 
+import fcntl
 import json
 import os
 from collections.abc import AsyncGenerator, Mapping
@@ -12,7 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.models.listening import listening
 from controlplane.models.scripted import create_scripted, scripted_providers
+from harness_adapters.catalog import HarnessSettings
 from harness_adapters.contract import Harness, HarnessName, TextBlock, ToolOutcome, ToolUse, TurnFinished
+from harness_adapters.driven.confinement import Confinement, Program
+from sandbox.namespace import NamespaceProvider
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
 from tests.integration.harnesses.test_dying import programs
 from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
@@ -237,3 +241,38 @@ async def test_isolated_and_inline_sessions_do_not_share_a_process(
     assert len({process.pid for process in programs(name)} - before) == 1
     talk.say(script({"text": "again"}))
     assert text(await talk.turn(harness)) == "again"
+
+
+async def test_sandboxes_and_harnesses_leave_each_other_alone(
+    talk: Talk, harness: Harness, name: HarnessName, harness_settings: HarnessSettings, tmp_path: Path
+):
+    """The reaper ends what it finds of an installation's sandboxes; a harness's process is none of them."""
+    if name == "builtin":
+        pytest.skip("the builtin harness has no process of its own")
+    talk.say(script({"text": "hello"}))
+    await talk.turn(harness)
+    provider = NamespaceProvider(
+        state_dir=tmp_path / "sandboxes", cache_dir=tmp_path / "cache", installation=harness_settings.installation
+    )
+    assert await provider.list_ids() == []
+    await provider.close()
+
+
+async def test_what_a_killed_worker_left_is_removed(harness_settings: HarnessSettings, tmp_path: Path):
+    """A transcript on disk must not outlive the worker that put it there."""
+    dead, alive = tmp_path / "dead", tmp_path / "alive"
+    for folder in (dead, alive):
+        (folder / "claude-x" / "state").mkdir(parents=True)
+        (folder / "claude-x" / "state" / "transcript").write_text("what was said")
+        (folder / "lock").touch()
+    with (alive / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        confinement = Confinement(
+            state_dir=tmp_path, cache_dir=harness_settings.cache_dir, installation=harness_settings.installation
+        )
+        program = Program(name="none", folder=tmp_path, command=["/opt/harness/none"], memory_mb=64)
+        confined = await confinement.start(program, "none-1")
+        assert not dead.exists() and (alive / "claude-x").exists()
+        await confined.end()
+        confinement.close()
+    assert [folder.name for folder in tmp_path.iterdir()] == ["alive"]

@@ -124,6 +124,23 @@ async def test_a_program_that_hangs_is_ended_and_the_turn_goes_on(
             await asyncio.sleep(0.05)
 
 
+async def test_a_program_that_hangs_once_it_has_its_answer_is_not_asked_again(
+    talk: Talk, impatient: Mapping[str, Harness], name: HarnessName
+):
+    others = {process.pid for process in programs(name)}
+
+    def watch(event: HarnessEvent) -> bool:
+        if isinstance(event, ModelAnswered):
+            assert kill(name, signal.SIGSTOP, but=others)
+        return False
+
+    talk.say(script({"text": "one"}))
+    assert text(await talk.turn(impatient[name], until=watch)) == "one"
+    talk.say(script({"text": "two"}))
+    events = await asyncio.wait_for(talk.turn(impatient[name]), 100)
+    assert text(events) == "two" and events[-1] == END
+
+
 async def test_a_program_that_always_dies_ends_the_turn(talk: Talk, harness: Harness, name: HarnessName):
     def watch(event: HarnessEvent) -> bool:
         if isinstance(event, HarnessRestarted | ModelRequestStarted):
