@@ -53,7 +53,7 @@ PINS: Mapping[HarnessName, Pin] = {
         packages={
             "x86_64": Package(
                 "opencode-linux-x64@1.18.33",
-                "sha512-q/t/3p2CTxOT9y2kvjesb/LZab2+1eqlhhWA02Be6mjTtmYtNBcBsrI5yDo4Fw7ZSPBW2oyIMGMNRqiKQjiAWw==",
+                "sha512-q/t/3p2CTxOT9y2kvjesb/LZab2+1eqlhhWA02Be6mjTtmYtNBcBsrI5yDo4Fw7ZSPBW2oyMIGMNRqiKQjiAWw==",
                 "package/bin/opencode",
             ),
         },
