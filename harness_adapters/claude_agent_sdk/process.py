@@ -26,7 +26,6 @@ MOST_CHARACTERS = 500_000
 
 _ENVIRONMENT = {
     "API_TIMEOUT_MS": str(LONGEST_MS),
-    "MCP_TOOL_TIMEOUT": str(LONGEST_MS),
     "MAX_MCP_OUTPUT_TOKENS": str(MOST_CHARACTERS),
     "ANTHROPIC_API_KEY": "none",
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
@@ -41,12 +40,12 @@ _ENVIRONMENT = {
 Json = dict[str, Any]
 
 
-def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
-    """Return what the pool needs to know; ``folder`` holds ``claude``."""
+def kind(folder: Path, confinement: Confinement, *, processes: int, tool_timeout_ms: int = LONGEST_MS) -> Kind:
+    """Return what the pool needs to know; ``folder`` holds ``claude``, which gives a tool up after so long."""
 
     async def start(process_id: str, host: Host, first: Native, history: Sequence[HistoryItem], /) -> ClaudeProcess:
         try:
-            confined = await confinement.start(_program(folder, first, history), process_id)
+            confined = await confinement.start(_program(folder, first, history, tool_timeout_ms), process_id)
         except OSError as error:
             raise HarnessFailedError(str(error)) from error
         return ClaudeProcess(confined, host, first)
@@ -63,7 +62,7 @@ def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
     )
 
 
-def _program(folder: Path, native: Native, history: Sequence[HistoryItem]) -> Program:
+def _program(folder: Path, native: Native, history: Sequence[HistoryItem], tool_timeout_ms: int) -> Program:
     session_id, spec = str(uuid.uuid4()), native.spec
     place = f"config/projects/-workspace/{session_id}.jsonl"
     effort = ["--effort", spec.effort] if spec.effort else []
@@ -83,6 +82,7 @@ def _program(folder: Path, native: Native, history: Sequence[HistoryItem]) -> Pr
         environment={
             **_ENVIRONMENT,
             "ANTHROPIC_BASE_URL": native.base_url,
+            "MCP_TOOL_TIMEOUT": str(tool_timeout_ms),
             "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(spec.max_tokens),
         },
         state={place: transcript(spec, history, session_id, VERSION)} if history else {},

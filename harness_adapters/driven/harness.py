@@ -103,7 +103,7 @@ class DrivenHarness:
                     yield TurnFinished(reason="parked")
                     return
                 ended, calls = calls, None
-                if not await _goes_on(turn, ended, tools):
+                if not await _goes_on(turn, ended, asked, tools):
                     return
                 answered = None
                 async with aclosing(self._asker.answer(turn, asked.passed_on)) as steps:
@@ -164,14 +164,14 @@ class DrivenHarness:
             asking.cancel()
 
 
-async def _goes_on(turn: Conversation, ended: Calls | None, tools: TurnPort) -> bool:
+async def _goes_on(turn: Conversation, ended: Calls | None, asked: Asked, tools: TurnPort) -> bool:
     """Take what happened since the last answer; say whether the harness knows all of it, so that it can go on."""
     if ended is not None:
         turn.history += ended.outcomes()
     said = await tools.steering()
     turn.history += said
     # One that has given up on a call that went on is to be told what came of it, as one that somebody spoke to.
-    return not said and (ended is None or ended.told)
+    return not said and asked.knows_calls
 
 
 def split(history: Sequence[HistoryItem]) -> tuple[list[HistoryItem], list[UserInput]]:

@@ -14,9 +14,14 @@ from harness_adapters.model.rounds import uses
 
 @dataclass(eq=False)
 class Asked:
-    """A model request that waits; ``answered`` gets the answer's bytes."""
+    """A model request that waits; ``answered`` gets the answer's bytes.
+
+    ``knows_calls``: when it was written the harness had the outcome of every call that it could have made, and had
+    given none of them up.
+    """
 
     passed_on: PassedOn
+    knows_calls: bool
     answered: asyncio.Future[bytes] = field(default_factory=asyncio.Future[bytes])
 
     def deliver(self) -> bool:
@@ -35,7 +40,8 @@ class Calls:
         self._ids = passed_on.call_ids
         self._tasks = {use.event_id: asyncio.ensure_future(tools.call(use)) for use in self._uses}
         self._known = known
-        self._delivered: set[str] = set()
+        self._claimed: set[str] = set()
+        self._told: set[str] = set()
 
     @property
     def tasks(self) -> list[asyncio.Future[ToolOutcome | None]]:
@@ -45,7 +51,7 @@ class Calls:
     @property
     def told(self) -> bool:
         """Whether the harness has taken the outcome of every call that it could have made."""
-        return all(use.event_id in self._delivered for use in self._uses if use.name in self._known)
+        return all(use.event_id in self._told for use in self._uses if use.name in self._known)
 
     def outcomes(self) -> list[ToolOutcome]:
         """Return the outcomes that there are, in the order of the uses; every call must have ended."""
@@ -57,11 +63,12 @@ class Calls:
         use = self._find(call_id, name, value)
         if use is None:
             raise NoTurnError(f"the model has not asked for {name!r} with this input")
-        self._delivered.add(use.event_id)
+        self._claimed.add(use.event_id)
         outcome = await asyncio.shield(self._tasks[use.event_id])
         if outcome is None:
             await asyncio.Future[None]()
             raise NoTurnError("it waits for somebody")
+        self._told.add(use.event_id)
         return outcome
 
     async def stop(self) -> None:
@@ -73,7 +80,7 @@ class Calls:
             await asyncio.wait(running)
 
     def _find(self, call_id: str | None, name: str, value: dict[str, Any]) -> ToolUse | None:
-        rest = [use for use in self._uses if use.event_id not in self._delivered]
+        rest = [use for use in self._uses if use.event_id not in self._claimed]
         if call_id is not None:
             return next((use for use in rest if self._ids.get(use.event_id) == call_id), None)
         named = [use for use in rest if use.name == name]
@@ -113,7 +120,7 @@ class Line:
         if not self.is_open:
             raise NoTurnError("the session has no running turn")
         passed_on.body = without(passed_on.body, self._fillers)
-        asked = Asked(passed_on)
+        asked = Asked(passed_on, knows_calls=self.calls is None or self.calls.told)
         self._asking.add(asked)
         try:
             self.asked.put_nowait(asked)

@@ -40,6 +40,7 @@ class Failure(_Strict):
     retry_after_seconds: float | None = Field(default=None, ge=0)
     after_chunks: int | None = Field(default=None, ge=0)
     hang_seconds: float = Field(default=0, ge=0)
+    garbage: bool = False
 
 
 class Step(_Strict):

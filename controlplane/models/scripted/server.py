@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,6 +22,9 @@ from harness_adapters.contract import WireFormat
 
 SCRIPTED_CONCURRENCY = 10_000
 """It has no limit of its own; a script asks for 429 if it wants one."""
+
+_GARBAGE = "<html><body>It works!</body></html>"
+"""What a proxy in front of a provider may say in its place."""
 
 
 class _Side(Protocol):
@@ -107,6 +110,8 @@ async def _served(
         await asyncio.sleep(failure.hang_seconds)
         if failure.status:
             return _failed(failure, failure.status, wire_format=wire_format)
+        if failure.garbage:
+            return HTMLResponse(_GARBAGE)
     await asyncio.sleep(reply.pace.first_byte_ms / 1000)
     if streamed:
         return _Stream(_paced(reply, body, wire_format=wire_format))
@@ -127,6 +132,8 @@ async def _paced(reply: Reply, body: dict[str, Any], *, wire_format: WireFormat)
     for frame in side.frames(reply, body):
         if failure and failure.after_chunks == chunks and frame.is_chunk:
             await asyncio.sleep(failure.hang_seconds)
+            if failure.garbage:
+                yield f"event: garbage\ndata: {_GARBAGE}\n\n".encode()
             if failure.status:
                 yield side.error_frame(error_body(wire_format, failure.status, failure.message))
             else:

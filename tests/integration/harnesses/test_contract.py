@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 
+from controlplane.models.listening import listening
+from controlplane.models.scripted import create_scripted, scripted_providers
 from harness_adapters.contract import (
     AnswerText,
     ContextCompacted,
     Harness,
+    HarnessName,
     ModelAnswered,
     ModelRequestFailed,
     ModelRequestStarted,
@@ -20,6 +23,8 @@ from harness_adapters.contract import (
     UserInput,
 )
 from tests.integration.harnesses.talk import Hands, Talk, of, said, script, text, uses
+from tests.integration.models.conftest import SCRIPTED, OpenGateway
+from tests.support.harnesses import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +155,10 @@ async def test_an_interrupted_turn_leaves_nothing_and_the_next_goes_on(talk: Tal
         ({"status": 500}, "unknown"),
         ({"after_chunks": 1}, "interrupted_stream"),
         ({"after_chunks": 1, "status": 529}, "overloaded"),
+        ({"hang_seconds": 4}, "interrupted_stream"),
+        ({"after_chunks": 1, "hang_seconds": 4}, "interrupted_stream"),
+        ({"garbage": True}, "interrupted_stream"),
+        ({"after_chunks": 1, "garbage": True}, "interrupted_stream"),
     ],
 )
 async def test_a_request_that_fails_is_asked_again(
@@ -159,6 +168,29 @@ async def test_a_request_that_fails_is_asked_again(
     events = await talk.turn(harness)
     assert [event.kind for event in of(events, ModelRequestFailed)] == [kind, kind]
     assert text(events).startswith("in the end") and events[-1] == END
+
+
+def _budget(tokens: int) -> dict[str, object]:
+    return {"type": "limit", "max_list_cost": {"amount": "100", "currency": "USD"}, "max_tokens": tokens}
+
+
+async def test_a_budget_that_is_spent_ends_the_turn_and_raising_it_lets_it_go_on(
+    open_gateway: OpenGateway, harness: Harness, name: HarnessName
+):
+    async with (
+        listening(create_scripted()) as url,
+        open_gateway(scripted_providers(url), models=SCRIPTED, budget=_budget(10)) as gateway,
+    ):
+        talk = Talk(gateway, MODELS[name])
+        talk.say(script({"tools": uses({"n": 1})}, {"text": "end: {{result}}"}))
+        hands = Hands()
+        events = await talk.turn(harness, hands)
+        assert [failed.kind for failed in of(events, ModelRequestFailed)] == ["budget_reached"]
+        assert isinstance(events[-1], TurnFinished) and events[-1].reason == "failed"
+        assert len(of(events, ModelAnswered)) == 1 and [use.input for use in hands.called] == [{"n": 1}]
+        await gateway.set_budget(_budget(1_000_000))
+        events = await talk.turn(harness, hands)
+        assert text(events) == "end: did 1" and events[-1] == END and len(hands.called) == 1
 
 
 async def test_a_request_that_is_refused_for_good_ends_the_turn(talk: Talk, harness: Harness):

@@ -58,6 +58,13 @@ class Gateway:
         async with self.database.transaction(ALL_WORKSPACES) as connection:
             return await rows(connection, "SELECT * FROM model_requests ORDER BY started_at, id", {})
 
+    async def set_budget(self, budget: dict[str, Any]) -> None:
+        """Give the session another budget."""
+        async with self.database.transaction(ALL_WORKSPACES) as connection:
+            await connection.execute(
+                "UPDATE sessions SET budget = %s WHERE id = %s", (Jsonb(budget), self.session_id)
+            )
+
     async def session(self) -> dict[str, Any]:
         """Return the row of the session whose turn runs."""
         async with self.database.transaction(ALL_WORKSPACES) as connection:
