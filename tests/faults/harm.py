@@ -3,33 +3,39 @@
 import asyncio
 import ctypes
 import os
-import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from tests.faults.scenario import Part
+from tests.faults.scenario import PROGRAMS, Part
 from tests.support.stack import Stack
 
 _PIDFD_GETFD = 438
 DISK_MB = {"postgres": 400, "temporal": 128, "sandboxes": 64}
 """Folders of the data directory that get a disk of their own, and its size."""
 _PIECE_BYTES = 1 << 20
+_NAMES: Mapping[Part, str] = {"opencode": "opencode", "claude-agent-sdk": "claude", "codex": "codex"}
+_APPEARS_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 
 
-def kill(stack: Stack, part: Part) -> None:
-    """kill -9."""
-    os.kill(stack.parts()[part], signal.SIGKILL)
+async def kill(stack: Stack, part: Part) -> int:
+    """kill -9; return how many processes there were: of a harness's program perhaps none."""
+    found = [psutil.Process(stack.parts()[part])] if part not in PROGRAMS else await _programs(stack, part)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return len(found)
 
 
-async def stall(stack: Stack, part: Part, seconds: float) -> None:
-    """Stop a part, of Postgres every process, and let it go on after a while."""
-    stopped = _processes(stack, part)
+async def stall(stack: Stack, part: Part, seconds: float) -> int:
+    """Stop a part, of Postgres every process, and let it go on after a while; return how many processes it had."""
+    stopped = _processes(stack, part) if part not in PROGRAMS else await _programs(stack, part)
     try:
         for process in stopped:
             with suppress(psutil.NoSuchProcess):
@@ -39,6 +45,7 @@ async def stall(stack: Stack, part: Part, seconds: float) -> None:
         for process in reversed(stopped):
             with suppress(psutil.NoSuchProcess):
                 process.resume()
+    return len(stopped)
 
 
 def cut(stack: Stack, part: Part) -> int:
@@ -97,6 +104,17 @@ def processes_of(data_dir: Path) -> list[psutil.Process]:
             if str(data_dir) in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+async def _programs(stack: Stack, name: Part) -> list[psutil.Process]:
+    """Return the processes of a harness's program, as soon as there is one."""
+    for _ in range(int(_APPEARS_SECONDS / _LOOK_SECONDS)):
+        with suppress(psutil.NoSuchProcess):
+            below = psutil.Process(stack.parts()["brain"]).children(recursive=True)
+            if found := [process for process in below if process.name() == _NAMES[name]]:
+                return found
+        await asyncio.sleep(_LOOK_SECONDS)
+    return []
 
 
 def _processes(stack: Stack, part: Part) -> list[psutil.Process]:

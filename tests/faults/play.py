@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import harm, verdict
-from tests.faults.scenario import Scenario
+from tests.faults.scenario import Moment, Scenario
 from tests.faults.talk import READ_BACK, Caller, Talk, decide, steps_at, steps_of, talking
 from tests.support import places
 from tests.support.bait import Bait, baited
@@ -27,8 +27,13 @@ SCALED = {
     "BULKHEAD_HEARTBEAT_TIMEOUT_SECONDS": "3",
     "BULKHEAD_WORKFLOW_TASK_TIMEOUT_SECONDS": "2",
     "BULKHEAD_HOST_PATIENCE_SECONDS": "5",
+    "BULKHEAD_HARNESS_SILENCE_SECONDS": "4",
 }
 """The time-outs with which a stall of a few seconds is as long, to them, as 40 s are to the real ones."""
+
+
+_WITHOUT_PROGRAM: tuple[Moment, ...] = ("approval", "interrupting")
+"""A session that waits, or was stopped, holds no program."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +177,11 @@ async def _until_dispatched(talk: Talk) -> None:
 async def _harm(stack: Stack, scenario: Scenario, patience: Patience) -> None:
     match scenario.fault:
         case "kill":
-            harm.kill(stack, scenario.part)
+            hurt = await harm.kill(stack, scenario.part)
+            assert hurt or scenario.moment in _WITHOUT_PROGRAM, f"{scenario.part} has no process to kill"
         case "stall":
-            await harm.stall(stack, scenario.part, patience.stall_seconds)
+            hurt = await harm.stall(stack, scenario.part, patience.stall_seconds)
+            assert hurt or scenario.moment in _WITHOUT_PROGRAM, f"{scenario.part} has no process to stop"
         case "cut":
             assert harm.cut(stack, scenario.part), f"{scenario.part} had no connection to cut"
         case "full":

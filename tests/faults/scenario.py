@@ -1,19 +1,35 @@
 """What a seed stands for: which part is hurt, how, at which moment of a turn, under what load. Pure."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Part = Literal["api", "brain", "sandboxes", "egress", "gateway", "temporal", "postgres", "provider"]
+from harness_adapters.contract import HarnessName
+
+Part = Literal[
+    "api", "brain", "sandboxes", "egress", "gateway", "temporal", "postgres", "provider",
+    "opencode", "claude-agent-sdk", "codex",
+]  # fmt: skip
+"""What can be hurt; the last three are the programs of harnesses."""
 Fault = Literal["kill", "stall", "cut", "full", "refuse", "break", "garble", "hang"]
 """The last four are what a provider does by itself."""
 Moment = Literal[
     "accepted", "streaming", "dispatched", "unconfirmed", "approval", "between", "steering", "interrupting"
 ]
-Wire = Literal["anthropic", "openai"]
 
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 PARTS: tuple[Part, ...] = ("api", "brain", "sandboxes", "egress", "gateway", "temporal", "postgres")
+_ANTHROPIC, _CHAT, _RESPONSES = "scripted/matrix", "scripted/openai-matrix", "scripted/responses-matrix"
+MODELS: Mapping[HarnessName, tuple[str, ...]] = {
+    "builtin": (_ANTHROPIC, _CHAT, _RESPONSES),
+    "opencode": (_ANTHROPIC, _CHAT, _RESPONSES),
+    "claude-agent-sdk": (_ANTHROPIC,),
+    "codex": (_RESPONSES,),
+}
+"""Every harness, and what it can ask: one model for each format that it speaks."""
+
+PROGRAMS: tuple[Literal["opencode", "claude-agent-sdk", "codex"], ...] = ("opencode", "claude-agent-sdk", "codex")
 WITH_A_DISK: tuple[Part, ...] = ("postgres", "temporal", "sandboxes")
 MISBEHAVIOURS: tuple[Fault, ...] = ("refuse", "break", "garble", "hang")
 CI_SEEDS = range(40)
@@ -33,7 +49,8 @@ class Message:
 class Conversation:
     """One session. ``asks``: its commands wait for a person, who denies the effects in ``denied``."""
 
-    wire: Wire
+    harness: HarnessName
+    model: str
     asks: bool
     messages: tuple[Message, ...]
     denied: frozenset[str]
@@ -64,8 +81,13 @@ class Scenario:
 def _cells() -> tuple[tuple[Part, Fault, Moment], ...]:
     """Return every cell of the matrix, so ordered that each pair of part and fault comes before any comes again."""
     order = random.Random(0)
-    pairs: list[tuple[Part, Fault]] = [(part, fault) for fault in ("kill", "stall", "cut") for part in PARTS]
-    pairs += [(part, "full") for part in WITH_A_DISK]
+    hurts: tuple[tuple[Fault, tuple[Part, ...]], ...] = (
+        ("kill", (*PARTS, *PROGRAMS)),
+        ("stall", (*PARTS, *PROGRAMS)),
+        ("cut", PARTS),
+        ("full", WITH_A_DISK),
+    )
+    pairs = [(part, fault) for fault, parts in hurts for part in parts]
     order.shuffle(pairs)
     moments = {pair: order.sample(MOMENTS, len(MOMENTS)) for pair in pairs}
     rounds = [(*pair, moments[pair][number]) for number in range(len(MOMENTS)) for pair in pairs]
@@ -81,12 +103,15 @@ def choose(seed: int) -> Scenario:
     part, fault, moment = CELLS[seed % len(CELLS)]
     chance = random.Random(seed)
     size = chance.randint(1, 4)
-    conversations = tuple(_conversation(chance, seed, number, moment) for number in range(size))
+    conversations = tuple(_conversation(chance, seed, number, part, moment) for number in range(size))
     budget = chance.randint(600, 2500) if size > 1 and chance.random() < 0.5 else None
     return Scenario(seed, part, fault, moment, conversations, budget)
 
 
-def _conversation(chance: random.Random, seed: int, number: int, moment: Moment) -> Conversation:
+def _conversation(chance: random.Random, seed: int, number: int, part: Part, moment: Moment) -> Conversation:
+    harness: HarnessName = chance.choice(tuple(MODELS))
+    if number == 0 and part in PROGRAMS:
+        harness = part
     asks = moment == "approval" if number == 0 else chance.random() < 0.25
     messages = tuple(
         Message(
@@ -98,4 +123,4 @@ def _conversation(chance: random.Random, seed: int, number: int, moment: Moment)
     )
     effects = [effect for message in messages for effect in message.effects]
     denied = frozenset(effect for effect in effects if asks and chance.random() < 0.3)
-    return Conversation(chance.choice(("anthropic", "openai")), asks, messages, denied)
+    return Conversation(harness, chance.choice(MODELS[harness]), asks, messages, denied)

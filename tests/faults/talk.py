@@ -179,8 +179,8 @@ async def talking(stack: Stack, caller: Caller, scenario: Scenario) -> AsyncGene
 async def _open(stack: Stack, caller: Caller, conversation: Conversation, budget_ids: list[str]) -> str:
     configs = [{"name": "bash", "permission_policy": {"type": "always_ask"}}]
     tools = [{"type": "agent_toolset_20260401", "configs": configs}] if conversation.asks else []
-    model = {"anthropic": "scripted/matrix", "openai": "scripted/openai-matrix"}[conversation.wire]
-    agent = await caller.post("/v1/agents", {"name": "matrix", "model": model, "tools": tools})
+    wanted = {"name": "matrix", "model": conversation.model, "harness": conversation.harness, "tools": tools}
+    agent = await caller.post("/v1/agents", wanted)
     config = {"type": "cloud", "provider": "namespace"}
     environment = await caller.post("/v1/environments", {"name": "matrix", "config": config})
     made = {
