@@ -109,11 +109,17 @@ async def test_an_approval_parks_the_turn_and_holds_no_process(client: Client, h
     policy = {"enabled": True, "permission_policy": {"type": "always_ask"}}
     tools = [{"type": "agent_toolset_20260401", "default_config": policy}]
     session_id = await _session(client, harness, tools=tools)
+    await client.post(f"/v1/sessions/{session_id}", {"harness_mode": "isolated"})
+    brain = psutil.Process(client.stack.parts()["brain"])
+    before = {process.pid for process in brain.children(recursive=True)}
     async with client.watching(session_id) as watcher:
         ask = {"tools": [{"name": "bash", "input": {"command": "echo yes"}}]}
         await client.say(session_id, script(ask, {"text": "it said {{result}}"}))
         await watcher.until_idle()
         assert watcher.events[-1]["stop_reason"]["type"] == "requires_action"
+        async with asyncio.timeout(10):
+            while {process.pid for process in brain.children(recursive=True)} - before:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         use = watcher.of("agent.tool_use")[-1]
         decision = {"type": "user.tool_confirmation", "tool_use_id": use["id"], "result": "allow"}
         await client.send(session_id, decision)

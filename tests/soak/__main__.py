@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.soak import long_tool
 from tests.soak.load import Load
 from tests.soak.memory import Memory
 from tests.support.stack import Stack
@@ -17,8 +18,8 @@ _REST_SECONDS = 20
 _API_P99_MS = 250
 
 
-async def soak(sessions: int, running: int, minutes: float, idle: int) -> dict[str, Any]:
-    """Run both loads and return their figures."""
+async def soak(sessions: int, running: int, minutes: float, idle: int, tool_minutes: float) -> dict[str, Any]:
+    """Run the loads, one after the other, and return their figures."""
     with tempfile.TemporaryDirectory(prefix="bulkhead-soak-") as folder:
         stack = Stack(Path(folder) / "data", environment={"BULKHEAD_SANDBOX_IDLE_SECONDS": "60"})
         try:
@@ -30,6 +31,8 @@ async def soak(sessions: int, running: int, minutes: float, idle: int) -> dict[s
                     found["busy"] = await _busy(stack, load, sessions, running, minutes)
                 if idle:
                     found["idle"] = await _idle(stack, load, idle)
+            if tool_minutes:
+                found["long_tool"] = await long_tool.long_tool(stack, tool_minutes)
             return found
         finally:
             await asyncio.to_thread(stack.end)
@@ -79,6 +82,7 @@ def faults_of(found: dict[str, Any]) -> list[str]:
         faults.append(f"{busy['restarts']} parts were started again")
     if idle.get("workflows_started"):
         faults.append(f"idle sessions have {idle['workflows_started']} workflows")
+    faults += long_tool.faults_of(found.get("long_tool", {}))
     return faults
 
 
@@ -89,9 +93,10 @@ def main() -> None:
     parser.add_argument("--running", type=int, default=50, help="of them running at once")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--idle", type=int, default=10_000, help="sessions that are never spoken to; 0: none")
+    parser.add_argument("--tool-minutes", type=float, default=6, help="for one command with every harness; 0: none")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = asyncio.run(soak(options.sessions, options.running, options.minutes, options.idle))
+    found = asyncio.run(soak(options.sessions, options.running, options.minutes, options.idle, options.tool_minutes))
     faults = faults_of(found)
     if options.json:
         print(json.dumps({**found, "faults": faults}, indent=2))
