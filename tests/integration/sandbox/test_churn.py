@@ -66,7 +66,7 @@ async def churning(provider: SandboxProvider) -> AsyncGenerator[tuple[Churn, Sta
 
 def _left_on_the_host(name: str) -> dict[str, Any]:
     mine = f"test{os.getpid()}"
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{mine}-*")]
+    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/bulkhead-{mine}-*")]
     sandboxes = [each.info["cmdline"] for each in psutil.process_iter(["cmdline"]) if _is_sandbox(each, mine)]
     found: dict[str, Any] = {"cgroups": groups, "processes": sandboxes}
     found["mounts"] = Path("/proc/self/mountinfo").read_text()
@@ -80,7 +80,7 @@ def _left_on_the_host(name: str) -> dict[str, Any]:
 
 def _is_sandbox(process: psutil.Process, mine: str) -> bool:
     try:
-        return f"-{mine}-" in Path(f"/proc/{process.pid}/cgroup").read_text()
+        return f"/bulkhead-{mine}-" in Path(f"/proc/{process.pid}/cgroup").read_text()
     except OSError:
         return False
 
