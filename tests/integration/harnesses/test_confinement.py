@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.models.listening import listening
 from controlplane.models.scripted import create_scripted, scripted_providers
+from examples.fifth_harness import adapter
 from harness_adapters.catalog import HarnessSettings
-from harness_adapters.contract import Harness, HarnessName, TextBlock, ToolOutcome, ToolUse, TurnFinished
+from harness_adapters.contract import Harness, TextBlock, ToolOutcome, ToolUse, TurnFinished
 from harness_adapters.driven.confinement import Confinement, Program
 from sandbox.namespace import NamespaceProvider
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 OWN_TOOLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "builtin": [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],
+    adapter.NAME: [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],
     "claude-agent-sdk": [
         ("Bash", {"command": "cat /etc/passwd"}),
         ("BashOutput", {"bash_id": "1"}),
@@ -161,7 +163,7 @@ def refuse(use: ToolUse) -> ToolOutcome | str:
 
 
 async def test_the_tools_that_a_harness_brings_do_nothing(
-    talk: Talk, harness: Harness, name: HarnessName, recorder: Recorder
+    talk: Talk, harness: Harness, name: str, recorder: Recorder
 ):
     witness = Path("/tmp/harness-was-here")
     witness.unlink(missing_ok=True)
@@ -198,7 +200,7 @@ async def test_the_model_is_offered_our_tools_and_no_others(talk: Talk, harness:
 
 
 async def test_the_program_sees_no_key_no_shell_and_no_network(
-    talk: Talk, harness: Harness, name: HarnessName, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    talk: Talk, harness: Harness, name: str, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ):
     if name == "builtin":
         pytest.skip("the builtin harness has no process of its own")
@@ -226,7 +228,7 @@ async def test_the_program_sees_no_key_no_shell_and_no_network(
 
 
 async def test_isolated_and_inline_sessions_do_not_share_a_process(
-    talk: Talk, harness: Harness, name: HarnessName, gateway: Gateway
+    talk: Talk, harness: Harness, name: str, gateway: Gateway
 ):
     if name == "builtin":
         pytest.skip("the builtin harness has no process of its own")
@@ -244,7 +246,7 @@ async def test_isolated_and_inline_sessions_do_not_share_a_process(
 
 
 async def test_sandboxes_and_harnesses_leave_each_other_alone(
-    talk: Talk, harness: Harness, name: HarnessName, harness_settings: HarnessSettings, tmp_path: Path
+    talk: Talk, harness: Harness, name: str, harness_settings: HarnessSettings, tmp_path: Path
 ):
     """The reaper ends what it finds of an installation's sandboxes; a harness's process is none of them."""
     if name == "builtin":
