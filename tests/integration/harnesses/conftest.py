@@ -6,15 +6,31 @@ from collections.abc import AsyncGenerator, Mapping
 import pytest
 
 from controlplane.ids import new_id
+from controlplane.models.listening import listening
+from controlplane.models.scripted import create_scripted, scripted_providers
 from harness_adapters.catalog import HarnessSettings
 from harness_adapters.contract import Harness
 from harness_adapters.installation import default_folder
 from harness_adapters.model.patience import Patience
+from tests.integration.harnesses.recorder import Recorder
 from tests.integration.harnesses.talk import Talk
-from tests.integration.models.conftest import Gateway, gateway, open_gateway
+from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway, open_gateway
 from tests.support.harnesses import MODELS, WITH_THE_EXAMPLE, available, with_the_example
 
-__all__ = ["gateway", "open_gateway"]
+__all__ = ["open_gateway"]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """What the model is asked."""
+    return Recorder(create_scripted())
+
+
+@pytest.fixture
+async def gateway(open_gateway: OpenGateway, recorder: Recorder) -> AsyncGenerator[Gateway]:
+    """A gateway to a scripted model that keeps what it is asked."""
+    async with listening(recorder) as url, open_gateway(scripted_providers(url), models=SCRIPTED) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

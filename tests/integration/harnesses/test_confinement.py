@@ -3,24 +3,22 @@
 import fcntl
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.models.listening import listening
-from controlplane.models.scripted import create_scripted, scripted_providers
 from examples.fifth_harness import adapter
 from harness_adapters.catalog import HarnessSettings
 from harness_adapters.contract import Harness, TextBlock, ToolOutcome, ToolUse, TurnFinished
 from harness_adapters.driven.confinement import Confinement, Program
 from sandbox.namespace import NamespaceProvider
+from tests.integration.harnesses.recorder import Recorder
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
 from tests.integration.harnesses.test_dying import programs
-from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
+from tests.integration.models.conftest import Gateway
 from tests.support.harnesses import MODELS
 
 pytestmark = pytest.mark.slow
@@ -117,41 +115,6 @@ PROMPTS = [
 ]
 READ = (Path("/etc/passwd").read_text().splitlines()[1], "agent:x:1000")
 """What gives away that the host's file was read, or the one that the program sees in its place."""
-
-
-class Recorder:
-    """Keeps the bodies of requests on their way to the scripted model."""
-
-    def __init__(self, app: ASGIApp):
-        self.bodies: list[dict[str, Any]] = []
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        parts: list[bytes] = []
-
-        async def heard() -> Message:
-            message = await receive()
-            if message["type"] == "http.request":
-                parts.append(message.get("body", b""))
-                if not message.get("more_body") and parts:
-                    self.bodies.append(json.loads(b"".join(parts)))
-            return message
-
-        await self._app(scope, heard, send)
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    """What the model is asked."""
-    return Recorder(create_scripted())
-
-
-@pytest.fixture
-async def gateway(open_gateway: OpenGateway, recorder: Recorder) -> AsyncGenerator[Gateway]:
-    """A gateway to a scripted model that keeps what it is asked."""
-    async with listening(recorder) as url, open_gateway(scripted_providers(url), models=SCRIPTED) as opened:
-        yield opened
 
 
 def refuse(use: ToolUse) -> ToolOutcome | str:
