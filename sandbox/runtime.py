@@ -32,6 +32,7 @@ ETC = {
 program who its user is, for each command, which takes as long as the shell itself."""
 _START = "from sandbox.supervisor.main import main; main()"
 _LIST = f"import sys, json; sys.path.append(sys.argv[1]); {_START.partition(';')[0]}; import encodings.ascii; " + (
+    "[__import__(name) for name in sys.argv[2:]]; "
     "print(json.dumps([m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)]))"
 )
 _PROGRAM_INTERPRETER = 3
@@ -58,13 +59,20 @@ class Runtime:
         return [*self.python(), "-c", _START, *arguments]
 
 
-def build(cache: Path, *, programs: tuple[Path, ...] = (), etc: Mapping[str, Path] | None = None) -> Runtime:
+def build(
+    cache: Path,
+    *,
+    programs: tuple[Path, ...] = (),
+    modules: tuple[str, ...] = (),
+    etc: Mapping[str, Path] | None = None,
+) -> Runtime:
     """Return the runtime in the cache folder, made if it is not there.
 
-    Further programs are made relocatable too, and ``etc`` is copied beside `ETC` for a sandbox without an image.
+    Further programs are made relocatable too, ``modules`` of the standard library are there beside those that the
+    supervisor needs, and ``etc`` is copied beside `ETC` for a sandbox without an image.
     """
     python = Path(sys.executable).resolve()
-    files = {f"bin/{path.name}": path for path in programs} | {"bin/python3": python} | _modules(python)
+    files = {f"bin/{path.name}": path for path in programs} | {"bin/python3": python} | _modules(python, modules)
     loader = _interpreter_of(python)
     binaries = [path for name, path in files.items() if not name.endswith(".py")]
     files |= {f"lib/{name}": path for path in binaries for name, path in _libraries(loader, path).items()}
@@ -78,7 +86,7 @@ def build(cache: Path, *, programs: tuple[Path, ...] = (), etc: Mapping[str, Pat
     target = cache.absolute() / f"runtime-{digest.hexdigest()[:16]}"
     runtime = Runtime(path=target, loader=loader.name)
     if not target.exists():
-        _assemble(files, target, runtime)
+        _assemble(files, target, runtime, modules)
     return runtime
 
 
@@ -86,11 +94,10 @@ def _is_kept_link(name: str, path: Path) -> bool:
     return name.startswith("etc/") and path.is_symlink()
 
 
-def _modules(python: Path) -> dict[str, Path]:
+def _modules(python: Path, more: tuple[str, ...]) -> dict[str, Path]:
     here = Path(__file__).parent.parent
-    listing = subprocess.run(
-        [python, "-I", "-S", "-c", _LIST, str(here)], capture_output=True, timeout=_BUILD_TIMEOUT_SECONDS, check=True
-    )
+    command = [python, "-I", "-S", "-c", _LIST, str(here), *more]
+    listing = subprocess.run(command, capture_output=True, timeout=_BUILD_TIMEOUT_SECONDS, check=True)
     folder = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}"
     found: dict[str, Path] = {}
     for text in json.loads(listing.stdout):
@@ -123,7 +130,7 @@ def _libraries(loader: Path, binary: Path) -> dict[str, Path]:
     return {name.strip(): Path(rest.split(" (")[0].strip()) for name, rest in pairs}
 
 
-def _assemble(files: dict[str, Path], target: Path, runtime: Runtime) -> None:
+def _assemble(files: dict[str, Path], target: Path, runtime: Runtime, modules: tuple[str, ...]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".runtime-", dir=target.parent))
     try:
@@ -147,7 +154,7 @@ def _assemble(files: dict[str, Path], target: Path, runtime: Runtime) -> None:
         for folder in (path for path in staging.rglob("*") if path.is_dir() and not path.is_symlink()):
             folder.chmod(0o755)
         subprocess.run(
-            [*runtime.python(str(staging)), "-c", _START.partition(";")[0]],
+            [*runtime.python(str(staging)), "-c", "; import ".join([_START.partition(";")[0], *modules])],
             check=True,
             capture_output=True,
             timeout=_BUILD_TIMEOUT_SECONDS,

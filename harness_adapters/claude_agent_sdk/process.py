@@ -9,9 +9,8 @@ from typing import Any
 from harness_adapters.claude_agent_sdk.transcript import PREFIX, transcript
 from harness_adapters.contract import HistoryItem, TextBlock, UserInput
 from harness_adapters.driven.confinement import PROGRAM_AT, STATE_AT, Confined, Confinement, Program
-from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
+from harness_adapters.driven.native import GO_ON, Host, Kind, Native
 from harness_adapters.driven.process import LineProcess
-from harness_adapters.driven.relay import text_of
 from harness_adapters.model import anthropic
 
 VERSION = "2.1.329"
@@ -44,11 +43,8 @@ def kind(folder: Path, confinement: Confinement, *, processes: int, tool_timeout
     """Return what the pool needs to know; ``folder`` holds ``claude``, which gives a tool up after so long."""
 
     async def start(process_id: str, host: Host, first: Native, history: Sequence[HistoryItem], /) -> ClaudeProcess:
-        try:
-            confined = await confinement.start(_program(folder, first, history, tool_timeout_ms), process_id)
-        except OSError as error:
-            raise HarnessFailedError(str(error)) from error
-        return ClaudeProcess(confined, host, first)
+        program = _program(folder, first, history, tool_timeout_ms)
+        return ClaudeProcess(await confinement.start(program, process_id), host, first)
 
     return Kind(
         name="claude-agent-sdk",
@@ -189,8 +185,5 @@ class ClaudeProcess:
 
     async def _call(self, params: Json) -> Json:
         call_id = (params.get("_meta") or {}).get("claudecode/toolUseId")
-        try:
-            outcome = await self._host.call(self._native.key, call_id, params["name"], params.get("arguments") or {})
-        except NoTurnError as error:
-            return {"content": [{"type": "text", "text": f"Not run: {error}."}], "isError": True}
-        return {"content": [{"type": "text", "text": text_of(outcome)}], "isError": outcome.is_error}
+        told = await self._host.call(self._native.key, call_id, params["name"], params.get("arguments") or {})
+        return {"content": [{"type": "text", "text": told.text}], "isError": told.is_error}

@@ -8,9 +8,8 @@ from typing import Any
 from harness_adapters.codex.configuration import CONFIG_TOML, thread
 from harness_adapters.contract import HistoryItem, MediaBlock, TextBlock, UserInput
 from harness_adapters.driven.confinement import FILES_AT, PROGRAM_AT, Confined, Confinement, Program
-from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
+from harness_adapters.driven.native import GO_ON, Host, Kind, Native
 from harness_adapters.driven.process import LineProcess
-from harness_adapters.driven.relay import text_of
 from harness_adapters.model.responses import items
 from harness_adapters.model.rounds import described
 
@@ -36,11 +35,7 @@ def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
             files={"config.toml": CONFIG_TOML},
             links={"/home/agent/config.toml": f"{FILES_AT}/config.toml"},
         )
-        try:
-            confined = await confinement.start(program, process_id)
-        except OSError as error:
-            raise HarnessFailedError(str(error)) from error
-        return CodexProcess(confined, host)
+        return CodexProcess(await confinement.start(program, process_id), host)
 
     return Kind(
         name="codex", start=start, close=confinement.close, sessions_per_process=SESSIONS, processes=processes
@@ -124,14 +119,10 @@ class CodexProcess:
         if method != "item/tool/call":
             self._lines.say({"id": number, "error": _NOT_OURS})
             return
-        try:
-            key = self._keys.get(params["threadId"], "")
-            outcome = await self._host.call(key, params["callId"], params["tool"], params["arguments"] or {})
-            content = [{"type": "inputText", "text": text_of(outcome)}]
-            self._lines.say({"id": number, "result": {"contentItems": content, "success": not outcome.is_error}})
-        except NoTurnError as error:
-            content = [{"type": "inputText", "text": f"Not run: {error}."}]
-            self._lines.say({"id": number, "result": {"contentItems": content, "success": False}})
+        key = self._keys.get(params["threadId"], "")
+        told = await self._host.call(key, params["callId"], params["tool"], params["arguments"] or {})
+        content = [{"type": "inputText", "text": told.text}]
+        self._lines.say({"id": number, "result": {"contentItems": content, "success": not told.is_error}})
 
 
 def _parts(said: UserInput) -> list[Json]:

@@ -27,7 +27,7 @@ from sandbox.cgroups import Cgroups, Limits
 ADDRESS = ("127.0.0.1", 3128)
 """Where a harness's process finds what it may ask for; the one service on its loopback that is not its own."""
 
-PROGRAM_AT, FILES_AT, STATE_AT = "/opt/harness", "/opt/files", "/run/harness"
+PROGRAM_AT, FILES_AT, STATE_AT, PYTHON_AT = "/opt/harness", "/opt/files", "/run/harness", "/opt/python"
 WORKSPACE = "/workspace"
 """An empty folder, named as the one in the sandbox: some harnesses tell the model where they are."""
 
@@ -46,6 +46,7 @@ _ENVIRONMENT = {"HOME": "/home/agent", "USER": "agent", "LANG": "C.UTF-8", "TERM
 class Program:
     """A program to confine; ``command`` begins with a path below ``folder``, which is seen at `PROGRAM_AT`.
 
+    ``modules``: of the standard library, all that a program in Python imports; it is given a Python that has them.
     ``files``: content by name, for a folder of its own that it can only read, at `FILES_AT`; ``links``: path
     where it looks for a file → where that is. ``state``: content by path below `STATE_AT`, where it may write too.
     """
@@ -54,6 +55,7 @@ class Program:
     folder: Path
     command: Sequence[str]
     memory_mb: int
+    modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     links: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -90,7 +92,7 @@ class Confinement:
         self._state = self._all / secrets.token_hex(8)
         self._cache = cache_dir.absolute()
         self._cgroups = Cgroups(installation, family="harnesses-of-bulkhead")
-        self._runtime: runtime.Runtime | None = None
+        self._runtimes: dict[tuple[str, ...], runtime.Runtime] = {}
         self._lock: TextIO | None = None
         self._preparing = threading.Lock()
 
@@ -158,10 +160,12 @@ class Confinement:
         with self._preparing:
             if self._lock is None:
                 self._take_folder()
-            built = self._built()
+            ours = self._runtime()
+            python = self._runtime(program.modules) if program.modules else None
         as_root = host.can_become_others()
         uid = host.FIRST_UID + int(hashlib.sha256(folder.name.encode()).hexdigest()[:6], 16) if as_root else None
-        places = {"runtime": built.path, "program": program.folder.absolute()}
+        places = {"runtime": ours.path, "program": program.folder.absolute()}
+        places |= {"python": python.path} if python else {}
         for name in (*places, "state", "files"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, content in program.files.items():
@@ -183,18 +187,20 @@ class Confinement:
             "uid": uid,
             "shown": [*((str(path), str(folder / name)) for name, path in places.items()), (str(folder), _SHOWN_AT)],
             "command": [
-                *([bwrap] if bwrap else built.program("bwrap", seen["runtime"])),
+                *([bwrap] if bwrap else ours.program("bwrap", seen["runtime"])),
                 *_arguments(program, seen),
                 "--",
+                *(python.python(PYTHON_AT) if python else ()),
                 *program.command,
             ],
         }
 
-    def _built(self) -> runtime.Runtime:
-        if self._runtime is None:
-            programs = () if shutil.which("bwrap") else (_bundled_bwrap(),)
-            self._runtime = runtime.build(self._cache, programs=programs)
-        return self._runtime
+    def _runtime(self, modules: tuple[str, ...] = ()) -> runtime.Runtime:
+        """Return a Python with these modules, for a program; or what programs are started with."""
+        if modules not in self._runtimes:
+            programs = () if modules or shutil.which("bwrap") else (_bundled_bwrap(),)
+            self._runtimes[modules] = runtime.build(self._cache, programs=programs, modules=modules)
+        return self._runtimes[modules]
 
 
 def _remove(folder: Path, cgroups: Cgroups) -> None:
@@ -211,6 +217,8 @@ def _arguments(program: Program, seen: Mapping[str, str]) -> list[str]:
     arguments += ["--ro-bind", seen["program"], PROGRAM_AT, "--ro-bind", seen["files"], FILES_AT]
     arguments += ["--bind", seen["state"], STATE_AT, "--perms", "0700", "--tmpfs", "/home/agent"]
     arguments += ["--perms", "0700", "--tmpfs", "/tmp", "--dir", WORKSPACE, "--proc", "/proc", "--dev", "/dev"]  # noqa: S108
+    if "python" in seen:
+        arguments += ["--ro-bind", seen["python"], PYTHON_AT]
     for path, target in program.links.items():
         arguments += ["--symlink", target, path]
     for name, value in (_ENVIRONMENT | dict(program.environment)).items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness_adapters.contract import Answer, TextBlock, ToolOutcome, ToolUse, TurnPort
+from harness_adapters.contract import Answer, MediaBlock, TextBlock, ToolOutcome, ToolUse, TurnPort
 from harness_adapters.driven.native import GO_ON, Kind, NoTurnError
 from harness_adapters.model.client import PassedOn
 from harness_adapters.model.rounds import uses
@@ -133,6 +133,15 @@ class Line:
         if self.calls is None:
             raise NoTurnError("the session has no running turn, or its model has not asked for a tool")
         return shortened(await self.calls.outcome(call_id, name, value), self._result_characters)
+
+
+def text_of(outcome: ToolOutcome) -> str:
+    """Return an outcome as one text."""
+    return "\n".join(map(_told, outcome.content)) or "(empty)"
+
+
+def _told(block: TextBlock | MediaBlock) -> str:
+    return block.text if isinstance(block, TextBlock) else f"[{block.type}: this harness is given text alone]"
 
 
 def shortened(outcome: ToolOutcome, characters: int | None) -> ToolOutcome:

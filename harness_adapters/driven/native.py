@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness_adapters.contract import HarnessSpec, HistoryItem, ToolOutcome, UserInput
+from harness_adapters.contract import HarnessSpec, HistoryItem, UserInput
 from harness_adapters.driven.confinement import ADDRESS, Confined
 
 GO_ON = "[Go on with the work.]"
@@ -33,6 +33,14 @@ class NoTurnError(Exception):
     """The session has no running turn, or the turn is about to end: nothing it asks for is done any more."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a harness is told of a tool call: text alone, which each of them takes."""
+
+    text: str
+    is_error: bool
+
+
 class Host(Protocol):
     """What a process tells about its sessions, and asks for them; each by its key."""
 
@@ -40,8 +48,8 @@ class Host(Protocol):
         """Take note that the harness has ended the session's turn; ``failure``: why, if it was not by itself."""
         ...
 
-    async def call(self, key: str, call_id: str | None, name: str, value: dict[str, Any]) -> ToolOutcome:
-        """Return what a tool call came to; ``call_id``: the model's own, where it is known. Raises `NoTurnError`."""
+    async def call(self, key: str, call_id: str | None, name: str, value: dict[str, Any]) -> Told:
+        """Return what a tool call came to; ``call_id``: the model's own, where it is known."""
         ...
 
 
@@ -83,7 +91,7 @@ class Start(Protocol):
     async def __call__(
         self, process_id: str, host: Host, first: Native, history: Sequence[HistoryItem], /
     ) -> NativeProcess:
-        """Return the process as soon as there is one; raises `HarnessFailedError`."""
+        """Return the process as soon as there is one; raises `OSError` or `HarnessFailedError`."""
         ...
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 
 from harness_adapters.contract import Answer, HarnessSpec, HistoryItem, ToolOutcome, UserInput
-from harness_adapters.driven.line import Line
-from harness_adapters.driven.native import HarnessFailedError, Kind, Native, NativeProcess, NoTurnError
+from harness_adapters.driven.line import Line, text_of
+from harness_adapters.driven.native import HarnessFailedError, Kind, Native, NativeProcess, NoTurnError, Told
 from harness_adapters.driven.relay import Relay
 from harness_adapters.guest import serving
 
@@ -196,7 +196,10 @@ class Pool:
     async def _start(self, running: Running, native: Native, history: Sequence[HistoryItem]) -> NativeProcess:
         process_id = f"{self._kind.name}-{secrets.token_hex(6)}"
         began = time.monotonic()
-        process = await self._kind.start(process_id, self, native, history)
+        try:
+            process = await self._kind.start(process_id, self, native, history)
+        except OSError as error:
+            raise HarnessFailedError(str(error)) from error
         running.stack.push_async_callback(process.close)
         try:
             await running.stack.enter_async_context(serving(running.relay, process.confined.ear, cut=True))
@@ -214,11 +217,15 @@ class Pool:
         if (session := self._keys.get(key)) is not None:
             session.line.end(failure)
 
-    async def call(self, key: str, call_id: str | None, name: str, value: dict[str, Any]) -> ToolOutcome:
+    async def call(self, key: str, call_id: str | None, name: str, value: dict[str, Any]) -> Told:
         """See `Host.call`."""
         if (session := self._keys.get(key)) is None:
-            raise NoTurnError("the session is closed")
-        return await session.line.call(call_id, self._kind.tool_name(name), value)
+            return Told("Not run: the session is closed.", is_error=True)
+        try:
+            outcome = await session.line.call(call_id, self._kind.tool_name(name), value)
+        except NoTurnError as error:
+            return Told(f"Not run: {error}.", is_error=True)
+        return Told(text_of(outcome), is_error=outcome.is_error)
 
     def _retire(self, running: Running, why: str) -> None:
         """Open nothing more in a process, tell its turns, and end it."""

@@ -1,4 +1,4 @@
-"""What is served at a confined process's one address: model requests and tool calls of its sessions."""
+"""What is served at a confined process's one address: the model requests of its sessions."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from harness_adapters.contract import MediaBlock, TextBlock, ToolOutcome, WireFormat
+from harness_adapters.contract import WireFormat
 from harness_adapters.driven.line import Line
 from harness_adapters.driven.native import NoTurnError
 from harness_adapters.model.client import PATHS, PassedOn
@@ -23,7 +23,7 @@ _JSON = [(b"content-type", b"application/json")]
 
 
 class Relay:
-    """An ASGI app; ``lines`` by the key in the path: ``/s/KEY/v1/…`` for models, ``/s/KEY/tools`` for tools."""
+    """An ASGI app; ``lines`` by the key in the path: ``/s/KEY/v1/…``."""
 
     def __init__(self, tool_name: Callable[[str], str]) -> None:
         self.lines: dict[str, Line] = {}
@@ -39,23 +39,10 @@ class Relay:
         body = await _read(receive)
         if line is None or body is None or scope["method"] != "POST":
             await _answer(send, 404, _error("there is nothing here for this session"))
-        elif path == "tools":
-            await self._tool(line, body, send)
         elif (wire_format := _FORMATS.get(slash + path)) is not None:
             await self._model(line, wire_format, scope, body, receive, send)
         else:
-            await _answer(send, 404, _error("only models and tools are served here"))
-
-    async def _tool(self, line: Line, body: bytes, send: Send) -> None:
-        try:
-            asked = json.loads(body)
-            outcome = await line.call(asked.get("call_id"), self._tool_name(str(asked["name"])), asked["input"])
-        except (ValueError, KeyError, AttributeError) as error:
-            await _answer(send, 400, _error(f"not a tool call: {error!r}"))
-        except NoTurnError as error:
-            await _answer(send, 409, _error(str(error)))
-        else:
-            await _answer(send, 200, {"text": text_of(outcome), "is_error": outcome.is_error})
+            await _answer(send, 404, _error("only models are served here"))
 
     async def _model(
         self, line: Line, wire_format: WireFormat, scope: Scope, body: bytes, receive: Receive, send: Send
@@ -88,15 +75,6 @@ class Relay:
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
         await send({"type": "http.response.body", "body": content})
-
-
-def text_of(outcome: ToolOutcome) -> str:
-    """Return an outcome as one text."""
-    return "\n".join(map(_told, outcome.content)) or "(empty)"
-
-
-def _told(block: TextBlock | MediaBlock) -> str:
-    return block.text if isinstance(block, TextBlock) else f"[{block.type}: this harness is given text alone]"
 
 
 async def _read(receive: Receive) -> bytes | None:

@@ -16,7 +16,7 @@ from harness_adapters.contract import (
     UserInput,
     WireFormat,
 )
-from harness_adapters.driven.relay import text_of
+from harness_adapters.driven.line import text_of
 from harness_adapters.model.rounds import AnswerRound, described, rounds
 from harness_adapters.opencode.configuration import AGENT, PROVIDER, Place, named
 

@@ -14,9 +14,8 @@ import httpx
 
 from harness_adapters.contract import HarnessSpec, HistoryItem, UserInput, WireFormat
 from harness_adapters.driven.confinement import PROGRAM_AT, Confined, Confinement, Program
-from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native, NoTurnError
+from harness_adapters.driven.native import GO_ON, HarnessFailedError, Host, Kind, Native
 from harness_adapters.driven.process import ANSWER_SECONDS, LineProcess
-from harness_adapters.driven.relay import text_of
 from harness_adapters.model.client import CONNECT_SECONDS, ROUTE_SECONDS
 from harness_adapters.opencode.configuration import (
     AGENT,
@@ -62,11 +61,7 @@ def kind(folder: Path, confinement: Confinement, *, processes: int) -> Kind:
             files=FILES,
             links=LINKS,
         )
-        try:
-            confined = await confinement.start(program, process_id)
-        except OSError as error:
-            raise HarnessFailedError(str(error)) from error
-        return OpenCodeProcess(confined, host, formats)
+        return OpenCodeProcess(await confinement.start(program, process_id), host, formats)
 
     return Kind(
         name="opencode",
@@ -239,10 +234,6 @@ class OpenCodeProcess:
                 self._lines.answered(message.get("id"), message.get("result"), failure=message.get("error"))
 
     async def _tool(self, number: int, asked: Json) -> None:
-        try:
-            key = self._keys.get(asked["session"], "")
-            outcome = await self._host.call(key, asked["call_id"], asked["name"], asked["input"])
-            result = {"text": text_of(outcome), "is_error": outcome.is_error}
-        except NoTurnError as error:
-            result = {"text": f"Not run: {error}.", "is_error": True}
-        self._lines.say({"id": number, "result": result})
+        key = self._keys.get(asked["session"], "")
+        told = await self._host.call(key, asked["call_id"], asked["name"], asked["input"])
+        self._lines.say({"id": number, "result": {"text": told.text, "is_error": told.is_error}})

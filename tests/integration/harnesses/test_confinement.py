@@ -3,29 +3,29 @@
 import fcntl
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.models.listening import listening
-from controlplane.models.scripted import create_scripted, scripted_providers
+from examples.fifth_harness import adapter
 from harness_adapters.catalog import HarnessSettings
-from harness_adapters.contract import Harness, HarnessName, TextBlock, ToolOutcome, ToolUse, TurnFinished
+from harness_adapters.contract import Harness, TextBlock, ToolOutcome, ToolUse, TurnFinished
 from harness_adapters.driven.confinement import Confinement, Program
 from sandbox.namespace import NamespaceProvider
+from tests.integration.harnesses.recorder import Recorder
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
 from tests.integration.harnesses.test_dying import programs
-from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
+from tests.integration.models.conftest import Gateway
 from tests.support.harnesses import MODELS
 
 pytestmark = pytest.mark.slow
 
 OWN_TOOLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "builtin": [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],
+    adapter.NAME: [("bash", {"command": "cat /etc/passwd"}), ("read", {"file_path": "/etc/passwd"})],
     "claude-agent-sdk": [
         ("Bash", {"command": "cat /etc/passwd"}),
         ("BashOutput", {"bash_id": "1"}),
@@ -117,41 +117,6 @@ READ = (Path("/etc/passwd").read_text().splitlines()[1], "agent:x:1000")
 """What gives away that the host's file was read, or the one that the program sees in its place."""
 
 
-class Recorder:
-    """Keeps the bodies of requests on their way to the scripted model."""
-
-    def __init__(self, app: ASGIApp):
-        self.bodies: list[dict[str, Any]] = []
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        parts: list[bytes] = []
-
-        async def heard() -> Message:
-            message = await receive()
-            if message["type"] == "http.request":
-                parts.append(message.get("body", b""))
-                if not message.get("more_body") and parts:
-                    self.bodies.append(json.loads(b"".join(parts)))
-            return message
-
-        await self._app(scope, heard, send)
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    """What the model is asked."""
-    return Recorder(create_scripted())
-
-
-@pytest.fixture
-async def gateway(open_gateway: OpenGateway, recorder: Recorder) -> AsyncGenerator[Gateway]:
-    """A gateway to a scripted model that keeps what it is asked."""
-    async with listening(recorder) as url, open_gateway(scripted_providers(url), models=SCRIPTED) as opened:
-        yield opened
-
-
 def refuse(use: ToolUse) -> ToolOutcome | str:
     """Do as the dispatcher of a turn does."""
     if use.name in {tool.name for tool in TOOLS}:
@@ -161,7 +126,7 @@ def refuse(use: ToolUse) -> ToolOutcome | str:
 
 
 async def test_the_tools_that_a_harness_brings_do_nothing(
-    talk: Talk, harness: Harness, name: HarnessName, recorder: Recorder
+    talk: Talk, harness: Harness, name: str, recorder: Recorder
 ):
     witness = Path("/tmp/harness-was-here")
     witness.unlink(missing_ok=True)
@@ -198,7 +163,7 @@ async def test_the_model_is_offered_our_tools_and_no_others(talk: Talk, harness:
 
 
 async def test_the_program_sees_no_key_no_shell_and_no_network(
-    talk: Talk, harness: Harness, name: HarnessName, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    talk: Talk, harness: Harness, name: str, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ):
     if name == "builtin":
         pytest.skip("the builtin harness has no process of its own")
@@ -226,7 +191,7 @@ async def test_the_program_sees_no_key_no_shell_and_no_network(
 
 
 async def test_isolated_and_inline_sessions_do_not_share_a_process(
-    talk: Talk, harness: Harness, name: HarnessName, gateway: Gateway
+    talk: Talk, harness: Harness, name: str, gateway: Gateway
 ):
     if name == "builtin":
         pytest.skip("the builtin harness has no process of its own")
@@ -244,7 +209,7 @@ async def test_isolated_and_inline_sessions_do_not_share_a_process(
 
 
 async def test_sandboxes_and_harnesses_leave_each_other_alone(
-    talk: Talk, harness: Harness, name: HarnessName, harness_settings: HarnessSettings, tmp_path: Path
+    talk: Talk, harness: Harness, name: str, harness_settings: HarnessSettings, tmp_path: Path
 ):
     """The reaper ends what it finds of an installation's sandboxes; a harness's process is none of them."""
     if name == "builtin":

@@ -1,6 +1,8 @@
 """What every harness does alike; each test runs with all of them, on their real programs."""
 
 import asyncio
+import json
+import time
 
 import pytest
 
@@ -22,6 +24,8 @@ from harness_adapters.contract import (
     TurnFinished,
     UserInput,
 )
+from harness_adapters.driven.pool import SETTLE_SECONDS
+from tests.integration.harnesses.recorder import Recorder
 from tests.integration.harnesses.talk import Hands, Talk, of, said, script, text, uses
 from tests.integration.models.conftest import SCRIPTED, OpenGateway
 from tests.support.harnesses import MODELS
@@ -44,15 +48,19 @@ async def test_text_streams_under_the_id_that_it_is_recorded_with(talk: Talk, ha
     assert events[-1] == END
 
 
-async def test_a_conversation_goes_on(talk: Talk, harness: Harness):
+async def test_a_conversation_goes_on(talk: Talk, harness: Harness, recorder: Recorder):
     for n in range(3):
         talk.say(script({"text": f"answer {n}"}))
+        began = time.monotonic()
         events = await talk.turn(harness)
         assert text(events) == f"answer {n}" and events[-1] == END
         assert len(of(events, ModelRequestStarted)) == 1
+        assert n == 0 or time.monotonic() - began < SETTLE_SECONDS, "it did not say that its turn had ended"
+    sent = json.dumps(recorder.bodies[-1])
+    assert all(sent.count(f"answer {n}") == 2 for n in range(2)), "in the scripts, and as what the model answered"
 
 
-async def test_thinking_is_kept_and_goes_back(talk: Talk, harness: Harness):
+async def test_thinking_is_kept_and_goes_back(talk: Talk, harness: Harness, recorder: Recorder):
     if talk.model == "scripted/openai-demo":
         talk.model = "scripted/x"  # Chat Completions do not carry thoughts.
     talk.say(script({"thinking": "hm", "text": "so", "tools": uses({"n": 1})}, {"text": "then"}))
@@ -60,6 +68,7 @@ async def test_thinking_is_kept_and_goes_back(talk: Talk, harness: Harness):
     assert text(events) == "then"
     thoughts = [block for block in of(events, ModelAnswered)[0].answer.blocks if isinstance(block, ThinkingBlock)]
     assert [thought.text for thought in thoughts] == ["hm"] and thoughts[0].signature
+    assert thoughts[0].signature in json.dumps(recorder.bodies[-1])
 
 
 @pytest.mark.parametrize("count", [1, 10])

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from controlplane.ids import new_id
-from harness_adapters.catalog import HarnessSettings, harnesses
+from examples.fifth_harness import adapter
+from harness_adapters.catalog import HarnessSettings
 from harness_adapters.contract import (
     Harness,
     HarnessEvent,
-    HarnessName,
     HarnessRestarted,
     ModelAnswered,
     ModelRequestStarted,
@@ -22,16 +22,23 @@ from harness_adapters.contract import (
     ToolUse,
     TurnFinished,
 )
+from harness_adapters.driven.confinement import PYTHON_AT
 from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
+from tests.support.harnesses import with_the_example
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = {"codex": "codex", "claude-agent-sdk": "claude", "opencode": "opencode"}
+PROGRAMS = {
+    "codex": "codex",
+    "claude-agent-sdk": "claude",
+    "opencode": "opencode",
+    adapter.NAME: f"{PYTHON_AT}/bin/python3",
+}
 END = TurnFinished(reason="end_turn")
 
 
 @pytest.fixture
-def name(name: HarnessName) -> HarnessName:
+def name(name: str) -> str:
     """A harness that has a program of its own."""
     if name == "builtin":
         pytest.skip("the builtin harness has no process of its own")
@@ -44,19 +51,28 @@ async def impatient(harness_settings: HarnessSettings) -> AsyncGenerator[Mapping
     settings = replace(
         harness_settings, state_dir=harness_settings.state_dir.parent / "impatient", silence_seconds=2.0
     )
-    found = harnesses(lambda: new_id("sevt"), settings)
+    found = with_the_example(lambda: new_id("sevt"), settings)
     yield found
     for harness in found.values():
         await harness.close()
 
 
-def programs(name: HarnessName) -> list[psutil.Process]:
+def programs(name: str) -> list[psutil.Process]:
     """Return the harness's processes below this one."""
     below = psutil.Process().children(recursive=True)
-    return [process for process in below if process.is_running() and process.name() == PROGRAMS[name]]
+    return [process for process in below if process.is_running() and _program(process) == PROGRAMS[name]]
 
 
-def kill(name: HarnessName, number: signal.Signals = signal.SIGKILL, *, but: Collection[int] = ()) -> int:
+def _program(process: psutil.Process) -> str | None:
+    """Return what runs in a process, also where the kernel knows it by its loader, as our Python and bubblewrap."""
+    try:
+        words = process.cmdline()
+        return words[3] if words[1:2] == ["--library-path"] else process.name()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def kill(name: str, number: signal.Signals = signal.SIGKILL, *, but: Collection[int] = ()) -> int:
     """Send a signal to all of the harness's processes; return how many there were."""
     found = [process for process in programs(name) if process.pid not in but]
     for process in found:
@@ -65,7 +81,7 @@ def kill(name: HarnessName, number: signal.Signals = signal.SIGKILL, *, but: Col
 
 
 @pytest.mark.parametrize("moment", ["request", "streaming", "tool", "result"])
-async def test_a_killed_program_costs_no_step(talk: Talk, harness: Harness, name: HarnessName, moment: str):
+async def test_a_killed_program_costs_no_step(talk: Talk, harness: Harness, name: str, moment: str):
     killed = 0
 
     def die(at: str) -> None:
@@ -93,9 +109,7 @@ async def test_a_killed_program_costs_no_step(talk: Talk, harness: Harness, name
     assert text(events) == "end: did 1" and events[-1] == END
 
 
-async def test_a_program_that_was_killed_between_turns_is_started_again(
-    talk: Talk, harness: Harness, name: HarnessName
-):
+async def test_a_program_that_was_killed_between_turns_is_started_again(talk: Talk, harness: Harness, name: str):
     talk.say(script({"text": "one"}))
     await talk.turn(harness)
     assert kill(name)
@@ -105,7 +119,7 @@ async def test_a_program_that_was_killed_between_turns_is_started_again(
 
 
 async def test_a_program_that_hangs_is_ended_and_the_turn_goes_on(
-    talk: Talk, impatient: Mapping[str, Harness], name: HarnessName
+    talk: Talk, impatient: Mapping[str, Harness], name: str
 ):
     others = {process.pid for process in programs(name)}
 
@@ -125,7 +139,7 @@ async def test_a_program_that_hangs_is_ended_and_the_turn_goes_on(
 
 
 async def test_a_program_that_hangs_once_it_has_its_answer_is_not_asked_again(
-    talk: Talk, impatient: Mapping[str, Harness], name: HarnessName
+    talk: Talk, impatient: Mapping[str, Harness], name: str
 ):
     others = {process.pid for process in programs(name)}
 
@@ -141,7 +155,7 @@ async def test_a_program_that_hangs_once_it_has_its_answer_is_not_asked_again(
     assert text(events) == "two" and events[-1] == END
 
 
-async def test_a_program_that_always_dies_ends_the_turn(talk: Talk, harness: Harness, name: HarnessName):
+async def test_a_program_that_always_dies_ends_the_turn(talk: Talk, harness: Harness, name: str):
     def watch(event: HarnessEvent) -> bool:
         if isinstance(event, HarnessRestarted | ModelRequestStarted):
             kill(name)
@@ -155,7 +169,7 @@ async def test_a_program_that_always_dies_ends_the_turn(talk: Talk, harness: Har
 
 
 async def test_nothing_is_left_of_a_harness_that_is_closed(
-    talk: Talk, impatient: Mapping[str, Harness], name: HarnessName, harness_settings: HarnessSettings
+    talk: Talk, impatient: Mapping[str, Harness], name: str, harness_settings: HarnessSettings
 ):
     before = {process.pid for process in programs(name)}
     talk.say(script({"text": "hello"}))

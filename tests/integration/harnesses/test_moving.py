@@ -5,20 +5,19 @@ from collections.abc import Mapping
 
 import pytest
 
-from harness_adapters.catalog import NAMES
-from harness_adapters.contract import Harness, HarnessEvent, HarnessName, ModelAnswered, ThinkingBlock, TurnFinished
+from harness_adapters.contract import Harness, HarnessEvent, ModelAnswered, ThinkingBlock, TurnFinished
 from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
 from tests.integration.models.conftest import Gateway
-from tests.support.harnesses import MODELS, available
+from tests.support.harnesses import MODELS, WITH_THE_EXAMPLE, available
 
 pytestmark = pytest.mark.slow
 
-PAIRS = list(itertools.permutations(NAMES, 2))
+PAIRS = list(itertools.permutations(WITH_THE_EXAMPLE, 2))
 
 
 @pytest.mark.parametrize(("before", "after"), PAIRS)
 async def test_a_session_moves_with_its_whole_transcript(
-    gateway: Gateway, all_harnesses: Mapping[str, Harness], before: HarnessName, after: HarnessName
+    gateway: Gateway, all_harnesses: Mapping[str, Harness], before: str, after: str
 ):
     talk = Talk(gateway, MODELS[available(before)])
     available(after)

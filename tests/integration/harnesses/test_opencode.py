@@ -5,14 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
 import pytest
 
-from controlplane.models.listening import listening
-from controlplane.models.scripted import create_scripted, scripted_providers
 from harness_adapters.contract import (
     Harness,
     HarnessRestarted,
@@ -25,10 +23,10 @@ from harness_adapters.contract import (
     TurnFinished,
     UserInput,
 )
+from tests.integration.harnesses.recorder import Recorder
 from tests.integration.harnesses.talk import Hands, Talk, of, script, text, uses
-from tests.integration.harnesses.test_confinement import Recorder
 from tests.integration.harnesses.test_dying import programs
-from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
+from tests.integration.models.conftest import SCRIPTED, Gateway
 from tests.support.harnesses import available
 
 END = TurnFinished(reason="end_turn")
@@ -53,19 +51,6 @@ class OtherTalk(Talk):
     def spec(self) -> HarnessSpec:
         """The agent as it stands."""
         return super().spec.model_copy(update={"tools": list(self.tools)})
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    """What the model is asked."""
-    return Recorder(create_scripted())
-
-
-@pytest.fixture
-async def gateway(open_gateway: OpenGateway, recorder: Recorder) -> AsyncGenerator[Gateway]:
-    """A gateway to a scripted model that keeps what it is asked."""
-    async with listening(recorder) as url, open_gateway(scripted_providers(url), models=SCRIPTED) as opened:
-        yield opened
 
 
 @pytest.fixture
