@@ -10,7 +10,7 @@ demo: setup
 	@.venv/bin/bulkhead demo
 
 test: setup
-	.venv/bin/pytest -m "not slow and not docker"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker"
 
 test-slow: setup
 	.venv/bin/pytest -m "slow or docker"

@@ -115,7 +115,7 @@ async def test_no_network_port_and_a_socket_for_the_owner_only(tmp_path: Path):
 async def test_root_runs_a_data_directory_that_an_ordinary_user_made(tmp_path: Path):
     folder = tmp_path / "pg"
     folder.mkdir(mode=0o700)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(parent.stat().st_mode | 0o055)
     os.chown(folder, 65534, 65534)
     server = EmbeddedPostgres(folder)
