@@ -9,22 +9,24 @@ from pathlib import Path
 import psutil
 
 _LOOK_SECONDS = 0.02
-_MOVES_WITH_CHARGES = "3"
-"""What a process has in memory when it is moved goes with it; version 2 of cgroups knows no such thing."""
 
 
 class Cap:
-    """The cgroup; programs are moved into it as they appear, out of the one that limits each by itself."""
+    """The cgroup; programs are moved into it as they appear, out of the one that limits each by itself.
 
-    def __init__(self, folder: Path, *, unified: bool):
+    What a process has in memory when it is moved stays where it was counted: of a program next to nothing.
+    """
+
+    def __init__(self, folder: Path, before: int, *, unified: bool):
         self._folder = folder
+        self._before = before
         self._unified = unified
 
     @property
     def peak_mb(self) -> float:
         """The most that was in it at once, files that were read among it."""
         name = "memory.peak" if self._unified else "memory.max_usage_in_bytes"
-        return int((self._folder / name).read_text()) / 2**20
+        return (self._before + int((self._folder / name).read_text())) / 2**20
 
     @property
     def killed(self) -> int:
@@ -35,33 +37,35 @@ class Cap:
 
     async def hold(self, pid: int) -> None:
         """Take a process and all that is below it, and go on doing so."""
-        taken: set[int] = set()
+        entrance = self._folder / "cgroup.procs"
         while True:
+            inside = set(entrance.read_text().split())
             with suppress(psutil.NoSuchProcess):
                 root = psutil.Process(pid)
                 for process in [root, *root.children(recursive=True)]:
-                    if process.pid not in taken:
+                    if str(process.pid) not in inside:
                         with suppress(ProcessLookupError):
-                            (self._folder / "cgroup.procs").write_text(str(process.pid))
-                            taken.add(process.pid)
+                            entrance.write_text(str(process.pid))
             await asyncio.sleep(_LOOK_SECONDS)
 
 
 @asynccontextmanager
 async def capped(pid: int, *, megabytes: int) -> AsyncGenerator[Cap]:
-    """Hold a process and all that it starts to so much memory, until the context ends; raises `OSError`."""
+    """Hold a process and all that it starts to so much memory, until the context ends; raises `OSError`.
+
+    What it has already counts, and what is below it already does not.
+    """
     root = Path("/sys/fs/cgroup")
     unified = (root / "cgroup.controllers").exists()
     folder = (root if unified else root / "memory") / f"bulkhead-bench-{os.getpid()}"
     folder.mkdir()
-    limit = str(megabytes * 2**20)
-    settings = {"memory.max": limit, "memory.swap.max": "0"}
-    if not unified:
-        settings = {"memory.limit_in_bytes": limit, "memory.move_charge_at_immigrate": _MOVES_WITH_CHARGES}
+    has = psutil.Process(pid).memory_info().rss
+    limit = str(megabytes * 2**20 - has)
+    settings = {"memory.max": limit, "memory.swap.max": "0"} if unified else {"memory.limit_in_bytes": limit}
     try:
         for name, value in settings.items():
             (folder / name).write_text(value)
-        cap = Cap(folder, unified=unified)
+        cap = Cap(folder, has, unified=unified)
         holding = asyncio.create_task(cap.hold(pid))
         try:
             yield cap

@@ -43,15 +43,17 @@ async def _harness(name: HarnessName, times: int) -> list[Figure]:
         try:
             await asyncio.to_thread(stack.start)
             await asyncio.to_thread(stack.wait_ready)
-            async with Client(stack) as client:
+            async with (
+                Client(stack) as client,
+                capped(stack.parts()["brain"], megabytes=_CAP_MB) as cap,
+            ):
                 first = await _session(client, name)
                 cold = await _cold(client, first)
                 warm = [await _turn(client, first, _HELLO) for _ in range(times)]
                 memory = [_megabytes(stack)]
                 memory += [await _held(client, stack, name, count) for count in (_AT_ONCE, _MANY)]
-                async with capped(stack.parts()["brain"], megabytes=_CAP_MB) as cap:
-                    per_minute, failed = await _sustained(client, name)
-                    peak, killed = cap.peak_mb, cap.killed
+                per_minute, failed = await _sustained(client, name)
+                peak, killed = cap.peak_mb, cap.killed
         finally:
             await asyncio.to_thread(stack.end)
     return [
