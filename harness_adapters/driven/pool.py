@@ -179,9 +179,19 @@ class Pool:
                     running = Running(Relay(self._kind.tool_name), dedicated, sessions=1)
                     self._all.add(running)
                     return running
-                if idle := [each for each in self._sessions.values() if not each.is_leased]:
+                if empty := [running for running in self._all if not running.sessions]:
+                    self._retire(min(empty, key=lambda each: each.used_at), "its room is needed")
+                    continue
+                if idle := self._evictable(dedicated=dedicated):
                     self.drop(min(idle, key=lambda each: each.used_at))
                 await self._changed.wait()
+
+    def _evictable(self, *, dedicated: bool) -> list[Session]:
+        """Return the idle sessions without which there is room, at once or when all of their process are gone."""
+        working = {each.running for each in self._keys.values() if each.is_leased}
+        idle = [each for each in self._sessions.values() if not each.is_leased]
+        shares = not dedicated
+        return [each for each in idle if each.running not in working or (shares and not each.running.dedicated)]
 
     async def _open(self, running: Running, native: Native, history: Sequence[HistoryItem]) -> None:
         if running.started is None:

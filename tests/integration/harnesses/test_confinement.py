@@ -1,15 +1,18 @@
 """What a harness's program can reach: nothing but the model and our tools, whatever the model asks of it."""
 
+import asyncio
 import fcntl
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from controlplane.ids import new_id
 from examples.fifth_harness import adapter
 from harness_adapters.catalog import HarnessSettings
 from harness_adapters.contract import Harness, TextBlock, ToolOutcome, ToolUse, TurnFinished
@@ -19,7 +22,7 @@ from tests.integration.harnesses.recorder import Recorder
 from tests.integration.harnesses.talk import TOOLS, Hands, Talk, script, text, uses
 from tests.integration.harnesses.test_dying import programs
 from tests.integration.models.conftest import Gateway
-from tests.support.harnesses import MODELS
+from tests.support.harnesses import MODELS, with_the_example
 
 pytestmark = pytest.mark.slow
 
@@ -206,6 +209,23 @@ async def test_isolated_and_inline_sessions_do_not_share_a_process(
     assert len({process.pid for process in programs(name)} - before) == 1
     talk.say(script({"text": "again"}))
     assert text(await talk.turn(harness)) == "again"
+
+
+async def test_a_process_that_nobody_uses_gives_way_to_one_of_the_other_kind(
+    gateway: Gateway, name: str, harness_settings: HarnessSettings
+):
+    if name == "builtin":
+        pytest.skip("the builtin harness has no process of its own")
+    folder = harness_settings.state_dir.parent / "narrow"
+    found = with_the_example(lambda: new_id("sevt"), replace(harness_settings, state_dir=folder, processes=1))
+    try:
+        for mode in ("inline", "isolated", "inline"):
+            talk = Talk(gateway, MODELS[name], more={"mode": mode})
+            talk.say(script({"text": mode}))
+            assert text(await asyncio.wait_for(talk.turn(found[name]), 60)) == mode
+    finally:
+        for harness in found.values():
+            await harness.close()
 
 
 async def test_sandboxes_and_harnesses_leave_each_other_alone(
