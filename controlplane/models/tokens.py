@@ -54,7 +54,10 @@ class TurnGate:
 
     async def reserve(self, token: bytes, wanted: Wanted) -> None:
         """Let a request pass, and reserve what it will cost; raises `RefusedError`."""
-        async with asyncio.timeout(LOOKUP_SECONDS), self._database.transaction(ALL_WORKSPACES) as connection:
+        async with (
+            asyncio.timeout(LOOKUP_SECONDS),
+            self._database.transaction(ALL_WORKSPACES, pipelined=True) as connection,
+        ):
             await ledger.reserve(connection, token, wanted)
 
     async def fall_back(self, token: bytes, wanted: Wanted, *, left: Release) -> None:

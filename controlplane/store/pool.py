@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -30,7 +30,7 @@ class Database:
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             connection_class=AsyncConnection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": False},
+            kwargs={"row_factory": dict_row, "autocommit": True},
             min_size=1,
             max_size=max_connections,
             max_idle=60,
@@ -53,18 +53,28 @@ class Database:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self, workspace_id: str) -> AsyncGenerator[Connection]:
-        """Yield a connection inside a transaction that sees only the rows of ``workspace_id``."""
+    async def transaction(self, workspace_id: str, *, pipelined: bool = False) -> AsyncGenerator[Connection]:
+        """Yield a connection inside a transaction that sees only the rows of ``workspace_id``.
+
+        ``pipelined``: a statement is waited for only where its rows are read, or at the end; there it fails, too.
+        """
+        scope = sql.SQL("SELECT set_config('bulkhead.workspace_id', {}, true)").format(workspace_id)
         async with self._pool.connection() as connection:
-            await connection.execute("SELECT set_config('bulkhead.workspace_id', %s, true)", (workspace_id,))
-            yield connection
+            if pipelined:
+                async with connection.pipeline():
+                    await connection.execute("BEGIN")
+                    await connection.execute(scope)
+                    yield connection
+                    await connection.execute("COMMIT")
+            else:
+                await connection.execute(sql.SQL("BEGIN; ") + scope)
+                yield connection
 
     async def _check_alive(self, connection: Connection) -> None:
         if not _has_news(connection):
             return
         try:
             await connection.execute("SELECT 1")
-            await connection.rollback()
         except psycopg.Error:
             # When one is broken, all are: the server went away. The pool alone would find them one by one, and wait
             # longer after each, so that clients are refused for as long again as the restart took.
@@ -83,7 +93,6 @@ def _has_news(connection: Connection) -> bool:
 async def _become_app(connection: Connection) -> None:
     await connection.execute("SET ROLE bulkhead_app")
     await connection.execute("SELECT set_config('statement_timeout', %s, false)", (_STATEMENT_TIMEOUT_MS,))
-    await connection.commit()
 
 
 async def one(connection: Connection, query: LiteralString, parameters: dict[str, Any]) -> DictRow | None:
