@@ -1,6 +1,7 @@
 """The sandboxes of a host with real rows, and sessions that use them."""
 
 import itertools
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from workflows.interrupts import Interrupts
 from workflows.outcomes import opening_receipt
 
 WORKSPACE = "wrkspc_default"
+HERE, THERE = f"here{os.getpid()}", f"there{os.getpid()}"
+"""Names of hosts; another run on this machine has its own: a host removes whatever bears its name."""
 _numbers = itertools.count(1)
 
 
@@ -81,7 +84,7 @@ async def open_house(
     opened: list[Sandboxes] = []
     sessions = await _session(database), await _session(database)
 
-    def make(host: str = "here", *, session: int = 0, **settings: object) -> House:
+    def make(host: str = HERE, *, session: int = 0, **settings: object) -> House:
         folder = tmp_path / host
         folder.mkdir(exist_ok=True)
         with suppress(FileExistsError):

@@ -12,7 +12,7 @@ from controlplane.store.pool import one
 from controlplane.store.sandboxes import HALTED, PostgresSandboxes
 from sandbox.contract import SandboxError
 from sandbox.records import Kind, SandboxRow
-from tests.support.house import WORKSPACE, Hands, House, Open
+from tests.support.house import HERE, WORKSPACE, Hands, House, Open
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def begun(house: House) -> SandboxRow:
     records = PostgresSandboxes(house.database)
     wish = await records.wish(WORKSPACE, house.session_id)
     kind = Kind(provider="namespace", image_digest="x", spec=wish.spec, way_out=False)
-    return await records.claim(WORKSPACE, house.session_id, kind=kind, host="here", tool_use_id="sevt_dead")
+    return await records.claim(WORKSPACE, house.session_id, kind=kind, host=HERE, tool_use_id="sevt_dead")
 
 
 async def test_what_was_to_run_in_a_sandbox_halted_while_it_is_made_is_not_run(hands: Hands) -> None:
@@ -97,7 +97,7 @@ async def test_what_is_being_put_away_is_halted_all_the_same(house: House, told:
     async with asyncio.timeout(5):
         while len(told) < 2:  # noqa: ASYNC110 - a notification comes when it comes
             await asyncio.sleep(0.01)
-    assert told == {f"{POLICY} sandbox {row.id}", f"{HALTED} here"}
+    assert told == {f"{POLICY} sandbox {row.id}", f"{HALTED} {HERE}"}
 
 
 async def test_a_halted_sandbox_that_was_never_ready_does_not_replace_what_was_kept(open_house: Open) -> None:

@@ -10,7 +10,7 @@ from controlplane.store.checkpoints import PostgresCheckpoints
 from controlplane.store.pool import ALL_WORKSPACES, one
 from sandbox.contract import SandboxError
 from sandbox.records import SandboxRow
-from tests.support.house import WORKSPACE, House, Open
+from tests.support.house import HERE, THERE, WORKSPACE, House, Open
 from workflows.outcomes import opening_receipt
 
 
@@ -236,25 +236,27 @@ async def test_what_has_no_row_is_reaped_and_what_has_no_sandbox_is_lost(house: 
 
 
 async def test_a_sandbox_on_another_living_host_is_not_taken_over(open_house: Open) -> None:
-    here, there = open_house("here"), open_house("there")
+    here, there = open_house(HERE), open_house(THERE)
     await there.run("echo work > file")
-    await here.execute("INSERT INTO workers (id, kind, host, pid) VALUES ('w', 'sandbox', 'there', 1)")
+    await here.execute(
+        f"INSERT INTO workers (id, kind, host, pid) VALUES ('w', 'sandbox', '{THERE}', 1)"  # noqa: S608
+    )
     with pytest.raises(SandboxError) as caught:
         await here.ensure()
     assert caught.value.code == "wrong_host"
 
 
 async def test_the_checkpoint_of_a_host_that_is_gone_is_restored_on_another(open_house: Open) -> None:
-    here, there = open_house("here"), open_house("there")
+    here, there = open_house(HERE), open_house(THERE)
     await there.run(WORK)
     await there.age()
     await there.sandboxes.reaper.reap()
     assert (await here.run(LOOK)).stdout == "kept\nresult\n755\nno scratch\n"
-    assert (await here.ensure()).host == "here"
+    assert (await here.ensure()).host == HERE
 
 
 async def test_the_sandbox_of_a_host_that_died_is_lost_and_its_last_checkpoint_restored(open_house: Open) -> None:
-    here, there = open_house("here"), open_house("there")
+    here, there = open_house(HERE), open_house(THERE)
     await there.run("echo first > file")
     await there.age()
     await there.sandboxes.reaper.reap()
