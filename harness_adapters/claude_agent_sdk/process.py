@@ -8,7 +8,7 @@ from typing import Any
 
 from harness_adapters.claude_agent_sdk.transcript import PREFIX, transcript
 from harness_adapters.contract import HistoryItem, TextBlock, UserInput
-from harness_adapters.driven.confinement import PROGRAM_AT, STATE_AT, Confined, Confinement, Program
+from harness_adapters.driven.confinement import FILES_AT, PROGRAM_AT, STATE_AT, Confined, Confinement, Program
 from harness_adapters.driven.native import GO_ON, Host, Kind, Native
 from harness_adapters.driven.process import LineProcess
 from harness_adapters.model import anthropic
@@ -68,7 +68,8 @@ def _program(folder: Path, native: Native, history: Sequence[HistoryItem], tool_
         command=[
             f"{PROGRAM_AT}/claude",
             *("--output-format", "stream-json", "--verbose", "--input-format", "stream-json"),
-            *("--system-prompt", spec.system or "", "--tools", "", "--model", spec.model, *effort),
+            *(("--system-prompt-file", f"{FILES_AT}/system") if spec.system else ("--system-prompt", "")),
+            *("--tools", "", "--model", spec.model, *effort),
             *("--allowedTools", ",".join(PREFIX + tool.name for tool in spec.tools) or "none"),
             *("--permission-mode", "dontAsk", "--strict-mcp-config", "--setting-sources="),
             *("--mcp-config", json.dumps({"mcpServers": {"sandbox": {"type": "sdk", "name": "sandbox"}}})),
@@ -81,6 +82,7 @@ def _program(folder: Path, native: Native, history: Sequence[HistoryItem], tool_
             "MCP_TOOL_TIMEOUT": str(tool_timeout_ms),
             "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(spec.max_tokens),
         },
+        files={"system": spec.system or ""},
         state={place: transcript(spec, history, session_id, VERSION)} if history else {},
     )
 

@@ -49,6 +49,7 @@ class Program:
     ``modules``: of the standard library, all that a program in Python imports; it is given a Python that has them.
     ``files``: content by name, for a folder of its own that it can only read, at `FILES_AT`; ``links``: path
     where it looks for a file → where that is. ``state``: content by path below `STATE_AT`, where it may write too.
+    What is long or somebody's belongs there: everybody on the machine can read a command.
     """
 
     name: str
@@ -136,7 +137,7 @@ class Confinement:
                     sys.executable,
                     "-c",
                     "from harness_adapters.driven.launcher import main; main()",
-                    json.dumps({**order, "handover_fd": theirs.fileno()}),
+                    str(theirs.fileno()),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -146,7 +147,7 @@ class Confinement:
                     limit=STREAM_BYTES,
                 )
             try:
-                ear = await asyncio.to_thread(_received, ours)
+                ear = await asyncio.to_thread(_handed_over, ours, order)
             except OSError as error:
                 process.kill()
                 _, said = await process.communicate()
@@ -242,8 +243,10 @@ def _bundled_bwrap() -> Path:
     return Path(bwrap_path())
 
 
-def _received(handover: socket.socket) -> socket.socket:
+def _handed_over(handover: socket.socket, order: Mapping[str, Any]) -> socket.socket:
+    """Give the launcher its order, which is too long for an argument and nobody else's business; return the ear."""
     handover.settimeout(HANDOVER_SECONDS)
+    handover.sendall(json.dumps(order).encode() + b"\n")
     _, descriptors, _, _ = socket.recv_fds(handover, 16, 1)
     if not descriptors:
         raise ConnectionResetError("it ended before it had a network")

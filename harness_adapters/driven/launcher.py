@@ -1,7 +1,8 @@
-"""Turns itself into a confined harness process: a program of its own, with its order as its argument.
+"""Turns itself into a confined harness process: a program of its own, which is told the number of a socket.
 
-First comes the process's network: loopback alone, with one socket that listens on it and is handed to whoever gave
-the order. Then the cgroups are joined, root is given up for a user of the process's own, and bubblewrap takes over.
+Its order comes through that socket, as JSON in a line. First it makes the process's network: loopback alone, with
+one socket that listens on it and is handed to whoever gave the order. Then the cgroups are joined, root is given up
+for a user of the process's own, and bubblewrap takes over.
 """
 
 import ctypes
@@ -59,9 +60,10 @@ def _write(path: str, text: str) -> None:
 
 def main() -> None:
     """Carry out the order. Never returns."""
-    order = json.loads(sys.argv[1])
-    with socket.socket(fileno=order["handover_fd"]) as handover, enter_network(order["port"]) as listener:
-        socket.send_fds(handover, [b"ear"], [listener.fileno()])
+    with socket.socket(fileno=int(sys.argv[1])) as handover, handover.makefile("rb") as lines:
+        order = json.loads(lines.readline())
+        with enter_network(order["port"]) as listener:
+            socket.send_fds(handover, [b"ear"], [listener.fileno()])
     become_nobody(order)
     os.execv(order["command"][0], order["command"])  # noqa: S606 -- that is what it is for
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,17 @@ async def test_a_tool_that_fails_is_told_to_the_model(talk: Talk, harness: Harne
 
     talk.say(script({"tools": uses({"n": 1})}, {"text": "it said: {{result}}"}))
     assert "no such file" in text(await talk.turn(harness, Hands(fail)))
+
+
+async def test_the_longest_prompt_arrives_and_no_neighbour_reads_it(talk: Talk, harness: Harness, recorder: Recorder):
+    talk.more["compact_above_tokens"] = 10_000_000
+    talk.system = ("A prompt of many words. " + '"ü\\\n世' * 20_000)[:100_000]
+    for n in range(2):
+        talk.say(script({"text": f"answer {n}"}))
+        assert text(await talk.turn(harness)) == f"answer {n}"
+        assert json.dumps(talk.system)[1:-1] in json.dumps(recorder.bodies[-1])
+        assert not [command for command in _commands() if b"A prompt of many words" in command]
+        talk.session_id = f"{talk.session_id}-moved"
 
 
 async def test_a_large_result_arrives(talk: Talk, harness: Harness):
@@ -238,3 +251,12 @@ async def test_the_limit_of_requests_ends_the_turn(talk: Talk, harness: Harness)
     talk.say(script(*({"tools": uses({"n": n})} for n in range(5)), {"text": "x"}))
     events = await talk.turn(harness)
     assert isinstance(events[-1], TurnFinished) and events[-1].reason == "limit"
+
+
+def _commands() -> list[bytes]:
+    """Return what anybody on the machine can read of its processes."""
+    found: list[bytes] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes())
+    return found
