@@ -36,6 +36,8 @@ MEMORY_MB = 1536
 HEALTH_SECONDS, HEALTH_PAUSE_SECONDS = 1.0, 0.1
 """A question whether it serves yet that comes at the wrong moment of its start is never answered."""
 
+GATEWAY_SECONDS, GATEWAY_PAUSE_SECONDS = 30.0, 0.2
+
 EVENTS_AT_ONCE = 100
 """Of a history that is put into a session: other sessions wait meanwhile, 3 ms for each."""
 
@@ -80,19 +82,34 @@ class _Formats:
         self._known: dict[tuple[str, str], tuple[float, WireFormat]] = {}
 
     async def of(self, spec: HarnessSpec) -> WireFormat:
-        """Return a model's format; raises `HarnessFailedError`."""
+        """Return a model's format, any for a model that nobody serves; raises `HarnessFailedError`."""
         key = (spec.gateway_url, spec.model)
         known_until, known = self._known.get(key, (0.0, None))
         if known is not None and time.monotonic() < known_until:
             return known
-        try:
-            async with httpx.AsyncClient(trust_env=False, timeout=CONNECT_SECONDS) as client:
-                answer = await client.get(f"{spec.gateway_url}/v1/routes", params={"model": spec.model})
-            known = answer.raise_for_status().json()["formats"][0]
-        except (httpx.HTTPError, ValueError, LookupError) as error:
-            raise HarnessFailedError(f"the gateway names no format for {spec.model!r}: {error!r}") from error
+        answer = await _route(spec)
+        if answer.status_code != 200:
+            return "anthropic"  # A request in whichever format is answered with what is wrong.
+        known = answer.json()["formats"][0]
         self._known[key] = (time.monotonic() + ROUTE_SECONDS, known)
         return known
+
+
+async def _route(spec: HarnessSpec) -> httpx.Response:
+    """Ask the gateway for a model's formats, again for a while if it is being restarted."""
+    give_up_at = time.monotonic() + GATEWAY_SECONDS
+    async with httpx.AsyncClient(trust_env=False, timeout=CONNECT_SECONDS) as client:
+        while True:
+            try:
+                answer = await client.get(f"{spec.gateway_url}/v1/routes", params={"model": spec.model})
+                if answer.status_code < 500:
+                    return answer
+                said = f"HTTP {answer.status_code}"
+            except httpx.HTTPError as error:
+                said = type(error).__name__
+            if time.monotonic() > give_up_at:
+                raise HarnessFailedError(f"the model gateway does not answer ({said})")
+            await asyncio.sleep(GATEWAY_PAUSE_SECONDS)
 
 
 @dataclass

@@ -224,6 +224,18 @@ async def test_a_request_that_is_refused_for_good_ends_the_turn(talk: Talk, harn
     assert text(await talk.turn(harness)) == "again"
 
 
+async def test_a_model_that_nobody_serves_ends_the_turn(talk: Talk, harness: Harness):
+    served, talk.model = talk.model, "nobody-9"
+    talk.say(script({"text": "x"}))
+    events = await talk.turn(harness)
+    assert [event.kind for event in of(events, ModelRequestFailed)] == ["invalid_request"]
+    assert isinstance(events[-1], TurnFinished) and events[-1].reason == "failed"
+    assert "no provider serves the model 'nobody-9'" in (events[-1].message or "")
+    talk.model = served
+    talk.say(script({"text": "again"}))
+    assert text(await talk.turn(harness)) == "again"
+
+
 async def test_a_context_that_is_too_large_is_compacted(talk: Talk, harness: Harness):
     for n in range(3):
         talk.say(f"{'x' * 8000}\n" + script({"text": f"answer {n}"}))

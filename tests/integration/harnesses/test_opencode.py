@@ -1,16 +1,20 @@
 """What is OpenCode's own: sessions of different agents in one process, its conversation, and its interface."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
+from controlplane.embedded.process import free_ports
 from harness_adapters.contract import (
     Harness,
     HarnessRestarted,
@@ -224,3 +228,34 @@ async def test_its_interface_answers_nobody_else(gateway: Gateway, harness: Harn
             each.laddr.ip for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"
         }
         assert listening_at <= {"127.0.0.1"}
+
+
+async def test_a_gateway_that_is_being_restarted_is_waited_for(talk: Talk, harness: Harness, gateway: Gateway):
+    [port] = free_ports(1)
+    talk.gateway = dataclasses.replace(gateway, url=f"http://127.0.0.1:{port}")
+    talk.say(script({"text": "here"}))
+    turn = asyncio.create_task(talk.turn(harness))
+    done, _ = await asyncio.wait([turn], timeout=3)
+    assert not done
+    async with _passed_on(port, gateway.url):
+        events = await turn
+    assert text(events) == "here" and not of(events, HarnessRestarted)
+
+
+@asynccontextmanager
+async def _passed_on(port: int, url: str) -> AsyncGenerator[None]:
+    """Pass what comes to a port on to an address."""
+    there = urlsplit(url)
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection(there.hostname, there.port)
+        await asyncio.gather(pipe(reader, ours), pipe(theirs, writer), return_exceptions=True)
+
+    async with await asyncio.start_server(passed, "127.0.0.1", port):
+        yield
