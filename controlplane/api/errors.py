@@ -83,6 +83,8 @@ def invalid(errors: Sequence[Any], data: object) -> InvalidRequestError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "union_tag_invalid":  # pydantic's own words repeat the value
         message = f"the type is one of {first['ctx']['expected_tags']}"
+    if first["type"] == "model_type":  # … and name a class
+        message = "an object is expected here"
     return InvalidRequestError(
         f"{field}: {message}" if field else message,
         code="invalid_request",

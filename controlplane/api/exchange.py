@@ -15,6 +15,7 @@ from controlplane.api import bodies
 from controlplane.api.errors import invalid_model
 from controlplane.api.parts import Parts, parts_of
 from controlplane.errors import InvalidRequestError, PermissionDeniedError
+from controlplane.ids import shown_name
 from controlplane.store import idempotency
 from controlplane.store.keys import KeyRecord
 from controlplane.store.pool import Connection
@@ -92,6 +93,14 @@ async def open_exchange(request: Request) -> Exchange:
     """Let a request in, or raise what keeps it out."""
     parts = parts_of(request)
     key = await parts.authenticator.authenticate(request)
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if "\x00" in value:
+            raise InvalidRequestError(
+                f"{shown_name(name)}: a NUL is in no value that is stored",
+                code="invalid_value",
+                field=shown_name(name),
+                next_step="leave it out",
+            )
     return Exchange(request, parts, key)
 
 

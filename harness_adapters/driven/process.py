@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,9 @@ LAST_WORDS = 2000
 
 ANSWER_SECONDS = 30.0
 """Every harness answers within a second unless the machine has no time for it, or it hangs."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+"""What is meant for a terminal."""
 
 _log = structlog.get_logger(__name__)
 
@@ -112,7 +116,7 @@ class LineProcess:
         with suppress(ProcessLookupError):
             self.confined.process.kill()
         code = await self.confined.process.wait()
-        said = self._words.strip().rpartition("\n")[2]
+        said = _COLOURS.sub("", self._words).strip().rpartition("\n")[2]
         self._die(misunderstood or f"it ended with {code}" + (f": {said[:300]}" if said else ""))
 
     async def _read_errors(self) -> None:

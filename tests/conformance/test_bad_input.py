@@ -179,17 +179,24 @@ async def test_unknown_parameters_are_ignored(http: httpx.AsyncClient):
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "field"),
     [
-        "/v1/agents/%00",
-        "/v1/agents?page=%00",
-        "/v1/sessions?agent_id=a%00b",
-        "/v1/files?scope_id=%00",
-        "/v1/sessions/sesn_%00/events",
+        ("/v1/agents/%00", "agent_id"),
+        ("/v1/agents?page=%00", "page"),
+        ("/v1/sessions?agent_id=a%00b", "agent_id"),
+        ("/v1/files?scope_id=%00", "scope_id"),
+        ("/v1/sessions/sesn_%00/events", "session_id"),
+        ("/v1/sessions/sesn_x/model_requests/%00/request", "request_id"),
+        ("/v1/vaults/%00", "vault_id"),
     ],
 )
-async def test_a_nul_in_the_url_is_refused(http: httpx.AsyncClient, path: str):
-    assert_refused(await http.get(path))
+async def test_a_nul_in_the_url_is_refused(http: httpx.AsyncClient, path: str, field: str):
+    assert assert_refused(await http.get(path))["field"] == field
+
+
+async def test_what_is_no_object_is_refused_in_words_of_the_wire(http: httpx.AsyncClient):
+    refused = assert_refused(await http.post("/v1/agents", json={"name": "a", "model": ["claude-opus-4-6"]}))
+    assert (refused["field"], refused["message"]) == ("model", "model: an object is expected here")
 
 
 @pytest.mark.parametrize("agent_id", ["x", "%ff", "%ed%a0%80", "' OR 1=1 --", "a" * 4000, "%F0%9F%92%A9", "..%2f.."])

@@ -37,6 +37,13 @@ pytestmark = pytest.mark.slow
 END = TurnFinished(reason="end_turn")
 
 
+@pytest.fixture(params=["inline", "isolated"])
+def talk(talk: Talk, request: pytest.FixtureRequest) -> Talk:
+    """A session in a process that it shares, and one in a process of its own: it behaves alike."""
+    talk.more["mode"] = request.param
+    return talk
+
+
 async def test_text_streams_under_the_id_that_it_is_recorded_with(talk: Talk, harness: Harness):
     words = "Grüße, 世界. " * 30
     talk.say(script({"text": words, "chunk_ms": 1}))

@@ -164,6 +164,7 @@ async def test_a_program_that_always_dies_ends_the_turn(talk: Talk, harness: Har
     talk.say(script({"fail": {"after_chunks": 0, "hang_seconds": 1, "times": 1000}, "text": "x"}))
     events = await asyncio.wait_for(talk.turn(harness, until=watch), 90)
     assert isinstance(events[-1], TurnFinished) and events[-1].reason == "failed"
+    assert all(event.message.isprintable() for event in of(events, HarnessRestarted))
     talk.say(script({"text": "well again"}))
     assert text(await talk.turn(harness)) == "well again"
 
