@@ -79,13 +79,20 @@ class KnownForms:
 
 
 def forms(secret: bytes) -> set[bytes]:
-    """Return a secret raw, in base64 at every offset, in hex, and escaped for URLs, JSON (also twice) and HTML."""
+    """Return a secret raw, in base64 at every offset, in hex, and escaped for URLs, JSON (also twice) and HTML.
+
+    What is in base64, as in Basic, may be in hex, base64 and escapes in turn.
+    """
     urls = {quote(secret, safe=""), quote(secret, safe="/"), quote(secret, safe=_BROWSERS_KEEP), quote_plus(secret)}
     found = {secret, secret.hex().encode(), secret.hex().upper().encode()}
     found |= {url.encode() for url in urls} | {_lower_escapes(url).encode() for url in urls}
     for text in {secret.decode(errors="replace"), secret.decode("latin-1")}:  # the latter: as servers read a header
         found |= {html.escape(text).encode(), html.escape(text, quote=False).encode(), *_json_forms(text)}
-    found |= {core for offset in range(3) for core in _base64_cores(secret, offset)}
+    for core in _cores(secret):
+        found |= {core, core.hex().encode(), core.hex().upper().encode(), *_cores(core)}
+        url = quote(core, safe="")
+        found |= {url.encode(), _lower_escapes(url).encode()}
+        found |= {core.replace(b"/", escaped) for escaped in (b"\\/", b"\\\\/", b"\\u002f", b"\\u002F")}
     return {form for form in found if len(form) >= _SHORTEST_FORM}
 
 
@@ -101,6 +108,10 @@ def _json_forms(text: str) -> Iterator[bytes]:
 def _lower_escapes(url: str) -> str:
     parts = url.split("%")
     return "%".join([parts[0], *(part[:2].lower() + part[2:] for part in parts[1:])])
+
+
+def _cores(secret: bytes) -> set[bytes]:
+    return {core for offset in range(3) for core in _base64_cores(secret, offset)}
 
 
 def _base64_cores(secret: bytes, offset: int) -> set[bytes]:

