@@ -85,7 +85,7 @@ class PostgresPolicySource:
             held = await self._read(policy.sandbox_id)
         if held is None or held.policy.epoch != policy.epoch:
             return None
-        if credential_id not in {each.credential_id for each in held.policy.credentials}:
+        if credential_id not in {each.credential_id for each in held.policy.credentials if not each.is_withdrawn}:
             return None
         if credential_id not in held.secrets:
             async with self._database.transaction(ALL_WORKSPACES) as connection:
@@ -181,13 +181,16 @@ async def _policy_row(connection: Connection, sandbox_id: str) -> DictRow | None
                s.archived_at IS NOT NULL OR s.egress_revoked_at IS NOT NULL OR s.status = 'terminated'
                OR a.frozen_at IS NOT NULL OR (b.status = 'retiring' AND b.end_reason = 'halted') AS closed,
                s.agent_id,
-               coalesce((SELECT jsonb_agg(jsonb_build_object('credential_id', c.id, 'name', c.name, 'stub', k.stub,
-                                                             'binding', c.binding, 'version', c.version)
-                                          ORDER BY c.id)
+               coalesce((SELECT jsonb_agg(jsonb_build_object(
+                                    'credential_id', k.credential_id, 'stub', k.stub, 'version', c.version,
+                                    'name', coalesce(c.name, k.name), 'binding', coalesce(c.binding, k.binding),
+                                    'withdrawn', c.archived_at IS NOT NULL OR v.archived_at IS NOT NULL
+                                                 OR NOT coalesce(s.vault_ids ? v.id, false))
+                                          ORDER BY k.credential_id)
                            FROM sandbox_stubs k
-                           JOIN credentials c ON c.id = k.credential_id AND c.archived_at IS NULL
-                           JOIN vaults v ON v.id = c.vault_id AND v.archived_at IS NULL
-                          WHERE k.sandbox_id = b.id AND s.vault_ids ? v.id), '[]') AS credentials
+                           LEFT JOIN credentials c ON c.id = k.credential_id
+                           LEFT JOIN vaults v ON v.id = c.vault_id
+                          WHERE k.sandbox_id = b.id), '[]') AS credentials
           FROM sandboxes b
           JOIN sessions s ON s.id = b.session_id
           JOIN environments e ON e.id = s.environment_id
@@ -222,6 +225,7 @@ def _policy(row: DictRow, epoch: int) -> SandboxPolicy:
                 name=each["name"],
                 stub=each["stub"],
                 binding=Binding.model_validate(each["binding"]),
+                is_withdrawn=each["withdrawn"],
             )
             for each in row["credentials"]
         ],

@@ -36,6 +36,8 @@ class GrantedCredential(_Frozen):
     stub: str
     """``bhstub_`` and at least 128 random bits, in letters and digits; this sandbox's own."""
     binding: Binding
+    is_withdrawn: bool = False
+    """It may not be used any more. Hosts that it was bound to are still read along: its stub must not get there."""
 
 
 class SandboxPolicy(_Frozen):

@@ -20,6 +20,7 @@ from sandbox.egress.rules import (
     check_method,
     check_path,
     check_use,
+    credential_revoked,
     judge_destination,
 )
 from sandbox.egress.scrub import KnownForms, Scrubber
@@ -186,11 +187,7 @@ class Exchange:
         for stub, credential in used.items():
             secret = await self._secret(credential)
             if secret is None:
-                raise RefusedError(
-                    "credential_revoked",
-                    f"The credential {credential.name} may not be used any more.",
-                    credential=credential.name,
-                )
+                raise credential_revoked(credential)
             if _UNUSABLE.intersection(secret.value) or not secret.value:
                 raise RefusedError(
                     "secret_unusable",

@@ -85,6 +85,8 @@ def check_method(method: str) -> None:
 def check_use(credential: GrantedCredential, destination: Destination, *, method: str, target: str) -> None:
     """Decide whether a credential may be used for a request; raises `RefusedError`."""
     binding, name = credential.binding, credential.name
+    if credential.is_withdrawn:
+        raise credential_revoked(credential)
     if not _is_bound(binding, destination.host):
         raise RefusedError(
             "credential_not_bound",
@@ -97,6 +99,15 @@ def check_use(credential: GrantedCredential, destination: Destination, *, method
         )
     if binding.path_prefixes is not None and not _path_matches(target, binding.path_prefixes):
         raise RefusedError("path_not_bound", f"The credential {name} may not be used for this path.", credential=name)
+
+
+def credential_revoked(credential: GrantedCredential) -> RefusedError:
+    """What is said of a credential that was archived, deleted or taken from the session."""
+    return RefusedError(
+        "credential_revoked",
+        f"The credential {credential.name} may not be used any more.",
+        credential=credential.name,
+    )
 
 
 def check_path(target: str, bound: Iterable[GrantedCredential]) -> None:

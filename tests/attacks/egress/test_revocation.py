@@ -16,6 +16,12 @@ def _no_credential(stage: Stage) -> None:
     stage.policies.change("sbx_a", credentials=[])
 
 
+def _withdrawn(stage: Stage) -> None:
+    granted = stage.policies.policies["sbx_a"].credentials[0]
+    stage.policies.change("sbx_a", credentials=[granted.model_copy(update={"is_withdrawn": True})])
+    stage.policies.secrets.clear()
+
+
 def _no_network(stage: Stage) -> None:
     stage.policies.change("sbx_a", networking="none")
 
@@ -83,10 +89,11 @@ async def _until(client: Client, wanted: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
-        ("stream", _no_credential), ("stream", _no_network), ("stream", _another_host), ("stream", _ended),
-        ("stream", _store_away), ("stream", _read_only), ("websocket", _no_credential), ("websocket", _no_network),
-        ("upload", _no_credential), ("upload", _no_network), ("tunnel", _no_network), ("tunnel", _another_host),
-        ("tunnel", _bound_now), ("tunnel", _ended), ("tunnel", _store_away),
+        ("stream", _no_credential), ("stream", _withdrawn), ("stream", _no_network), ("stream", _another_host),
+        ("stream", _ended), ("stream", _store_away), ("stream", _read_only), ("websocket", _no_credential),
+        ("websocket", _withdrawn), ("websocket", _no_network), ("upload", _no_credential), ("upload", _withdrawn),
+        ("upload", _no_network), ("tunnel", _no_network), ("tunnel", _another_host), ("tunnel", _bound_now),
+        ("tunnel", _ended), ("tunnel", _store_away),
     ],
 )  # fmt: skip
 async def test_an_open_stream_is_cut(stage: Stage, kind: str, change: Change) -> None:
@@ -210,6 +217,7 @@ async def test_a_change_that_takes_nothing_back_cuts_nothing(stage: Stage) -> No
     ("change", "reason"),
     [
         (_no_credential, "stub_not_valid"),
+        (_withdrawn, "credential_revoked"),
         (_no_network, "networking_off"),
         (_another_host, "host_not_allowed"),
         (_ended, "sandbox_unknown"),
@@ -229,6 +237,31 @@ async def test_the_next_request_on_an_open_connection_is_refused(stage: Stage, c
     assert (got.status in {403, 503}, got.headers["x-bulkhead-reason"]) == (True, reason)
     assert (await stage.audit.wait(2)).reason == reason
     assert len(host.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ("Authorization: Bearer {stub}", "credential_revoked"),
+        ("X-Trace: {stub}", "credential_revoked"),
+        ("Authorization: Bearer the-agents-own", "foreign_credential"),
+        ("Accept: */*", None),
+    ],
+)
+async def test_a_host_whose_credential_was_withdrawn_gets_no_stub_through_a_new_tunnel(
+    stage: Stage, sent: str, reason: str | None
+) -> None:
+    token = stage.credential("API_TOKEN", ["api.test"])
+    await stage.sandbox(allowed_hosts=["api.test"], credentials=[token])
+    host = await stage.host("api.test")
+    _withdrawn(stage)
+    client = await stage.tunnel("api.test")
+    got = await client.ask(get("/", "api.test", sent.format(stub=token.stub)))
+    entry = await stage.audit.wait()
+    assert (got.headers.get("x-bulkhead-reason"), entry.path) == (reason, "/")
+    assert entry.verdict == ("denied" if reason else "allowed")
+    assert token.stub.encode() not in host.raw
+    assert len(host.received) == (0 if reason else 1)
 
 
 async def test_a_secret_that_is_gone_while_it_is_asked_for_is_refused(stage: Stage) -> None:

@@ -116,7 +116,11 @@ async def test_what_takes_a_credential_away_holds_for_the_next_decision_in_every
         for each, policy in zip((proxy, other), before, strict=True):
             await each.audit.record(entry(world))
             now = await each.source.policy(world.sandbox)
-            assert now is None or (now.epoch > policy.epoch and not now.credentials)
+            assert now is None or (now.epoch > policy.epoch and all(each.is_withdrawn for each in now.credentials))
+            if change.startswith(("credential", "vault")):
+                assert now is not None
+                kept = [(each.name, each.stub, each.binding) for each in now.credentials]
+                assert kept == [(each.name, each.stub, each.binding) for each in policy.credentials]
             assert await each.source.secret(policy, credential.id) is None
 
 
