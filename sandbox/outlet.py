@@ -9,7 +9,7 @@ import structlog
 
 from sandbox import outfit
 from sandbox.contract import SandboxError, SandboxProvider
-from sandbox.egress import EarsClient, EarsError
+from sandbox.egress import EarsClient, EarsError, EarsRefusedError
 
 PATIENCE_SECONDS = 15.0
 """How long a new sandbox waits for a proxy that is just being started again; then its call is tried later."""
@@ -41,7 +41,8 @@ class Outlets:
     async def open(self, sandbox_id: str, provider: SandboxProvider) -> None:
         """Give a prepared sandbox its way out, and the certificate of its session's own authority.
 
-        Raises `SandboxError`: ``egress_away`` if the proxy does not answer, else what the provider raises.
+        Raises `SandboxError`: ``egress_away`` if the proxy does not answer, ``provision_failed`` if it will not until
+        somebody has done something, else what the provider raises.
         """
         with await provider.ear(sandbox_id) as ear:
             self._note_change()
@@ -61,12 +62,16 @@ class Outlets:
 
     async def keep(self, holders: Holders) -> None:
         """Put back what the proxy has lost, and take back what is no more, until cancelled."""
+        trouble = ""
         while True:
             try:
                 if frozenset(await self._proxy.attached()) != self._attached:
                     await self.restore(holders)
+                trouble = ""
             except Exception as error:  # noqa: BLE001 - the store or the proxy is away: looked at again in a moment
-                _log.info("ears_not_looked_after", cause=str(error))
+                if str(error) != trouble:
+                    trouble = str(error)
+                    _log.warning("ears_not_looked_after", cause=trouble)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def restore(self, holders: Holders) -> None:
@@ -102,6 +107,8 @@ class Outlets:
         while True:
             try:
                 return await order()
+            except EarsRefusedError as error:
+                raise SandboxError(f"the sandbox has no way out: {error}", code="provision_failed") from error
             except EarsError as error:
                 if asyncio.get_running_loop().time() > until:
                     raise SandboxError(f"the sandbox has no way out yet: {error}", code="egress_away") from error

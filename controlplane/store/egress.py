@@ -12,11 +12,12 @@ from psycopg.rows import DictRow
 from pydantic import SecretStr
 
 from controlplane.definitions import EnvironmentConfig, LimitedNetwork, Networking
+from controlplane.errors import BulkheadError
 from controlplane.store import authorities, credentials
 from controlplane.store.line import Line
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
 from controlplane.vault.keyring import Keyring
-from sandbox.egress.contract import Binding, GrantedCredential, SandboxPolicy
+from sandbox.egress.contract import AuthorityError, Binding, GrantedCredential, SandboxPolicy
 
 MAX_POLICIES = 4096
 """Policies held at once, a few KB each; far more than one proxy serves sandboxes."""
@@ -98,7 +99,10 @@ class PostgresPolicySource:
     async def authority_seed(self, session_id: str) -> bytes:
         """See `PolicySource.authority_seed`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
-            return await authorities.seed(connection, session_id, keyring=self._keyring)
+            try:
+                return await authorities.seed(connection, session_id, keyring=self._keyring)
+            except BulkheadError as error:
+                raise AuthorityError(f"{error.message}; {error.next_step or 'see the log'}") from error
 
     async def _read(self, sandbox_id: str) -> _Held | None:
         changes = self._changes

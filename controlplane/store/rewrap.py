@@ -40,20 +40,21 @@ async def rewrap(database: Database, keyring: Keyring) -> Rewrapped:
             " WHERE master_key_id <> %(newest)s",
             {"newest": keyring.newest_id},
         )
-    done = 0
+    rewrapped = unreadable = 0
     for row in found:
         async with database.transaction(ALL_WORKSPACES) as connection:
-            done += await _rewrap_one(connection, row, keyring)
-    return Rewrapped(master_key_id=keyring.newest_id, rewrapped=done, unreadable=len(found) - done)
+            try:
+                rewrapped += await _rewrap_one(connection, row, keyring)
+            except (UnavailableError, SealBrokenError) as error:
+                unreadable += 1
+                _log.warning("key_not_rewrapped", kind=row["kind"], id=row["id"], cause=error.code)
+    return Rewrapped(master_key_id=keyring.newest_id, rewrapped=rewrapped, unreadable=unreadable)
 
 
 async def _rewrap_one(connection: Connection, row: DictRow, keyring: Keyring) -> bool:
+    """Write a key again; False if somebody else has changed it. Raises `UnavailableError`, `SealBrokenError`."""
     place = (data_key_place if row["kind"] == "vault" else seed_place)(row["workspace_id"], row["id"])
-    try:
-        key = keyring.unwrap(Wrapped(master_key_id=row["master_key_id"], wrapped=row["wrapped"]), place)
-    except (UnavailableError, SealBrokenError) as error:
-        _log.warning("key_not_rewrapped", kind=row["kind"], id=row["id"], cause=error.code)
-        return False
+    key = keyring.unwrap(Wrapped(master_key_id=row["master_key_id"], wrapped=row["wrapped"]), place)
     values = {"id": row["id"], "before": row["wrapped"], **keyring.wrap(key, place).model_dump()}
     if row["kind"] == "vault":
         written = await one(

@@ -1,49 +1,15 @@
 """Host names that a credential may be bound to, in the form that the egress proxy compares with."""
 
+from functools import cache
+
+from publicsuffixlist import PublicSuffixList
+
 from sandbox.egress.destination import canonical_host
 
 _NOT_IN_NAMES = {"/": "a path", ":": "a port or a scheme", "@": "a user name", "?": "a query", "#": "a fragment"}
 
-_REGISTRY_LABELS = frozenset(
-    ["ac", "co", "com", "edu", "go", "gob", "gouv", "gov", "govt", "mil", "ne", "net", "nom", "or", "org", "sch"]
-)
-"""Second labels under which the registries of two-letter countries give names to anybody, such as in ``co.uk``."""
-
-_SHARED_DOMAINS = frozenset(
-    [
-        "amazonaws.com",
-        "appspot.com",
-        "azurefd.net",
-        "azurewebsites.net",
-        "blogspot.com",
-        "cloudfront.net",
-        "deno.dev",
-        "digitaloceanspaces.com",
-        "firebaseapp.com",
-        "fly.dev",
-        "github.io",
-        "gitlab.io",
-        "glitch.me",
-        "herokuapp.com",
-        "netlify.app",
-        "on.aws",
-        "ngrok.app",
-        "ngrok.io",
-        "ngrok-free.app",
-        "onrender.com",
-        "pages.dev",
-        "r2.dev",
-        "railway.app",
-        "repl.co",
-        "run.app",
-        "trycloudflare.com",
-        "vercel.app",
-        "web.app",
-        "windows.net",
-        "workers.dev",
-    ]
-)
-"""Well-known domains in which anybody gets a name within a minute; not the whole list of public suffixes."""
+_SHARED_DOMAINS = frozenset(["blogspot.de", "glitch.me", "nip.io", "railway.app", "sslip.io", "webhook.site"])
+"""Domains in which anybody gets a name within a minute, and which are not in the list of public suffixes."""
 
 _BY_SERVICE = frozenset(["amazonaws.com", "on.aws", "windows.net"])
 """Those where it is a name under a service's own, such as ``bucket.s3.amazonaws.com``: no wildcard at any depth."""
@@ -79,6 +45,12 @@ def _is_address(name: str) -> bool:
 
 
 def _is_public(labels: list[str]) -> bool:
-    if ".".join(labels) in _SHARED_DOMAINS or ".".join(labels[-2:]) in _BY_SERVICE:
+    name = ".".join(labels)
+    if name in _SHARED_DOMAINS or ".".join(labels[-2:]) in _BY_SERVICE:
         return True
-    return len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _REGISTRY_LABELS
+    return _public_suffixes().publicsuffix(name) == name
+
+
+@cache
+def _public_suffixes() -> PublicSuffixList:
+    return PublicSuffixList(accept_unknown=False)

@@ -5,13 +5,14 @@ from sandbox.egress.certificates import Authority
 from sandbox.egress.contract import (
     AuditEntry,
     AuditSink,
+    AuthorityError,
     Binding,
     GrantedCredential,
     PolicySource,
     SandboxPolicy,
     Verdict,
 )
-from sandbox.egress.ears import Ears, EarsClient, EarsError
+from sandbox.egress.ears import Ears, EarsClient, EarsError, EarsRefusedError
 from sandbox.egress.server import EgressSettings, Proxy
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "AuditEntry",
     "AuditSink",
     "Authority",
+    "AuthorityError",
     "Binding",
     "Ears",
     "EarsClient",
     "EarsError",
+    "EarsRefusedError",
     "EgressSettings",
     "GrantedCredential",
     "PolicySource",

@@ -88,6 +88,10 @@ class AuditEntry(_Frozen):
     duration_ms: float = 0
 
 
+class AuthorityError(Exception):
+    """A session's authority cannot be made, and waiting does not help: the message says why, and what to do."""
+
+
 class PolicySource(Protocol):
     """Says what sandboxes may do. An error of any kind means that nothing is allowed."""
 
@@ -100,7 +104,10 @@ class PolicySource(Protocol):
         ...
 
     async def authority_seed(self, session_id: str) -> bytes:
-        """Return 32 secret bytes, the same for a session in every process: its CA's key is derived from them."""
+        """Return 32 secret bytes, the same for a session in every process: its CA's key is derived from them.
+
+        Raises `AuthorityError` where somebody has to do something first.
+        """
         ...
 
 

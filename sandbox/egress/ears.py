@@ -1,18 +1,23 @@
-"""How this host's sandbox worker hands listening sockets to the proxy: over a Unix socket, for the same user only."""
+"""How this host's sandbox worker hands listening sockets to the proxy: over a Unix socket, for the same user only.
+
+Of several proxies on a host the one that holds the lock beside the socket takes orders; once it is gone, another.
+"""
 
 import array
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import struct
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sandbox.egress.contract import AuthorityError
 from sandbox.egress.server import Proxy
 
 _log = structlog.get_logger(__name__)
@@ -22,6 +27,8 @@ _MAX_DESCRIPTORS = 4
 _WAIT_SECONDS = 5
 """A proxy on the same host answers within milliseconds; one that does not is stuck or gone."""
 _BACKLOG = 64
+_LOOK_SECONDS = 0.25
+"""How often a proxy looks whether the one that takes this host's orders is gone."""
 
 
 class _Order(BaseModel):
@@ -37,23 +44,32 @@ class _Reply(BaseModel):
     attached: list[str] = Field(default_factory=list)
     certificate: str = ""
     error: str | None = None
+    is_lasting: bool = False
 
 
 class EarsError(Exception):
     """The proxy of this host did not take the socket, or does not answer; the message says why."""
 
 
+class EarsRefusedError(EarsError):
+    """The proxy will go on refusing until somebody has done something; the message says what."""
+
+
 class Ears:
-    """The proxy's side: takes orders for it. An async context manager."""
+    """The proxy's side: takes orders for it, once no other proxy does. An async context manager."""
 
     def __init__(self, path: Path, proxy: Proxy):
         self._path = path
         self._proxy = proxy
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
 
     async def __aenter__(self) -> "Ears":
-        self._listener = _listen(self._path)
-        self._spawn(self._accept())
+        self._lock = self._path.with_name(f"{self._path.name}.lock").open("w")
+        if _is_taken(self._lock):
+            self._spawn(self._take_over())
+        else:
+            self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -61,17 +77,29 @@ class Ears:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._path.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _listen(self) -> None:
+        self._listener = _listen(self._path)
+        self._spawn(self._accept(self._listener))
+
+    async def _take_over(self) -> None:
+        _log.info("egress_ears_of_another", path=str(self._path))
+        while _is_taken(self._lock):  # noqa: ASYNC110 - by another process
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._listen()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         while True:
-            accepted, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
             self._spawn(self._converse(accepted))
 
     async def _converse(self, peer: socket.socket) -> None:
@@ -120,7 +148,7 @@ class Ears:
         # Whatever keeps the store or the vault from answering is the worker's to hear and to report.
         except Exception as error:  # noqa: BLE001
             _log.error("egress_authority_failed", sandbox_id=sandbox_id, error=type(error).__name__)
-            return _Reply(error=str(error) or type(error).__name__)
+            return _Reply(error=str(error) or type(error).__name__, is_lasting=isinstance(error, AuthorityError))
 
 
 class EarsClient:
@@ -142,7 +170,10 @@ class EarsClient:
         return (await self._order(_Order(do="list"), [])).attached
 
     async def authority(self, sandbox_id: str) -> str:
-        """Return the certificate (PEM) that the sandbox has to trust, its session's own. Raises `EarsError`."""
+        """Return the certificate (PEM) that the sandbox has to trust, its session's own.
+
+        Raises `EarsError`, `EarsRefusedError`.
+        """
         return (await self._order(_Order(do="authority", sandbox_id=sandbox_id), [])).certificate
 
     async def _order(self, order: _Order, descriptors: list[int]) -> _Reply:
@@ -151,7 +182,8 @@ class EarsClient:
         except (OSError, ValidationError) as error:
             raise EarsError(f"the egress proxy at {self._path} does not answer: {error}") from error
         if reply.error:
-            raise EarsError(f"the egress proxy refused: {reply.error}")
+            refused = EarsRefusedError if reply.is_lasting else EarsError
+            raise refused(f"the egress proxy refused: {reply.error}")
         return reply
 
     def _exchange(self, order: _Order, descriptors: list[int]) -> _Reply:
@@ -160,6 +192,15 @@ class EarsClient:
             peer.connect(str(self._path))
             socket.send_fds(peer, [order.model_dump_json().encode()], descriptors)
             return _Reply.model_validate_json(peer.recv(_MAX_PACKET))
+
+
+def _is_taken(lock: TextIO) -> bool:
+    """Take a lock, which is held until the file is closed, unless another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _listen(path: Path) -> socket.socket:

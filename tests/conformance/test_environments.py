@@ -70,6 +70,10 @@ async def test_our_own_settings_are_kept(client: AsyncAnthropic):
             "config.networking.allowed_hosts.0",
         ),
         (
+            {"config": {"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["*.com"]}}},
+            "config.networking.allowed_hosts.0",
+        ),
+        (
             {"config": {"type": "cloud", "networking": {"type": "limited"}, "packages": {"pip": ["numpy"]}}},
             "config.packages",
         ),

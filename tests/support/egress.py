@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from sandbox.egress.addresses import AddressRules, Network
 from sandbox.egress.certificates import Authority
-from sandbox.egress.contract import AuditEntry, Binding, GrantedCredential, SandboxPolicy
+from sandbox.egress.contract import AuditEntry, AuthorityError, Binding, GrantedCredential, SandboxPolicy
 from sandbox.egress.destination import Address
 from sandbox.egress.server import EgressSettings, Proxy
 
@@ -33,13 +33,14 @@ _FAR = 5.0
 
 
 class MemoryPolicies:
-    """A `PolicySource` in memory. ``broken`` makes every answer an error."""
+    """A `PolicySource` in memory. ``broken`` makes every answer an error; ``unmade``: why there is no authority."""
 
     def __init__(self) -> None:
         self.policies: dict[str, SandboxPolicy] = {}
         self.secrets: dict[str, str] = {}
         self.seeds: dict[str, bytes] = {}
         self.broken = False
+        self.unmade = ""
         self.secrets_broken = False
 
     async def policy(self, sandbox_id: str) -> SandboxPolicy | None:
@@ -57,6 +58,8 @@ class MemoryPolicies:
 
     async def authority_seed(self, session_id: str) -> bytes:
         """Return the session's seed."""
+        if self.unmade:
+            raise AuthorityError(self.unmade)
         return self.seeds.setdefault(session_id, secrets.token_bytes(32))
 
     def change(self, sandbox_id: str, **changes: object) -> None:

@@ -12,9 +12,11 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _must_be_name(host: str) -> str:
-    """An address is never reached by its number, whatever the list says."""
+    """An address is never reached by its number, and a wildcard for all of a top level matches nothing."""
     if host.rpartition(".")[2].isdigit():
         raise ValueError("a host name is wanted; sandboxes reach no address by its number")
+    if host.startswith("*.") and "." not in host[2:]:
+        raise ValueError("a wildcard stands for names below a domain, such as '*.example.com'")
     return host
 
 

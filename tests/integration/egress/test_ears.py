@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from sandbox.contract import SandboxError, SandboxSpec
 from sandbox.egress import Ears, EarsClient, EarsError
+from sandbox.namespace import NamespaceProvider
+from sandbox.outlet import PATIENCE_SECONDS, Outlets
 from tests.support.egress import Client, Stage
 
 
@@ -55,6 +58,51 @@ async def test_a_worker_is_told_which_certificate_its_sandbox_has_to_trust(stage
     stage.policies.broken = True
     with pytest.raises(EarsError, match="the store is away"):
         await worker.authority("sbx_a")
+
+
+async def test_of_two_proxies_one_takes_orders_and_the_other_when_it_is_gone(stage: Stage) -> None:
+    path = stage.folder / "ears.sock"
+    first, second = Ears(path, stage.proxy), Ears(path, stage.proxy)
+    await first.__aenter__()
+    async with second:
+        assert await EarsClient(path).attached() == []
+        await first.__aexit__()
+        async with asyncio.timeout(5):
+            while not path.exists():  # noqa: ASYNC110 - made by the other's task
+                await asyncio.sleep(0.01)
+        assert await EarsClient(path).attached() == []
+    assert not path.exists()
+
+
+async def test_a_proxy_that_stops_takes_nothing_from_the_one_that_takes_orders(stage: Stage, ears: Path) -> None:
+    async with Ears(ears, stage.proxy):
+        pass
+    assert await EarsClient(ears).attached() == []
+
+
+async def test_what_was_left_by_a_proxy_that_was_killed_is_in_nobodys_way(stage: Stage) -> None:
+    path = stage.folder / "ears.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(path))
+    async with Ears(path, stage.proxy):
+        assert await EarsClient(path).attached() == []
+
+
+async def test_a_key_that_somebody_has_to_put_back_is_not_waited_for(stage: Stage, ears: Path) -> None:
+    provider = NamespaceProvider(
+        state_dir=stage.folder / "sandboxes", cache_dir=stage.folder / "cache", installation=f"ears{os.getpid()}"
+    )
+    await provider.provision("sbx_a", SandboxSpec(memory_mb=64, workspace_mb=16))
+    await stage.sandbox("sbx_a")
+    stage.policies.unmade = "the master key 'k' is not present; put it back"
+    try:
+        with pytest.raises(SandboxError, match="'k' is not present; put it back") as caught:
+            async with asyncio.timeout(PATIENCE_SECONDS / 2):
+                await Outlets(EarsClient(ears)).open("sbx_a", provider)
+        assert caught.value.code == "provision_failed"
+    finally:
+        await provider.destroy("sbx_a")
+        await provider.close()
 
 
 async def test_what_is_not_one_listening_socket_is_refused(ears: Path) -> None:

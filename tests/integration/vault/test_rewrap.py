@@ -1,12 +1,18 @@
+import asyncio
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 
 from controlplane.errors import UnavailableError
 from controlplane.store import authorities, credentials
+from controlplane.store.egress import PostgresPolicySource
+from controlplane.store.line import Line
 from controlplane.store.pool import Connection, Database
 from controlplane.store.rewrap import rewrap
 from controlplane.vault.cipher import SealBrokenError
 from controlplane.vault.keyring import Keyring, new_master_key
+from sandbox.egress import AuthorityError
 from tests.integration.vault.conftest import WORKSPACE, Add, World
 
 
@@ -42,6 +48,27 @@ async def test_every_key_moves_under_the_newest_master_key_and_nothing_else_chan
         with pytest.raises(UnavailableError):
             await both(connection, world, credential.id, keyring)
     assert (await rewrap(database, widened)).rewrapped == 0
+
+
+async def test_two_that_rewrap_at_once_do_the_work_together(database: Database, old: str, world: World, add: Add):
+    for n in range(15):
+        await add(world.first_vault if n % 2 else world.second_vault, f"N{n}")
+    widened = SecretStr(f"{old} {new_master_key()}")
+    done = await asyncio.gather(*(rewrap(database, Keyring(text=widened)) for _ in range(4)))
+    assert sum(each.rewrapped for each in done) >= 2
+    assert [each.unreadable for each in done] == [0] * 4
+
+
+async def test_a_file_that_holds_no_key_is_named_in_the_error_of_an_authority(
+    database: Database, world: World, tmp_path: Path
+):
+    file = tmp_path / "master-key"
+    file.write_text(new_master_key())
+    file.chmod(0o600)
+    source = PostgresPolicySource(database=database, line=Line(""), keyring=Keyring(file=file))
+    file.write_text("garbage")
+    with pytest.raises(AuthorityError, match=f"{file}: a master key .*; write base64 of 32"):
+        await source.authority_seed(world.session)
 
 
 async def test_keys_of_a_missing_master_key_stay_as_they_are_and_are_counted(

@@ -7,6 +7,7 @@ from controlplane.vault.values import (
     check_path_prefix,
     check_secret,
 )
+from sandbox import outfit
 
 
 @pytest.mark.parametrize("name", ["GITHUB_TOKEN", "_x", "npm_token", "A1"])
@@ -85,3 +86,9 @@ def test_a_path_that_servers_read_differently_is_refused(prefix: str):
 def test_what_is_no_parameter_is_refused(name: str):
     with pytest.raises(ValueError, match=r"query parameter"):
         check_parameter(name)
+
+
+@pytest.mark.parametrize("name", outfit.variables({}))
+def test_no_credential_takes_the_name_of_what_every_command_has(name: str):
+    with pytest.raises(ValueError, match="reserved"):
+        check_name(name)
