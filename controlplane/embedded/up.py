@@ -89,8 +89,9 @@ class Up:
             await self._unless_stopped(self._start())
             await self._stopping.wait()
         finally:
-            self._forget_last_run()
+            (self._data / "run" / "url").unlink(missing_ok=True)
             await self._supervisor.stop()
+            self._forget_last_run()
             os.close(self._lock)
 
     async def _take_data_directory(self) -> None:

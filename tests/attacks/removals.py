@@ -170,7 +170,7 @@ EGRESS = [
     _egress("Connections of a sandbox", "server", "            if len(ear.connections) >= MAX_CONNECTIONS_PER_SANDBOX:\n",
             "            if False:\n", f"{_LIMITS}::test_connections_have_a_limit_and_others_do_not_feel_it"),
     _egress("Certificates are few", "certificates", "        while len(self._kept) > self._limit:\n", "        while False:\n",
-            f"{_LIMITS}::test_ten_thousand_names_take_no_more_than_the_limit"),
+            f"{_LIMITS}::test_names_take_no_more_certificates_than_the_limit"),
 ]  # fmt: skip
 
 _CALLS = "attacks/sandbox/test_escape.py::test_calls_that_widen_a_sandbox_fail"

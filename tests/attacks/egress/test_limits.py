@@ -112,11 +112,23 @@ async def test_a_huge_answer_waits_for_its_reader(stage: Stage) -> None:
     assert (await stage.audit.wait()).status == 200
 
 
-async def test_ten_thousand_names_take_no_more_than_the_limit() -> None:
+async def test_names_take_no_more_certificates_than_the_limit() -> None:
     certificates = Certificates(limit=50)
     for number in range(300):
         certificates.context("sesn_a", b"s" * 32, f"host{number}.test")
     assert len(certificates) == 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_ten_thousand_names_take_no_more_memory_than_a_thousand() -> None:
+    certificates, process = Certificates(), psutil.Process()
+    for number in range(1000):
+        certificates.context("sesn_a", b"s" * 32, f"host{number}.test")
+    before = process.memory_info().rss
+    for number in range(9000):
+        certificates.context("sesn_a", b"s" * 32, f"another{number}.test")
+    assert process.memory_info().rss - before < 10_000_000
 
 
 async def test_refused_names_leave_nothing_behind(stage: Stage) -> None:
