@@ -80,14 +80,16 @@ def _text_touches(text: Word, patterns: Sequence[CommandPattern], depth: int) ->
 
 def _perhaps_fits(command: SimpleCommand, pattern: CommandPattern) -> Truth:
     program = command.program
-    if program is not None and not any(fits_glob(pattern.program, each) for each in (program, runners.name(program))):
+    if program is None:  # It may be several words, and then the first of them are arguments, or run the others.
+        return None
+    if not any(fits_glob(pattern.program, each) for each in (program, runners.name(program))):
         return False
     if pattern.arguments is None:
         fits = surely = True
     else:
         fits = _sequence(pattern.arguments, command.arguments, surely=False)
         surely = None not in command.arguments or pattern.arguments == [REST]
-    return False if not fits else True if surely and program is not None else None
+    return False if not fits else True if surely else None
 
 
 def _sequence(globs: Sequence[str], words: Sequence[Word], *, surely: bool) -> bool:

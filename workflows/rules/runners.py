@@ -46,6 +46,8 @@ _NEVER_KNOWN = frozenset(
 
 _FIND_RUNS = frozenset(["-exec", "-execdir", "-ok", "-okdir"])
 _NO_PROGRAM = re.compile(r"[-+].*|[A-Za-z_]\w*=.*|[0-9.]+[a-z]?", re.DOTALL)
+_REPLACES = re.compile(r"-[A-Za-z]*[Ii]|--replace")
+"""How xargs is told to put what it reads in place of a word."""
 
 
 def name(program: str) -> str:
@@ -87,14 +89,25 @@ def perhaps_inner(command: SimpleCommand) -> Iterator[SimpleCommand]:
     if called not in _RUNNERS and called not in _SHELLS and called != "find":
         return
     may_be_value = settled = False
+    given = _as_given(called, command.arguments)
     for index, word in enumerate(command.arguments):
         if word is not None or not settled:
-            yield SimpleCommand(program=word, arguments=command.arguments[index + 1 :])
+            yield SimpleCommand(program=word, arguments=given[index + 1 :])
         if word is not None and _NO_PROGRAM.fullmatch(word):
             may_be_value = word.startswith("-")
         else:
             settled = settled or not may_be_value or called == "find"
             may_be_value = False
+
+
+def _as_given(called: str, words: tuple[Word, ...]) -> tuple[Word, ...]:
+    """Return a runner's arguments as the command that it runs gets them: it puts in what only it knows."""
+    if called == "find":
+        return tuple(None if word is None or "{}" in word else word for word in words)
+    replaces = called == "parallel" or any(word and _REPLACES.match(word) for word in words)
+    if called in {"parallel", "xargs"}:
+        return (*((None,) * len(words) if replaces else words), None)
+    return words
 
 
 def texts(command: SimpleCommand) -> Iterator[Word]:

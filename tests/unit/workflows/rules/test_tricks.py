@@ -106,6 +106,22 @@ def test_what_hides_its_program_is_denied(command: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
+        "git${IFS}push", "git$IFS'push' x", "git$(printf ' ')push", "sudo git${IFS}push", "sh -c 'git${IFS}push'",
+        "$X push", "$X", '"$X" git push', "$X -c 'git push'", "git${x:- }push", "$EMPTY git push", "git $X",
+        "g{it,} push", "git {push,x}", "xargs git", "ls | xargs -r git", "xargs -I% git %", "xargs --replace=x git x",
+        "find . -exec git {} +", "parallel git ::: push",
+    ],
+)  # fmt: skip
+def test_what_hides_its_arguments_is_denied(command: str) -> None:
+    pushes = [{"program": "git", "arguments": ["push"]}, {"program": "git", "arguments": ["**", "push", "**"]}]
+    for pattern in pushes:
+        assert allowing(command, [pattern], "deny") == "deny"
+        assert allowing(command, [pattern], "ask") in {"ask", "deny"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
         "ls",
         "echo rm",
         "git rm-x",
