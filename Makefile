@@ -13,7 +13,7 @@ test: setup
 	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker"
 
 test-slow: setup
-	.venv/bin/pytest -m "slow or docker"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "slow or docker"
 
 lint: setup
 	.venv/bin/ruff format --check .

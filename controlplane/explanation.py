@@ -102,7 +102,8 @@ def _for_somebody(standing: Standing) -> Iterator[str]:
 def _for_its_turn(standing: Standing) -> Iterator[str]:
     if standing.waiting and standing.oldest_waiting_at is not None:
         oldest = _ago(standing, standing.oldest_waiting_at)
-        yield f"{_count(standing.waiting, 'input')} in the queue, the oldest sent {oldest}"
+        behind = ", behind the turn that did not get to its end" if standing.is_held else ""
+        yield f"{_count(standing.waiting, 'input')} in the queue, the oldest sent {oldest}{behind}"
     if standing.resume_wanted:
         later = standing.resume_at is not None and standing.resume_at > standing.now
         yield f"it is resumed at {standing.resume_at:%Y-%m-%d %H:%M:%S} UTC" if later else "it is about to be resumed"
@@ -129,7 +130,7 @@ def _next_steps(standing: Standing) -> Iterator[str]:
         yield f"wait, or stop it: `bulkhead sessions interrupt {session}`; `events --follow` shows it work"
     if standing.failure is not None:
         yield f"{standing.failure.next_step} (`bulkhead sessions resume {session}`)"
-    if standing.waiting:
+    if standing.waiting and not standing.is_held:
         yield "wait: the queue is looked at every few seconds; if nothing happens, look at /readyz"
     yield f"send a message: `bulkhead sessions send {session} TEXT`"
 

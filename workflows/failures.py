@@ -96,10 +96,15 @@ def of_turn(finished: TurnFinished) -> Failure | None:
 def of_attempts(attempts: Sequence[Attempt], *, progress_seq: int) -> Failure | None:
     """Say whether a turn is given up before its next attempt, which stands at ``progress_seq``.
 
-    ``attempts``: those before it, in order. One that brought the turn on clears what was before; one that was stopped
-    counts for nothing.
+    ``attempts``: those before it, in order. Each counts for the step at which it ended, which is where the next one
+    began: one that brought the turn on clears what was before it. One that was stopped counts for nothing.
     """
-    futile = [each for each in attempts if each.progress_seq == progress_seq and each.ending in {"crashed", "failed"}]
+    ended_at = [*(each.progress_seq for each in attempts[1:]), progress_seq]
+    futile = [
+        each
+        for each, seq in zip(attempts, ended_at, strict=False)
+        if seq == progress_seq and each.ending in {"crashed", "failed"}
+    ]
     crashed = [each for each in futile if each.ending == "crashed"]
     if len(crashed) >= MAX_TURN_CRASHES:
         message = f"{len(crashed)} workers died at the same step of this turn"

@@ -14,6 +14,7 @@ class Waiting:
     id: str
     type: str
     steers: bool = False
+    seq: int = 0
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,19 @@ class Taken:
     passed: list[str] = field(default_factory=list)
 
 
-def take(waiting: Sequence[Waiting]) -> Taken:
-    """Take the oldest message with the system messages around it; each later message has a turn of its own."""
+def take(waiting: Sequence[Waiting], *, held_seq: int | None = None) -> Taken:
+    """Take the oldest message with the system messages around it; each later message has a turn of its own.
+
+    ``held_seq``: the last turn did not get to its end, and what was sent up to then waits for it: until it is tried
+    again, or somebody interrupts, or says something after it.
+    """
+    if held_seq is not None:
+        aside = [event.id for event in waiting if event.type not in STARTS_A_TURN | {"system.message"}]
+        freed = any(
+            event.type == "user.interrupt" or (event.type in STARTS_A_TURN and event.seq > held_seq)
+            for event in waiting
+        )
+        return Taken(inputs=take(waiting).inputs if freed else [], passed=aside)
     inputs: list[str] = []
     passed: list[str] = []
     started = False

@@ -13,6 +13,9 @@ from workflows import takings
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.failures import Failure
 
+ALL_OF_IT = 2**63 - 1
+"""As ``held_seq``: nothing that is sent can run before the last turn may go on."""
+
 _STOP_REASONS = {each: each for each in ("retries_exhausted", "refusal", "requires_action", "budget_reached")}
 
 
@@ -46,13 +49,18 @@ async def settle(
         "WITH ended AS (UPDATE turns SET status = 'ended', ended_at = clock_timestamp(), outcome = %(outcome)s"
         " WHERE id = %(turn)s RETURNING extract(epoch FROM clock_timestamp() - started_at) * 1000 AS ms)"
         " UPDATE sessions SET status = 'idle', stop_reason = %(stop)s, active_ms = active_ms + ended.ms,"
-        " failure = CASE WHEN %(failed)s THEN coalesce(%(failure)s, failure) END FROM ended WHERE id = %(session)s",
+        " failure = CASE WHEN %(failed)s THEN coalesce(%(failure)s, failure) END,"
+        " held_seq = CASE WHEN %(parked)s THEN %(all)s WHEN NOT %(failed)s THEN NULL"
+        " WHEN coalesce(%(failure)s::jsonb, failure) ->> 'cause' = 'agent_frozen' THEN %(all)s ELSE last_seq END"
+        " FROM ended WHERE id = %(session)s",
         {
             "outcome": Jsonb({"reason": reason}),
             "turn": turn.turn_id,
             "stop": Jsonb(stop_reason),
             "session": turn.session_id,
             "failed": reason == "retries_exhausted",
+            "parked": reason == "budget_reached",
+            "all": ALL_OF_IT,
             "failure": Jsonb(recorded(turn, failure)) if failure else None,
         },
     )
@@ -130,18 +138,19 @@ async def waiting(connection: Connection, session_id: str) -> list[takings.Waiti
     """Return the session's queue."""
     found = await rows(
         connection,
-        "SELECT id, type, payload ->> 'delivery' = 'steer' AS steers FROM events"
+        "SELECT id, type, seq, payload ->> 'delivery' = 'steer' AS steers FROM events"
         " WHERE session_id = %(id)s AND processed_at IS NULL ORDER BY seq",
         {"id": session_id},
     )
-    return [takings.Waiting(id=row["id"], type=row["type"], steers=bool(row["steers"])) for row in found]
+    return [takings.Waiting(**{**row, "steers": bool(row["steers"])}) for row in found]
 
 
 async def takeable(connection: Connection, session_id: str) -> takings.Taken:
     """Return what a turn would take now: nothing while a call waits for a decision, and then the decisions."""
     calls, queue = await journal.parked(connection, session_id), await waiting(connection, session_id)
     if not calls:
-        return takings.take(queue)
+        held = await one(connection, "SELECT held_seq FROM sessions WHERE id = %(id)s", {"id": session_id})
+        return takings.take(queue, held_seq=held["held_seq"] if held and queue else None)
     return takings.decisions(queue) if all(call.decided for call in calls) else takings.Taken()
 
 

@@ -57,6 +57,7 @@ class Standing(_Frozen):
     updated_at: datetime
     resume_wanted: bool
     resume_at: datetime | None
+    is_held: bool
     waiting: int
     oldest_waiting_at: datetime | None
     turn: RunningTurn | None
@@ -68,8 +69,9 @@ async def of_session(connection: Connection, session_id: str) -> Standing:
     session = await one(
         connection,
         "SELECT s.id AS session_id, clock_timestamp() AS now, s.status, s.stop_reason, s.failure, s.archived_at,"
-        " a.frozen_at, s.updated_at, s.resume_wanted, s.resume_at, count(e.id) AS waiting,"
-        " min(e.created_at) AS oldest_waiting_at FROM sessions s JOIN agents a ON a.id = s.agent_id"
+        " a.frozen_at, s.updated_at, s.resume_wanted, s.resume_at, s.held_seq IS NOT NULL AS is_held,"
+        " count(e.id) AS waiting, min(e.created_at) AS oldest_waiting_at"
+        "  FROM sessions s JOIN agents a ON a.id = s.agent_id"
         "  LEFT JOIN events e ON e.session_id = s.id AND e.processed_at IS NULL"
         " WHERE s.id = %(id)s GROUP BY s.id, a.id",
         {"id": session_id},

@@ -254,17 +254,19 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
     await _mark_taken(connection, taken.passed, position=session.last_seq)
     if await _called_off(connection, turn.session_id, taken.passed):
         session = await lock_session(connection, turn.session_id)
-    if session.frozen or not (taken.inputs or session.resume_wanted):
+    # What is tried again comes before what was sent after it.
+    inputs = [] if session.resume_wanted else taken.inputs
+    if session.frozen or not (inputs or session.resume_wanted):
         return TurnResult(reason="nothing_to_do")
-    await _mark_taken(connection, taken.inputs, position=session.last_seq + 1)
+    await _mark_taken(connection, inputs, position=session.last_seq + 1)
     await journal.adopt_results(connection, turn.session_id)
     await connection.execute(
         "INSERT INTO turns (id, workspace_id, session_id, begun_seq) VALUES (%s, %s, %s, %s)",
         (turn.turn_id, turn.workspace_id, turn.session_id, session.last_seq),
     )
     await connection.execute(
-        "UPDATE sessions SET status = 'running', resume_wanted = false, resume_at = NULL, failure = NULL"
-        " WHERE id = %s",
+        "UPDATE sessions SET status = 'running', resume_wanted = false, resume_at = NULL, failure = NULL,"
+        " held_seq = NULL WHERE id = %s",
         (turn.session_id,),
     )
     await events.append(connection, turn.session_id, owned(turn, [NewEvent(type="session.status_running")]))
@@ -272,9 +274,10 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
 
 
 async def _called_off(connection: Connection, session_id: str, passed: list[str]) -> bool:
-    """Forget a planned resumption if an interrupt came when nothing ran; say whether it was so."""
+    """Forget what is to be tried again if an interrupt came when nothing ran; say whether it was so."""
     forgotten = await connection.execute(
-        "UPDATE sessions SET resume_wanted = false, resume_at = NULL WHERE id = %s AND resume_wanted AND EXISTS"
+        "UPDATE sessions SET resume_wanted = false, resume_at = NULL, held_seq = NULL WHERE id = %s"
+        " AND (resume_wanted OR held_seq IS NOT NULL) AND EXISTS"
         " (SELECT FROM events WHERE id = ANY(%s) AND type = 'user.interrupt')",
         (session_id, passed),
     )

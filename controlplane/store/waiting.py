@@ -27,7 +27,9 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> list[Ne
         connection,
         """
         WITH waiting AS (
-            SELECT session_id, bool_or(type = 'user.interrupt') AS interrupt FROM events
+            SELECT session_id, bool_or(type = 'user.interrupt') AS interrupt,
+                   max(seq) FILTER (WHERE type = 'user.message') AS newest_seq
+              FROM events
              WHERE processed_at IS NULL AND created_at < clock_timestamp() - %(age)s::interval
                AND type <> 'system.message'
              GROUP BY session_id
@@ -36,6 +38,7 @@ async def neglected(connection: Connection, *, older_than: timedelta) -> list[Ne
           FROM sessions s JOIN waiting w ON w.session_id = s.id JOIN agents a ON a.id = s.agent_id
          WHERE (a.frozen_at IS NULL OR w.interrupt) AND s.archived_at IS NULL
            AND NOT EXISTS (SELECT FROM running r WHERE r.session_id = s.id)
+           AND (w.interrupt OR s.held_seq IS NULL OR w.newest_seq > s.held_seq)
            AND (w.interrupt OR NOT EXISTS (SELECT FROM tool_calls c WHERE c.session_id = s.id AND c.state = 'intended'
                                               AND c.verdict IN ('ask', 'client') AND c.decision IS NULL))
          UNION ALL

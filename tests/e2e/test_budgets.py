@@ -61,17 +61,20 @@ async def test_a_spent_budget_parks_the_turn_and_raising_it_lets_it_go_on(client
         assert text(watcher.of("agent.message")[-1]).strip() == "1"
 
 
-async def test_a_message_to_a_session_without_money_waits_for_it_in_the_conversation(client: Client) -> None:
+async def test_messages_to_a_session_without_money_wait_for_it_each_for_a_turn_of_its_own(client: Client) -> None:
     session_id = await client.session(model=await priced(client, "waits"), budget=limit(1))
     async with client.watching(session_id) as watcher:
-        await client.say(session_id, script({"text": "the first " * 50}))
-        await watcher.until_idle()
-        await client.say(session_id, script({"text": "the second"}))
+        texts = [script({"text": text}) for text in ("the first " * 50, "the second", "the third")]
+        await client.say(session_id, *texts)
         await watcher.until_idle(times=2)
         assert watcher.events[-1]["stop_reason"]["type"] == "budget_reached"
+        await client.say(session_id, script({"text": "the fourth"}))
+        await asyncio.sleep(3)
+        assert len(watcher.of("session.status_idle")) == 2, "nothing can run, and nothing is taken"
         await client.post(f"/v1/sessions/{session_id}/resume", {"budget": None})
-        await watcher.until_idle(times=3)
-        assert text(watcher.of("agent.message")[-1]) == "the second"
+        await watcher.until_idle(times=5)
+        said = [text(each) for each in watcher.of("agent.message")[1:]]
+        assert said == ["the second", "the third", "the fourth"]
 
 
 async def test_a_model_without_a_price_rests_until_it_has_one(client: Client) -> None:

@@ -87,9 +87,11 @@ async def test_a_turn_that_meets_the_frost_comes_to_rest_and_goes_on_with_the_th
         await watcher.until_idle()
         found = await client.get(f"/v1/sessions/{session_id}")
         assert found["failure"]["cause"] == "agent_frozen"
+        await client.say(session_id, script({"text": "and then"}))
         await client.post(f"/v1/agents/{agent}/thaw")
-        await watcher.until_idle(times=2)
-        assert text(watcher.of("agent.message")[-1]).startswith("went on")
+        await watcher.until_idle(times=3)
+        went_on, then = (text(each) for each in watcher.of("agent.message")[-2:])
+        assert went_on.startswith("went on") and then == "and then"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,46 @@ async def test_a_failure_says_its_cause_and_what_to_do_and_ends_with_the_resumed
     assert (await session(client, session_id))["failure"] is None
 
 
+async def test_what_was_sent_behind_a_turn_that_failed_waits_for_it(client: Client) -> None:
+    session_id = await client.session()
+    first = script({"text": "first", "fail": failing(401)})
+    async with client.watching(session_id) as watcher:
+        sent = await client.say(session_id, first, *(script({"text": each}) for each in ("second", "third")))
+        await watcher.until_idle()
+        await asyncio.sleep(3)
+        assert len(watcher.of("session.status_running")) == 1
+        queue = (await client.get(f"/v1/sessions/{session_id}/events", limit="100"))["data"]
+        waits = [event["id"] for event in queue if event["type"] == "user.message" and event["processed_at"] is None]
+        assert waits == [event["id"] for event in sent[1:]]
+        said = await explained(client, session_id)
+        assert said["waits"].startswith("2 inputs in the queue") and "behind the turn" in said["waits"]
+        await client.post(f"/v1/sessions/{session_id}/resume", {})
+        await watcher.until_idle(times=4)
+        assert [text(event) for event in watcher.of("agent.message")] == ["first", "second", "third"]
+    assert (await session(client, session_id))["failure"] is None
+
+
+@pytest.mark.parametrize("calls_off", [True, False])
+async def test_an_interrupt_or_a_new_message_lets_the_queue_go_on_without_the_turn_that_failed(
+    client: Client, calls_off: bool
+) -> None:
+    session_id = await client.session()
+    async with client.watching(session_id) as watcher:
+        await client.say(
+            session_id,
+            script({"text": "first", "fail": failing(400, message=f"{calls_off}")}),
+            script({"text": "second"}),
+        )
+        await watcher.until_idle()
+        if calls_off:
+            await client.send(session_id, {"type": "user.interrupt"})
+        else:
+            await client.say(session_id, script({"text": "third"}))
+        expected = ["second"] if calls_off else ["second", "third"]
+        await watcher.until_idle(times=1 + len(expected))
+        assert [text(event) for event in watcher.of("agent.message")] == expected
+
+
 async def test_a_resume_that_cannot_be_changes_nothing(client: Client) -> None:
     session_id = await client.session()
     path = f"/v1/sessions/{session_id}/resume"

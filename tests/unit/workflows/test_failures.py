@@ -48,6 +48,12 @@ def test_crashes_at_one_step_are_enough() -> None:
     assert of_attempts(crashed, progress_seq=6) is None
 
 
+def test_an_attempt_that_brought_the_turn_on_and_died_then_counts_for_the_step_that_it_died_at() -> None:
+    got_on, stuck = attempts("crashed", progress_seq=2), attempts(*["crashed"] * (MAX_TURN_CRASHES - 1))
+    assert of_attempts([*got_on, *stuck], progress_seq=5) is not None
+    assert of_attempts([*got_on, *stuck[1:]], progress_seq=5) is None
+
+
 def test_stopped_attempts_count_for_nothing_and_failed_ones_less_than_crashes() -> None:
     assert of_attempts(attempts(*["stopped"] * 50), progress_seq=5) is None
     assert of_attempts(attempts(*["failed"] * (MAX_TURN_ATTEMPTS - 1)), progress_seq=5) is None

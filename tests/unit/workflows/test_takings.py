@@ -30,6 +30,29 @@ def test_an_interrupt_with_nothing_to_stop_is_passed() -> None:
     assert take(waiting("user.interrupt", "user.message")) == Taken(inputs=["1"], passed=["0"])
 
 
+HELD = [Waiting("m1", "user.message", seq=5), Waiting("n1", "system.message", seq=6)]
+
+
+def test_what_was_sent_before_a_turn_failed_waits_for_it() -> None:
+    assert take(HELD, held_seq=9) == Taken()
+
+
+def test_something_new_or_an_interrupt_lets_the_queue_go_on_in_order() -> None:
+    new, stop = Waiting("m2", "user.message", seq=10), Waiting("i", "user.interrupt", seq=10)
+    assert take([*HELD, new], held_seq=9) == Taken(inputs=["m1", "n1"])
+    assert take([*HELD, stop], held_seq=9) == Taken(inputs=["m1", "n1"], passed=["i"])
+    assert take([*HELD, new, stop], held_seq=2**63 - 1) == Taken(inputs=["m1", "n1"], passed=["i"])
+
+
+def test_nothing_new_passes_a_turn_that_cannot_go_on_yet() -> None:
+    assert take([*HELD, Waiting("m2", "user.message", seq=10)], held_seq=2**63 - 1) == Taken()
+
+
+def test_a_decision_that_nothing_waits_for_is_passed_while_the_queue_is_held() -> None:
+    stray = Waiting("c", "user.tool_confirmation", seq=10)
+    assert take([*HELD, stray], held_seq=9) == Taken(passed=["c"])
+
+
 def test_steering_takes_what_steers_with_its_system_message_and_leaves_the_rest() -> None:
     queue = [
         Waiting("m1", "user.message"),

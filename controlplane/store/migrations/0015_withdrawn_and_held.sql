@@ -11,3 +11,9 @@ BEGIN
     RETURN OLD;
 END $$;
 CREATE TRIGGER credential_deleted BEFORE DELETE ON credentials FOR EACH ROW EXECUTE FUNCTION keep_stubs();
+
+-- held_seq: the last turn did not get to its end, and the queue up to this seq waits until it is tried again.
+ALTER TABLE sessions ADD COLUMN held_seq bigint;
+UPDATE sessions SET held_seq = CASE WHEN stop_reason ->> 'type' = 'budget_reached' OR failure ->> 'cause' = 'agent_frozen'
+                                    THEN 9223372036854775807 ELSE last_seq END
+ WHERE status = 'idle' AND (stop_reason ->> 'type' = 'budget_reached' OR failure IS NOT NULL);
