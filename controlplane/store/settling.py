@@ -142,7 +142,9 @@ async def waiting(connection: Connection, session_id: str) -> list[takings.Waiti
         " WHERE session_id = %(id)s AND processed_at IS NULL ORDER BY seq",
         {"id": session_id},
     )
-    return [takings.Waiting(**{**row, "steers": bool(row["steers"])}) for row in found]
+    return [
+        takings.Waiting(id=row["id"], type=row["type"], steers=bool(row["steers"]), seq=row["seq"]) for row in found
+    ]
 
 
 async def takeable(connection: Connection, session_id: str) -> takings.Taken:
