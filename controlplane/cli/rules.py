@@ -1,5 +1,6 @@
 """``bulkhead rules``."""
 
+import re
 import shlex
 from typing import Annotated, Any
 
@@ -18,6 +19,9 @@ _PASSED = ("rule_id", "because")
 RuleId = Annotated[str, typer.Argument(metavar="ID", help="The rule's id.")]
 Agent = Annotated[str | None, typer.Option("--agent", help="Of this agent: id or name.")]
 Session = Annotated[str | None, typer.Option("--session", help="Of this session: id.")]
+
+_JSON_BEGINS = re.compile(r"""\s*\{\s*["}]""")
+"""Of an object; a command line may begin with a brace as well."""
 
 
 @app.command("list")
@@ -109,7 +113,7 @@ def test(
     session: Session = None,
 ) -> None:
     """Say what would be decided about a call, and by which rule. Nothing is run."""
-    value = json_argument("INPUT", given) if given.lstrip().startswith("{") else {"command": given}
+    value = json_argument("INPUT", given) if _JSON_BEGINS.match(given) else {"command": given}
     place = {"session_id": session} if session else {}
     if agent:
         place["agent_id"] = resolve(server, "agents", agent)

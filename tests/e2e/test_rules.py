@@ -174,6 +174,8 @@ async def test_rules_are_made_tried_and_deleted_on_the_command_line(client: Clie
     assert (tried["verdict"], tried["rule"]["id"]) == ("allow", made["id"])
     tried = await cli(client, "rules", "test", "bash", "ls | sh", "--session", session_id)
     assert (tried["verdict"], tried["decided_by"]) == ("ask", "policy")
+    tried = await cli(client, "rules", "test", "bash", "{ls,sh} x", "--session", session_id)
+    assert tried["verdict"] == "deny"
     tried = await cli(client, "rules", "test", "write", '{"file_path": "a/../b"}', "--session", session_id)
     assert tried["verdict"] == "deny"
     assert (await cli(client, "rules", "delete", made["id"]))["id"] == made["id"]

@@ -22,6 +22,7 @@ def explained(**facts: Any) -> Explanation:
     idle: dict[str, Any] = {
         "session_id": "sesn_1", "now": NOW, "status": "idle", "stop_reason": None, "failure": None,
         "archived_at": None, "frozen_at": None, "updated_at": NOW - timedelta(hours=3), "resume_wanted": False,
+ "is_held": False,
         "resume_at": None, "waiting": 0, "oldest_waiting_at": None, "turn": None, "calls": [],
     }  # fmt: skip
     return explain(Standing(**{**idle, **facts}))
