@@ -8,8 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness_adapters.installation import default_folder, installed_names
 from tests.faults.play import QUICK, Patience, ground, play
-from tests.faults.scenario import CELLS, choose
+from tests.faults.scenario import CELLS, Scenario, choose
 
 
 async def one(seed: int, patience: Patience) -> None:
@@ -17,7 +18,7 @@ async def one(seed: int, patience: Patience) -> None:
     with tempfile.TemporaryDirectory(prefix="bulkhead-faults-") as folder:
         async with ground(Path(folder), scaled=patience == QUICK) as bait:
             try:
-                seconds = await play(bait, choose(seed), patience)
+                seconds = await play(bait, _chosen(seed), patience)
             except AssertionError:
                 print(bait.stack.tail(lines=200), file=sys.stderr)
                 raise
@@ -32,9 +33,11 @@ async def soak(minutes: float, patience: Patience) -> int:
             async with ground(Path(folder), scaled=patience == QUICK) as bait:
                 for _ in CELLS:
                     seed = random.randrange(1 << 31)
+                    if choose(seed).on(installed_names(default_folder())) is None:
+                        continue
                     played += 1
                     try:
-                        print(f"{choose(seed)}: {await play(bait, choose(seed), patience):.1f} s", flush=True)
+                        print(f"{choose(seed)}: {await play(bait, _chosen(seed), patience):.1f} s", flush=True)
                     except AssertionError as error:
                         failed += 1
                         print(f"FAILED: {error}", flush=True)
@@ -43,6 +46,14 @@ async def soak(minutes: float, patience: Patience) -> int:
                         break
     print(f"{played} seeds played, {failed} failed")
     return failed
+
+
+def _chosen(seed: int) -> Scenario:
+    """Return a seed's scenario, with the builtin harness in place of those that are not installed."""
+    scenario = choose(seed).on(installed_names(default_folder()))
+    if scenario is None:
+        sys.exit(f"{choose(seed)}: it is not installed; bulkhead harness install {choose(seed).part}")
+    return scenario
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What a seed stands for: which part is hurt, how, at which moment of a turn, under what load. Pure."""
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from harness_adapters.contract import HarnessName
@@ -69,6 +69,16 @@ class Scenario:
     moment: Moment
     conversations: tuple[Conversation, ...]
     budget_tokens: int | None
+
+    def on(self, installed: Collection[str]) -> "Scenario | None":
+        """Return it with the builtin harness in place of those that are not there; None if one of these is hurt."""
+        if self.part in PROGRAMS and self.part not in installed:
+            return None
+        conversations = (
+            each if each.harness in installed else replace(each, harness="builtin", model=_ANTHROPIC)
+            for each in self.conversations
+        )
+        return replace(self, conversations=tuple(conversations))
 
     def __str__(self) -> str:
         budget = f", budget of {self.budget_tokens} tokens" if self.budget_tokens else ""

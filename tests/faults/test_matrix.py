@@ -9,7 +9,7 @@ from tests.faults import harm
 from tests.faults.play import QUICK, ground, play
 from tests.faults.scenario import CELLS, CI_SEEDS, MODELS, MOMENTS, PARTS, PROGRAMS, Fault, choose
 from tests.support.bait import Bait
-from tests.support.harnesses import available
+from tests.support.harnesses import there
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,7 @@ async def test_nothing_is_lost_doubled_or_left_behind(bait: Bait, seed: int) -> 
     scenario = choose(seed)
     if scenario.fault == "full" and not (bait.stack.data_dir / scenario.part).is_mount():
         pytest.skip(f"{scenario}: only root may mount a disk that can be filled")
-    for conversation in scenario.conversations:
-        available(conversation.harness)
+    scenario = scenario.on(there()) or pytest.skip(f"{scenario}: it is not installed")
     try:
         await play(bait, scenario, QUICK)
     except AssertionError as error:

@@ -24,6 +24,8 @@ MODELS: Mapping[str, str] = {
     adapter.NAME: "scripted/x",
 }
 
+_ALL_MUST_BE_THERE = os.environ.get("BULKHEAD_TEST_HARNESSES") == "all"
+
 WITH_THE_EXAMPLE = (*NAMES, adapter.NAME)
 """Every harness, and the one that docs/harnesses.md shows how to write."""
 
@@ -32,10 +34,19 @@ def available(name: Name) -> Name:
     """Return the name, or skip the test: fail it where all of them must be there, as in CI."""
     if name not in (*installed_names(default_folder()), adapter.NAME):
         said = f"the program of {name} is not installed: bulkhead harness install {name}"
-        if os.environ.get("BULKHEAD_TEST_HARNESSES") == "all":
+        if _ALL_MUST_BE_THERE:
             pytest.fail(said)
         pytest.skip(said)
     return name
+
+
+def there() -> frozenset[str]:
+    """Return the harnesses that are installed; fails where all of them must be, as in CI."""
+    return (
+        frozenset(available(name) for name in NAMES)
+        if _ALL_MUST_BE_THERE
+        else frozenset(installed_names(default_folder()))
+    )
 
 
 def with_the_example(new_id: Callable[[], str], settings: HarnessSettings) -> Mapping[str, Harness]:
