@@ -72,3 +72,9 @@ class PermissionDeniedError(BulkheadError):
     """The API key holds, but not for this."""
 
     type = "permission_error"
+
+
+class RateLimitedError(BulkheadError):
+    """More of this runs or waits than is let in at once; try again later."""
+
+    type = "rate_limit_error"

@@ -1,5 +1,6 @@
 """Identifiers: a prefix that names the kind, then 26 characters that sort by time of creation."""
 
+import hashlib
 import re
 import secrets
 import time
@@ -9,7 +10,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 Prefix = Literal[
     "agent", "env", "sesn", "sevt", "sesrsc", "file", "turn", "ckpt", "sbx", "key", "req", "wrk",
-    "vlt", "vcrd", "egr", "prc", "bdgt", "rule",
+    "vlt", "vcrd", "egr", "prc", "bdgt", "rule", "depl", "drun",
 ]  # fmt: skip
 
 _FORM = re.compile(f"({'|'.join((*get_args(Prefix), 'sthr'))})_[{_ALPHABET}]{{26}}")
@@ -20,7 +21,16 @@ _SHORT_NAME = re.compile(r"[\w-]{1,30}(\[\])?")
 
 def new_id(prefix: Prefix) -> str:
     """Return ``prefix_`` and 48 bits of milliseconds followed by 80 random bits, in Crockford's base 32."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return _id(prefix, (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+
+
+def derived_id(prefix: Prefix, *parts: str) -> str:
+    """Return the id that follows from ``parts``: the same for the same, and for no others."""
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    return _id(prefix, int.from_bytes(digest[:16]))
+
+
+def _id(prefix: Prefix, value: int) -> str:
     return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
 
 

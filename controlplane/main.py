@@ -9,10 +9,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import structlog
+
 from controlplane.ids import new_id
 from controlplane.settings import Settings
 from controlplane.store.pool import Database
+from workflows.schedule import Firings
 from workflows.worker import connect
+
+_log = structlog.get_logger(__name__)
 
 _API_CONNECTIONS = 20
 _API_PATIENCE_SECONDS = 5.0  # then a client is told to repeat its request
@@ -21,13 +26,15 @@ _SANDBOX_CONNECTIONS = 10
 _EGRESS_CONNECTIONS = 10
 _LINE_LOOK_SECONDS = 0.05
 _REAP_SECONDS = 10.0
+_WORKER_PAUSE_SECONDS = 1.0
 
 
 async def run_api(settings: Settings) -> None:
-    """The REST API, and the reconciler that wakes neglected sessions."""
+    """The REST API, the reconciler that wakes neglected sessions, and what fires deployments."""
     from controlplane.api.app import create_app
     from controlplane.api.server import ApiServer
     from controlplane.readiness import Readiness
+    from controlplane.schedules import Scheduler
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
     from controlplane.wakeups import Reconciler, Wakeups
     from harness_adapters.installation import installed_names
@@ -44,12 +51,35 @@ async def run_api(settings: Settings) -> None:
         keyring=open_keyring(MasterKeySettings(), settings.data_dir),
         harnesses=installed_names(settings.harness_programs),
     )
-    reconciler = asyncio.create_task(Reconciler(database=database, wakeups=wakeups).run())
+    scheduler = Scheduler(database=database, client=client, submitter=wakeups)
+    background = [
+        asyncio.create_task(each)
+        for each in (
+            Reconciler(database=database, wakeups=wakeups).run(),
+            scheduler.run(),
+            _fire_deployments(settings, scheduler),
+        )
+    ]
     try:
         await ApiServer(app, host=settings.host, port=settings.port).serve()
     finally:
-        await _stop(reconciler)
+        for task in background:
+            await _stop(task)
         await database.close()
+
+
+async def _fire_deployments(settings: Settings, firings: Firings) -> None:
+    """Take what Temporal's schedules fire until cancelled; while nobody does, the API answers all the same."""
+    from workflows.schedule import FiringRunner
+    from workflows.worker import connect_patiently, schedule_worker
+
+    while True:
+        client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+        try:
+            await schedule_worker(client, FiringRunner(firings)).run()
+        except Exception:  # noqa: BLE001 - what the worker cannot bear must not end the API
+            _log.exception("schedule_worker_ended")
+        await asyncio.sleep(_WORKER_PAUSE_SECONDS)
 
 
 async def run_gateway(settings: Settings) -> None:

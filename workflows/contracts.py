@@ -1,5 +1,6 @@
 """Inputs and results of the workflows and activities. Every field added later has a default."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,10 @@ WAKE_SIGNAL = "wake"
 INTERRUPT_SIGNAL = "interrupt"
 RUN_TURN = "run_turn"
 RUN_TOOL = "run_tool"
+
+SCHEDULE_QUEUE = "schedules"
+DEPLOYMENT_WORKFLOW = "deployment"
+FIRE_DEPLOYMENT = "fire_deployment"
 
 WRONG_HOST = "wrong_host"
 """Type of the failure of a tool call whose sandbox turns out to be on another host; it is dispatched again."""
@@ -30,6 +35,26 @@ def session_workflow_id(session_id: str) -> str:
 def host_queue(host: str) -> str:
     """The queue of the tool calls for the sandboxes of one host."""
     return f"{SANDBOX_QUEUE}-{host}"
+
+
+def schedule_id(deployment_id: str) -> str:
+    """The id of a deployment's schedule; Temporal makes a firing's workflow id of it and the fire time."""
+    return f"deployment-{deployment_id}"
+
+
+class DeploymentInput(_Frozen):
+    """What the workflow of a firing starts with; its fire time is in its id, where Temporal puts it."""
+
+    deployment_id: str
+    workspace_id: str
+
+
+class FiringInput(_Frozen):
+    """One firing. What becomes of it is decided in Postgres."""
+
+    deployment_id: str
+    workspace_id: str
+    fire_at: datetime
 
 
 class SessionInput(_Frozen):

@@ -78,3 +78,18 @@ TOOL_DRAIN = timedelta(seconds=1)
 
 CONNECT_RETRY_SECONDS = 0.1
 """Temporal is up within a second of being started; nobody should wait longer than that for it."""
+
+FIRE_TIMEOUT = timedelta(seconds=30)
+"""For one attempt at recording and beginning a run, which is one transaction."""
+
+FIRE_RETRY_LONGEST = timedelta(seconds=5)
+FIRE_ATTEMPTS = 10
+"""After which a run that cannot be begun, for a reason that nobody foresaw, is recorded as failed of it."""
+
+SCHEDULE_HORIZON = 64
+"""How many fire times Temporal is given ahead: a schedule of every minute is told of more every half hour, and each
+costs Temporal 100 bytes."""
+
+FIRE_PATIENCE_SECONDS = 15.0
+"""How long after a fire time no run may be recorded before the reconciler fires it itself: far above what a firing
+takes on a busy machine; it is for what Temporal has lost or was told too late."""

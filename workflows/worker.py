@@ -11,13 +11,17 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE, host_queue
+from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE, SCHEDULE_QUEUE, host_queue
 from workflows.hands import ToolRunner
 from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
+from workflows.schedule import DeploymentWorkflow, FiringRunner
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
 
 _log = structlog.get_logger(__name__)
+
+_FIRINGS_AT_ONCE = 8
+"""Each holds a connection of the API's pool for some milliseconds."""
 
 
 async def connect(address: str, namespace: str) -> Client:
@@ -49,9 +53,23 @@ def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=DRAIN,
         workflow_task_executor=ThreadPoolExecutor(max_workers=4, thread_name_prefix="workflow"),
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules("workflows", "pydantic")
-        ),
+        workflow_runner=_sandboxed(),
+    )
+
+
+def schedule_worker(client: Client, firings: FiringRunner) -> Worker:
+    """The worker that fires deployments."""
+    return Worker(
+        client,
+        task_queue=SCHEDULE_QUEUE,
+        workflows=[DeploymentWorkflow],
+        activities=[firings.fire_deployment],
+        max_concurrent_activities=_FIRINGS_AT_ONCE,
+        max_cached_workflows=200,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        graceful_shutdown_timeout=DRAIN,
+        workflow_task_executor=ThreadPoolExecutor(max_workers=2, thread_name_prefix="firing"),
+        workflow_runner=_sandboxed(),
     )
 
 
@@ -67,6 +85,12 @@ async def sandbox_workers(
     first, second = (_sandbox_worker(client, tools, queue, most=max_concurrent_tool_calls) for queue in queues)
     async with first, second:
         yield
+
+
+def _sandboxed() -> SandboxedWorkflowRunner:
+    return SandboxedWorkflowRunner(
+        restrictions=SandboxRestrictions.default.with_passthrough_modules("workflows", "pydantic")
+    )
 
 
 def _sandbox_worker(client: Client, tools: ToolRunner, queue: str, *, most: int) -> Worker:

@@ -15,6 +15,8 @@ from controlplane.api import (
     approvals,
     budgets,
     credentials,
+    deployment_runs,
+    deployments,
     docs,
     egress,
     environments,
@@ -32,6 +34,7 @@ from controlplane.api import (
     sessions,
     threads,
     tool_calls,
+    triggers,
     vaults,
 )
 from controlplane.api.auth import Authenticator
@@ -63,6 +66,9 @@ _RESOURCES = (
     files,
     vaults,
     credentials,
+    deployments,
+    triggers,
+    deployment_runs,
     budgets,
     prices,
     keys,

@@ -1,18 +1,15 @@
 """/v1/sessions: durable sessions of an agent in an environment."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from controlplane.api import changes, rosters
-from controlplane.api.checks import (
-    check_tools,
-    refused,
-    require_unarchived,
-)
-from controlplane.api.events import check_inputs, recorded_inputs
+from controlplane.api import changes
+from controlplane.api.checks import refused, require_unarchived
+from controlplane.api.events import check_inputs
 from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.opening import open_session
 from controlplane.api.pages import (
     DEFAULT_LIMIT,
     Cursor,
@@ -24,13 +21,9 @@ from controlplane.api.pages import (
     encode,
     times,
 )
-from controlplane.api.resources import mounts_of, wire_resource
-from controlplane.api.wire.agents import resolved_model
+from controlplane.api.resources import wire_resource
 from controlplane.api.wire.common import Version
 from controlplane.api.wire.sessions import (
-    AgentAtVersion,
-    AgentChoice,
-    AgentWithOverrides,
     Session,
     SessionCreate,
     SessionDeleted,
@@ -38,19 +31,12 @@ from controlplane.api.wire.sessions import (
     SessionStats,
     SessionUpdate,
 )
-from controlplane.api.wire.tools import resolved_servers, resolved_tools
-from controlplane.definitions import SessionAgent
 from controlplane.errors import ConflictError
-from controlplane.store import agents, budgets, environments, events, resources, resuming, sessions, vaults
+from controlplane.store import budgets, events, resuming, sessions
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
-from controlplane.store.sessions import (
-    SessionContent,
-    SessionFilter,
-    SessionRecord,
-    SessionStatus,
-)
+from controlplane.store.sessions import SessionFilter, SessionRecord, SessionStatus
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -65,31 +51,10 @@ async def create_session(exchange: CurrentExchange, wanted: SessionCreate = read
     inputs: list[Event] = []
 
     async def effect(connection: Connection) -> Session:
-        environment = await environments.get(connection, wanted.environment_id)
-        require_unarchived("environment", environment.id, environment.archived_at)
-        await vaults.check_usable(connection, vault_ids)
-        await budgets.check_usable(connection, wanted.budget_ids)
-        content = SessionContent(
-            agent=await _chosen_agent(connection, wanted.agent),
-            title=wanted.title,
-            metadata=wanted.metadata or {},
-            budget=changes.budget(wanted.budget),
-            budget_ids=wanted.budget_ids,
+        session_id, queued = await open_session(
+            connection, exchange.workspace_id, wanted, wanted.initial_events or [], by=exchange.key_id
         )
-        session_id = await sessions.create(
-            connection,
-            exchange.workspace_id,
-            environment_id=environment.id,
-            vault_ids=vault_ids,
-            content=content,
-        )
-        for mount in await mounts_of(connection, wanted.resources or [], taken=[]):
-            await resources.add(connection, exchange.workspace_id, session_id=session_id, mount=mount)
-        if wanted.initial_events:
-            new = await recorded_inputs(
-                connection, session_id, wanted.initial_events, "initial_events", by=exchange.key_id
-            )
-            inputs.extend(await events.append(connection, session_id, new))
+        inputs.extend(queued)
         return wire_session(await sessions.get(connection, session_id))
 
     response = await exchange.once(effect)
@@ -106,7 +71,7 @@ async def list_sessions(
     statuses_bracketed: Annotated[list[SessionStatus] | None, Query(alias="statuses[]")] = None,
     agent_id: Annotated[str | None, Query(max_length=128)] = None,
     agent_version: Annotated[Version | None, SmallInteger, Query(description="Only with agent_id.")] = None,
-    deployment_id: Annotated[str | None, Query(description="There are no deployments in this version.")] = None,
+    deployment_id: Annotated[str | None, Query(max_length=128)] = None,
     memory_store_id: Annotated[str | None, Query(description="There are no memory stores in this version.")] = None,
     failed: Annotated[bool | None, Query(description="Only sessions whose last turn failed, or did not.")] = None,
     include_archived: bool = False,
@@ -116,12 +81,13 @@ async def list_sessions(
 ) -> Response:
     """List sessions."""
     cursor = decode(page, f"sessions-{order}")
-    if deployment_id is not None or memory_store_id is not None:
+    if memory_store_id is not None:
         return json_response(SessionPage(data=[]))
     narrowed = SessionFilter(
         agent_id=agent_id,
         agent_version=agent_version if agent_id is not None else None,
         statuses=[*(statuses or []), *(statuses_bracketed or [])] or None,
+        deployment_id=deployment_id,
         failed=failed,
         include_archived=include_archived,
         created_at_gt=window.gt,
@@ -216,35 +182,6 @@ def wire_session(record: SessionRecord) -> Session:
         usage={"active_seconds": active_seconds, **record.usage},
         stats=SessionStats(active_seconds=active_seconds, duration_seconds=max(0.0, record.age_seconds)),
     )
-
-
-async def _chosen_agent(connection: Connection, choice: AgentChoice) -> SessionAgent:
-    reference = AgentAtVersion(type="agent", id=choice) if isinstance(choice, str) else choice
-    record = await agents.get(connection, reference.id, version=reference.version)
-    require_unarchived("agent", record.id, record.archived_at)
-    agent = SessionAgent(
-        id=record.id,
-        version=record.version,
-        multiagent=await rosters.expand(connection, record.definition.multiagent),
-        **rosters.base_fields(record.definition),  # pyright: ignore[reportArgumentType] - the fields of the same model
-    )
-    if isinstance(reference, AgentWithOverrides):
-        agent = agent.model_copy(update=_overrides(reference, agent))
-        check_tools(agent.tools, agent.mcp_servers)
-    return agent
-
-
-def _overrides(wanted: AgentWithOverrides, agent: SessionAgent) -> dict[str, Any]:
-    given = wanted.model_fields_set
-    found: dict[str, Any] = {
-        "system": wanted.system or None,
-        "tools": resolved_tools(wanted.tools),
-        "mcp_servers": resolved_servers(wanted.mcp_servers),
-        "skills": [skill.resolve() for skill in wanted.skills or []],
-    }
-    if "model" in given:
-        found["model"] = resolved_model(wanted.model, agent.model)
-    return {name: value for name, value in found.items() if name in given}
 
 
 def _session_page(found: list[SessionRecord], *, limit: int, cursor: Cursor) -> SessionPage:

@@ -14,6 +14,7 @@ from controlplane.cli import (
     budgets,
     chat,
     demo,
+    deployments,
     doctor,
     egress,
     environments,
@@ -42,6 +43,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(environments.app, name="environments")
 sessions.app.add_typer(egress.app, name="egress")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(deployments.app, name="deployments")
 app.add_typer(live.app, name="live")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")

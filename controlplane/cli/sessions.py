@@ -38,7 +38,8 @@ def mount(server: Server, argument: str) -> dict[str, Any]:
     return resource | {"mount_path": place or f"/workspace/{Path(path).name}"}
 
 
-def _limit(cents: int) -> dict[str, Any]:
+def limit_of(cents: int) -> dict[str, Any]:
+    """Return a budget of so many US cents."""
     return {"type": "limit", "max_list_cost": {"amount": str(cents), "currency": "USD"}}
 
 
@@ -94,7 +95,7 @@ def create(
         title=title,
         resources=[mount(server, each) for each in file] if file else None,
         vault_ids=vault or None,
-        budget=_limit(budget_cents) if budget_cents is not None else None,
+        budget=limit_of(budget_cents) if budget_cents is not None else None,
         budget_ids=budget or None,
         initial_events=[said(message)] if message else None,
     )
@@ -192,7 +193,7 @@ def resume(
     before = server.get(f"/v1/sessions/{session}")["last_seq"]
     settings: dict[str, Any] = {"model": model} if model else {}
     if budget_cents is not None:
-        settings["budget"] = _limit(budget_cents)
+        settings["budget"] = limit_of(budget_cents)
     resumed = server.post(f"/v1/sessions/{session}/resume", settings)
     if following:
         chat.until_idle(server, session, after=before)

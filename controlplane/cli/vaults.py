@@ -100,7 +100,7 @@ def create_credential(
         "methods": method or None,
         "path_prefixes": path or None,
         "query_parameter": query_parameter,
-        "secret_value": _secret(),
+        "secret_value": read_secret(),
     }
     server.output.object(server.post(f"/v1/vaults/{vault}/credentials", {"auth": auth}), _CREDENTIAL_FIELDS)
 
@@ -109,7 +109,7 @@ def create_credential(
 @connected
 def rotate_credential(server: Server, vault: str, credential: str) -> None:
     """Put a new secret in place of the old one, read from stdin, or asked for on a terminal."""
-    auth = {"type": "environment_variable", "secret_value": _secret()}
+    auth = {"type": "environment_variable", "secret_value": read_secret()}
     found = server.post(f"/v1/vaults/{vault}/credentials/{credential}", {"auth": auth})
     server.output.object(found, _CREDENTIAL_FIELDS)
 
@@ -147,7 +147,7 @@ def delete_credential(server: Server, vault: str, credential: str) -> None:
     server.output.object(server.delete(f"/v1/vaults/{vault}/credentials/{credential}"), ("id", "type"))
 
 
-def _secret() -> str:
+def read_secret() -> str:
     """Return the secret; never from an argument, which every user of the machine could read."""
     if sys.stdin.isatty():
         return typer.prompt("Secret", hide_input=True, err=True)

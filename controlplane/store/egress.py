@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 from psycopg.rows import DictRow
 from pydantic import SecretStr
 
-from controlplane.definitions import EnvironmentConfig, LimitedNetwork, Networking
+from controlplane.definitions import EnvironmentConfig, LimitedNetwork, McpServer, Networking
 from controlplane.errors import BulkheadError
 from controlplane.store import authorities, credentials
 from controlplane.store.line import Line
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
 from controlplane.vault.keyring import Keyring
 from sandbox.egress.contract import AuthorityError, Binding, GrantedCredential, SandboxPolicy
+from sandbox.egress.rules import is_listed
 
 MAX_POLICIES = 4096
 """Policies held at once, a few KB each; far more than one proxy serves sandboxes."""
@@ -241,6 +242,15 @@ def reaches_something(config: dict[str, Any], mcp_servers: list[dict[str, Any]])
     """Tell whether an environment's configuration lets its sandboxes reach any host at all."""
     network = EnvironmentConfig.model_validate(config).networking
     return network.type == "unrestricted" or bool(_allowed_hosts(network, mcp_servers))
+
+
+def blocked_servers(config: EnvironmentConfig, mcp_servers: list[McpServer]) -> list[str]:
+    """Return the names of the MCP servers whose hosts an environment's network keeps its sandboxes from."""
+    network = config.networking
+    if not isinstance(network, LimitedNetwork):
+        return []
+    allowed = _allowed_hosts(network, [server.model_dump() for server in mcp_servers])
+    return [each.name for each in mcp_servers if not is_listed(urlsplit(each.url).hostname or "", allowed)]
 
 
 def _allowed_hosts(network: Networking, mcp_servers: list[dict[str, Any]]) -> list[str]:

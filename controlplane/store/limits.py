@@ -42,6 +42,14 @@ async def blocked(connection: Connection, session_id: str) -> Blocked | None:
     return reached(session, drawn, session["model"], priced=True)
 
 
+async def spent(connection: Connection, agent_id: str, budget_ids: list[str]) -> BudgetRecord | None:
+    """Return a budget that sessions of an agent with these budgets would draw on, and that is spent."""
+    for each in await budgets.of_session(connection, agent_id, budget_ids):
+        if _is_spent(each.model_dump(), each.max_cost_usd, each.max_tokens):
+            return each
+    return None
+
+
 def reached(session: DictRow, drawn: list[BudgetRecord], model: str, *, priced: bool) -> Blocked | None:
     """Return the first limit that is reached by what is spent or reserved; ``priced``: the model has a price."""
     own: dict[str, Any] = session["budget"] or {}

@@ -1,5 +1,7 @@
 """Putting every key that a master key wraps under the newest one, while readers go on with either."""
 
+from typing import LiteralString
+
 import structlog
 from psycopg.rows import DictRow
 from pydantic import BaseModel, ConfigDict
@@ -7,11 +9,23 @@ from pydantic import BaseModel, ConfigDict
 from controlplane.errors import UnavailableError
 from controlplane.store.authorities import seed_place
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
+from controlplane.store.triggers import secret_place
 from controlplane.store.vaults import data_key_place
 from controlplane.vault.cipher import SealBrokenError
 from controlplane.vault.keyring import Keyring, Wrapped
 
 _log = structlog.get_logger(__name__)
+
+_PLACES = {"vault": data_key_place, "authority": seed_place, "trigger": secret_place}
+
+_WRITES: dict[str, LiteralString] = {
+    "vault": "UPDATE vaults SET master_key_id = %(master_key_id)s, wrapped_key = %(wrapped)s"
+    " WHERE id = %(id)s AND wrapped_key = %(before)s RETURNING id",
+    "authority": "UPDATE session_authorities SET master_key_id = %(master_key_id)s, wrapped_seed = %(wrapped)s"
+    " WHERE session_id = %(id)s AND wrapped_seed = %(before)s RETURNING session_id",
+    "trigger": "UPDATE deployment_triggers SET master_key_id = %(master_key_id)s, wrapped_secret = %(wrapped)s"
+    " WHERE deployment_id = %(id)s AND wrapped_secret = %(before)s RETURNING deployment_id",
+}
 
 
 class Rewrapped(BaseModel):
@@ -37,6 +51,8 @@ async def rewrap(database: Database, keyring: Keyring) -> Rewrapped:
             "SELECT 'vault' AS kind, id, workspace_id, master_key_id, wrapped_key AS wrapped FROM vaults"
             " WHERE master_key_id <> %(newest)s UNION ALL"
             " SELECT 'authority', session_id, workspace_id, master_key_id, wrapped_seed FROM session_authorities"
+            " WHERE master_key_id <> %(newest)s UNION ALL"
+            " SELECT 'trigger', deployment_id, workspace_id, master_key_id, wrapped_secret FROM deployment_triggers"
             " WHERE master_key_id <> %(newest)s",
             {"newest": keyring.newest_id},
         )
@@ -53,21 +69,7 @@ async def rewrap(database: Database, keyring: Keyring) -> Rewrapped:
 
 async def _rewrap_one(connection: Connection, row: DictRow, keyring: Keyring) -> bool:
     """Write a key again; False if somebody else has changed it. Raises `UnavailableError`, `SealBrokenError`."""
-    place = (data_key_place if row["kind"] == "vault" else seed_place)(row["workspace_id"], row["id"])
+    place = _PLACES[row["kind"]](row["workspace_id"], row["id"])
     key = keyring.unwrap(Wrapped(master_key_id=row["master_key_id"], wrapped=row["wrapped"]), place)
     values = {"id": row["id"], "before": row["wrapped"], **keyring.wrap(key, place).model_dump()}
-    if row["kind"] == "vault":
-        written = await one(
-            connection,
-            "UPDATE vaults SET master_key_id = %(master_key_id)s, wrapped_key = %(wrapped)s"
-            " WHERE id = %(id)s AND wrapped_key = %(before)s RETURNING id",
-            values,
-        )
-    else:
-        written = await one(
-            connection,
-            "UPDATE session_authorities SET master_key_id = %(master_key_id)s, wrapped_seed = %(wrapped)s"
-            " WHERE session_id = %(id)s AND wrapped_seed = %(before)s RETURNING session_id",
-            values,
-        )
-    return written is not None
+    return await one(connection, _WRITES[row["kind"]], values) is not None

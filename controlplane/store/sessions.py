@@ -53,6 +53,7 @@ class SessionRecord(SessionContent):
 
     id: str
     environment_id: str
+    deployment_id: str | None
     vault_ids: list[str]
     status: SessionStatus
     stop_reason: dict[str, Any] | None
@@ -82,6 +83,7 @@ class SessionFilter(_Frozen):
 
     agent_id: str | None = None
     agent_version: int | None = None
+    deployment_id: str | None = None
     statuses: list[SessionStatus] | None = None
     failed: bool | None = None
     created_at_gt: datetime | None = None
@@ -95,8 +97,8 @@ class SessionFilter(_Frozen):
 
 
 _SELECT: LiteralString = """
-    SELECT s.id, s.agent, s.environment_id, s.title, s.metadata, s.vault_ids, s.budget, s.budget_ids, s.status,
-           s.stop_reason, s.failure, s.last_seq, s.usage, s.cost_usd, s.tokens, s.active_ms, s.created_at,
+    SELECT s.id, s.agent, s.environment_id, s.deployment_id, s.title, s.metadata, s.vault_ids, s.budget, s.budget_ids,
+           s.status, s.stop_reason, s.failure, s.last_seq, s.usage, s.cost_usd, s.tokens, s.active_ms, s.created_at,
            s.updated_at, s.archived_at,
            extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
                               - s.created_at)::float8 AS age_seconds,
@@ -106,20 +108,28 @@ _SELECT: LiteralString = """
 
 
 async def create(
-    connection: Connection, workspace_id: str, *, environment_id: str, vault_ids: list[str], content: SessionContent
+    connection: Connection,
+    workspace_id: str,
+    *,
+    environment_id: str,
+    vault_ids: list[str],
+    content: SessionContent,
+    deployment_id: str | None = None,
 ) -> str:
     """Make an idle session and return its id."""
     session_id = new_id("sesn")
     await connection.execute(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, title, metadata,"
-        " vault_ids, budget, budget_ids) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s, %(agent_version)s,"
-        " %(agent)s, %(environment_id)s, %(title)s, %(metadata)s, %(vault_ids)s, %(budget)s, %(budget_ids)s)",
+        " vault_ids, budget, budget_ids, deployment_id) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s,"
+        " %(agent_version)s, %(agent)s, %(environment_id)s, %(title)s, %(metadata)s, %(vault_ids)s, %(budget)s,"
+        " %(budget_ids)s, %(deployment_id)s)",
         {
             "id": session_id,
             "workspace_id": workspace_id,
             "agent_id": content.agent.id,
             "agent_version": content.agent.version,
             "environment_id": environment_id,
+            "deployment_id": deployment_id,
             "vault_ids": Jsonb(vault_ids),
             **_columns(content),
         },
@@ -224,6 +234,7 @@ _LISTED: LiteralString = (
     + """
      WHERE (%(agent_id)s::text IS NULL OR s.agent_id = %(agent_id)s)
        AND (%(agent_version)s::int IS NULL OR s.agent_version = %(agent_version)s)
+       AND (%(deployment_id)s::text IS NULL OR s.deployment_id = %(deployment_id)s)
        AND (%(statuses)s::text[] IS NULL OR s.status = ANY(%(statuses)s))
        AND (%(failed)s::boolean IS NULL OR %(failed)s = (s.failure IS NOT NULL))
        AND (%(include_archived)s OR s.archived_at IS NULL)
@@ -252,6 +263,7 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
         {
             "agent_id": narrowed.agent_id,
             "agent_version": narrowed.agent_version,
+            "deployment_id": narrowed.deployment_id,
             "statuses": narrowed.statuses,
             "failed": narrowed.failed,
             "include_archived": narrowed.include_archived,

@@ -54,7 +54,7 @@ def judge_destination(policy: SandboxPolicy, destination: Destination) -> Ruling
     host = destination.host
     if policy.networking == "none":
         raise RefusedError("networking_off", f"This session has no network access, so host {host} cannot be reached.")
-    if policy.networking == "limited" and not _is_listed(host, policy.allowed_hosts):
+    if policy.networking == "limited" and not is_listed(host, policy.allowed_hosts):
         raise RefusedError(
             "host_not_allowed",
             f"Host {host} is not on this environment's list of allowed hosts. "
@@ -130,7 +130,8 @@ def _path_matches(target: str, prefixes: Iterable[str]) -> bool:
     return any(path == each or path.startswith(each if each.endswith("/") else each + "/") for each in prefixes)
 
 
-def _is_listed(host: str, patterns: Iterable[str]) -> bool:
+def is_listed(host: str, patterns: Iterable[str]) -> bool:
+    """Say whether a host is one that the patterns of a limited network name."""
     return any(_matches(host, pattern, "any_depth") for pattern in patterns)
 
 

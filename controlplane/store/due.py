@@ -1,0 +1,115 @@
+"""What deployments have to have done: runs that ended, came too late or may begin now, and schedules to be told."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.store.pool import Connection, rows
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Due(_Frozen):
+    """A deployment that something is to be done for."""
+
+    id: str
+    workspace_id: str
+
+
+class Rested(_Frozen):
+    """A run whose session has come to rest. ``stop_reason``: null where the session is no more."""
+
+    run_id: str
+    deployment_id: str
+    workspace_id: str
+    stop_reason: dict[str, Any] | None
+    failure: dict[str, Any] | None
+
+
+async def rested(connection: Connection) -> list[Rested]:
+    """Return the runs whose sessions have nothing left to do.
+
+    One that waits for a person still runs, and so does one that goes on by itself within a minute.
+    """
+    found = await rows(
+        connection,
+        """
+        SELECT r.id AS run_id, r.deployment_id, r.workspace_id, s.stop_reason, s.failure
+          FROM deployment_runs r LEFT JOIN sessions s ON s.id = r.session_id
+         WHERE r.state = 'running'
+           AND (s.id IS NULL OR s.archived_at IS NOT NULL OR s.status = 'terminated'
+                OR (s.status = 'idle' AND s.stop_reason IS NOT NULL AND s.stop_reason ->> 'type' <> 'requires_action'
+                    AND NOT (s.resume_wanted AND coalesce(s.resume_at, now()) < now() + interval '1 minute')
+                    AND NOT EXISTS (SELECT FROM events e WHERE e.session_id = s.id AND e.processed_at IS NULL)))
+         LIMIT 500
+        """,
+        {},
+    )
+    return [Rested.model_validate(row) for row in found]
+
+
+async def overdue(connection: Connection) -> list[Due]:
+    """Return the deployments that have a run beyond its deadline."""
+    return await _due(
+        connection,
+        "SELECT DISTINCT d.id, d.workspace_id FROM deployment_runs r JOIN deployments d ON d.id = r.deployment_id"
+        " WHERE r.state = 'running' AND r.started_at + d.deadline_seconds * interval '1 second' < clock_timestamp()",
+    )
+
+
+async def promotable(connection: Connection) -> list[Due]:
+    """Return the deployments that have a run waiting which may begin."""
+    return await _due(
+        connection,
+        """
+        SELECT DISTINCT d.id, d.workspace_id FROM deployment_runs r JOIN deployments d ON d.id = r.deployment_id
+         WHERE r.state = 'waiting' AND d.paused_reason IS NULL
+           AND (d.archived_at IS NOT NULL OR coalesce(d.schedule ->> 'overlap', 'skip') IN ('allow', 'cancel_other')
+                OR NOT EXISTS (SELECT FROM deployment_runs o WHERE o.deployment_id = d.id AND o.state = 'running'))
+        """,
+    )
+
+
+async def neglected(connection: Connection, *, older_than: timedelta) -> list[Due]:
+    """Return the deployments that should have fired and of which no run is recorded."""
+    return await _due(
+        connection,
+        "SELECT id, workspace_id FROM deployments WHERE next_at < clock_timestamp() - %(age)s::interval"
+        " - coalesce((schedule ->> 'jitter_seconds')::int, 0) * interval '1 second'"
+        " ORDER BY next_at LIMIT 200",
+        age=older_than,
+    )
+
+
+async def unprojected(connection: Connection) -> list[Due]:
+    """Return the deployments whose schedule at Temporal is not as it should be, or will soon run dry."""
+    return await _due(
+        connection,
+        "SELECT id, workspace_id FROM deployments WHERE projected_version < version OR renew_at < clock_timestamp()"
+        " ORDER BY updated_at LIMIT 200",
+    )
+
+
+async def claim_projection(connection: Connection, deployment_id: str) -> bool:
+    """Keep other processes from telling Temporal of a deployment until the transaction ends, unless one does."""
+    found = await rows(
+        connection,
+        "SELECT pg_try_advisory_xact_lock(hashtextextended(%(id)s, 7100419)) AS claimed",
+        {"id": deployment_id},
+    )
+    return found[0]["claimed"]
+
+
+async def projected(connection: Connection, deployment_id: str, *, version: int, renew_at: datetime | None) -> None:
+    """Note what Temporal has heard of a deployment, and when it must hear more."""
+    await connection.execute(
+        "UPDATE deployments SET projected_version = %s, renew_at = %s WHERE id = %s",
+        (version, renew_at, deployment_id),
+    )
+
+
+async def _due(connection: Connection, query: Any, **parameters: Any) -> list[Due]:
+    return [Due.model_validate(row) for row in await rows(connection, query, parameters)]
