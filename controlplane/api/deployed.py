@@ -26,7 +26,7 @@ from controlplane.api.wire.deployments import (
 )
 from controlplane.api.wire.sessions import AgentAtVersion, MountRequest
 from controlplane.store import agents, triggers
-from controlplane.store.deployments import DeploymentContent, DeploymentRecord
+from controlplane.store.deployments import DeploymentContent, DeploymentRecord, TriggerType
 from controlplane.store.pool import Connection
 from controlplane.vault.keyring import Keyring
 
@@ -94,12 +94,9 @@ async def checked(connection: Connection, content: DeploymentContent, *, by: str
     await mounts_of(connection, wanted.resources or [], taken=[])
 
 
-async def put_trigger(
-    connection: Connection, record: DeploymentRecord, wanted: TriggerRequest | None, *, keyring: Keyring
-) -> None:
-    """Give a deployment a trigger, another template for the one that it has, or none."""
+def check_trigger(wanted: TriggerRequest | None, *, kept: TriggerType | None = None) -> None:
+    """Refuse a trigger that cannot be; ``kept``: the type of the secret that the deployment has."""
     if wanted is None:
-        await triggers.remove(connection, record.id)
         return
     try:
         templates.parse(wanted.template)
@@ -110,22 +107,31 @@ async def put_trigger(
             code="invalid_template",
             next_step="use places such as {{ payload.issue.title }} only",
         ) from error
-    if wanted.secret is None:
-        if wanted.type != record.trigger_type:
-            raise refused("trigger.secret", "missing", next_step="give the secret that the sender signs with")
-        await triggers.change_template(connection, record.id, wanted.template)
-        return
-    unusable = signatures.usable_secret(wanted.type, wanted.secret)
+    if wanted.secret is None and wanted.type != kept:
+        raise refused("trigger.secret", "missing", next_step="give the secret that the sender signs with")
+    unusable = signatures.usable_secret(wanted.type, wanted.secret) if wanted.secret is not None else None
     if unusable is not None:
         raise refused("trigger.secret", unusable, code="weak_secret", next_step="use 32 random bytes")
-    trigger = triggers.Trigger(
-        deployment_id=record.id,
-        workspace_id=record.workspace_id,
-        type=wanted.type,
-        template=wanted.template,
-        secret=SecretStr(wanted.secret),
-    )
-    await triggers.put(connection, trigger, keyring=keyring)
+
+
+async def put_trigger(
+    connection: Connection, record: DeploymentRecord, wanted: TriggerRequest | None, *, keyring: Keyring
+) -> None:
+    """Give a deployment a trigger, another template for the one that it has, or none."""
+    check_trigger(wanted, kept=record.trigger_type)
+    if wanted is None:
+        await triggers.remove(connection, record.id)
+    elif wanted.secret is None:
+        await triggers.change_template(connection, record.id, wanted.template)
+    else:
+        trigger = triggers.Trigger(
+            deployment_id=record.id,
+            workspace_id=record.workspace_id,
+            type=wanted.type,
+            template=wanted.template,
+            secret=SecretStr(wanted.secret),
+        )
+        await triggers.put(connection, trigger, keyring=keyring)
 
 
 def wire_deployment(record: DeploymentRecord, *, now: datetime) -> Deployment:

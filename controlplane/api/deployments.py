@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from controlplane.api import timing
 from controlplane.api.checks import refused, require_unarchived
-from controlplane.api.deployed import changed, checked, made, put_trigger, wire_agent, wire_deployment
+from controlplane.api.deployed import changed, check_trigger, checked, made, put_trigger, wire_agent, wire_deployment
 from controlplane.api.deployment_runs import wire_run
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.firing import Firing, Queued, run_id
@@ -50,6 +50,7 @@ async def create_deployment(
     async def effect(connection: Connection) -> BaseModel:
         content = await made(connection, wanted, now=now)
         await checked(connection, content, by=exchange.key_id)
+        check_trigger(wanted.trigger)
         if wanted.dry_run:
             return DeploymentDryRun(
                 name=content.name,

@@ -5,11 +5,13 @@ import pytest
 from pydantic import SecretStr
 
 from controlplane.errors import UnavailableError
-from controlplane.store import authorities, credentials
+from controlplane.ids import new_id
+from controlplane.store import authorities, credentials, triggers
 from controlplane.store.egress import PostgresPolicySource
 from controlplane.store.line import Line
 from controlplane.store.pool import Connection, Database
 from controlplane.store.rewrap import rewrap
+from controlplane.store.triggers import Trigger
 from controlplane.vault.cipher import SealBrokenError
 from controlplane.vault.keyring import Keyring, new_master_key
 from sandbox.egress import AuthorityError
@@ -118,3 +120,24 @@ async def test_a_vaults_key_under_another_vault_does_not_open(
         )
         with pytest.raises(SealBrokenError):
             await credentials.reveal(connection, credential.id, keyring=keyring)
+
+
+async def test_a_triggers_secret_moves_as_well(database: Database, keyring: Keyring, old: str, world: World):
+    trigger = Trigger(
+        deployment_id=new_id("depl"), workspace_id=WORKSPACE, type="slack", template="x", secret=SecretStr("a-secret")
+    )
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute(
+            "INSERT INTO deployments (id, workspace_id, name, agent_id, agent_version, environment_id, initial_events,"
+            " session, created_by) SELECT %s, workspace_id, 'd', agent_id, 1, environment_id, '[]', 'new', 'key_x'"
+            " FROM sessions WHERE id = %s",
+            (trigger.deployment_id, world.session),
+        )
+        await triggers.put(connection, trigger, keyring=keyring)
+    new = new_master_key()
+    assert (await rewrap(database, Keyring(text=SecretStr(f"{old} {new}")))).rewrapped == 3
+    async with database.transaction(WORKSPACE) as connection:
+        alone = Keyring(text=SecretStr(new))
+        assert await triggers.find(connection, trigger.deployment_id, keyring=alone) == trigger
+        with pytest.raises(UnavailableError):
+            await triggers.find(connection, trigger.deployment_id, keyring=keyring)

@@ -1,0 +1,103 @@
+"""Deployments for tests, and their firing without waiting for the time."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from controlplane.ids import new_id
+from controlplane.schedules import Scheduler
+from workflows.contracts import FiringInput
+from workflows.worker import connect
+
+from .conftest import WORKSPACE, Api
+
+HELLO = {"type": "user.message", "content": [{"type": "text", "text": "hello"}]}
+EVERY_MINUTE = {"type": "cron", "expression": "* * * * *", "timezone": "UTC"}
+
+
+async def scheduler(api: Api) -> Scheduler:
+    """A scheduler beside the API; its Temporal is away, and it needs none to fire."""
+    return Scheduler(database=api.database, client=await connect("127.0.0.1:9", "default"), submitter=api.submitter)
+
+
+def minutes_ago(count: int) -> datetime:
+    """A fire time of `EVERY_MINUTE`."""
+    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=count)
+
+
+class Deployer:
+    """Makes deployments through the API, and fires them."""
+
+    def __init__(self, api: Api, http: httpx.AsyncClient):
+        self.api = api
+        self.http = http
+
+    async def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """POST and return the answer, which must be a success."""
+        answer = await self.http.post(path, json=body or {})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def agent(self, **more: Any) -> str:
+        """Make an agent."""
+        return (await self.post("/v1/agents", {"name": "a", "model": "scripted/demo", **more}))["id"]
+
+    async def environment(self, **more: Any) -> str:
+        """Make an environment."""
+        return (await self.post("/v1/environments", {"name": "e", **more}))["id"]
+
+    async def body(self, **more: Any) -> dict[str, Any]:
+        """Return what a deployment of a fresh agent and environment is made of."""
+        return {
+            "name": new_id("depl"),
+            "agent": more.pop("agent", None) or await self.agent(),
+            "environment_id": more.pop("environment_id", None) or await self.environment(),
+            "initial_events": [HELLO],
+            **more,
+        }
+
+    async def made(self, **more: Any) -> dict[str, Any]:
+        """Make a deployment that fires every minute, unless told otherwise."""
+        return await self.post("/v1/deployments", await self.body(**{"schedule": EVERY_MINUTE, **more}))
+
+    async def get(self, deployment: dict[str, Any]) -> dict[str, Any]:
+        """Read a deployment."""
+        return (await self.http.get(f"/v1/deployments/{deployment['id']}")).json()
+
+    async def fire(self, deployment: dict[str, Any], at: datetime, *, give_up: bool = False) -> None:
+        """Fire as Temporal's schedule does."""
+        firing = FiringInput(deployment_id=deployment["id"], workspace_id=WORKSPACE, fire_at=at)
+        await (await scheduler(self.api)).fire(firing, give_up=give_up)
+
+    async def runs(self, deployment: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a deployment's runs, the first fire time first."""
+        found = await self.http.get("/v1/deployment_runs", params={"deployment_id": deployment["id"], "limit": 1000})
+        return sorted(
+            found.json()["data"], key=lambda run: run["trigger_context"]["scheduled_at"] or run["created_at"]
+        )
+
+    async def outcome(self, deployment: dict[str, Any], at: datetime) -> dict[str, Any]:
+        """Fire, and return the run."""
+        await self.fire(deployment, at)
+        return next(run for run in await self.runs(deployment) if _time_of(run) == at)
+
+    async def execute(self, statement: str, *values: Any) -> None:
+        """Change rows behind everybody's back."""
+        async with self.api.database.transaction(WORKSPACE) as connection:
+            await connection.execute(statement.encode(), values)
+
+    async def rest(self, run: dict[str, Any], **stop: Any) -> None:
+        """Let a run's session come to rest, as a turn does that ends."""
+        session_id = run["session_id"]
+        await self.execute("UPDATE events SET processed_at = now() WHERE session_id = %s", session_id)
+        await self.execute(
+            "UPDATE sessions SET status = 'idle', stop_reason = jsonb_build_object('type', %s::text) WHERE id = %s",
+            stop.get("type", "end_turn"),
+            session_id,
+        )
+
+
+def _time_of(run: dict[str, Any]) -> datetime | None:
+    at = run["trigger_context"]["scheduled_at"]
+    return datetime.fromisoformat(at) if at else None

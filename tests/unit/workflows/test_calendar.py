@@ -1,0 +1,132 @@
+"""When schedules fire, compared with clocks that are looked at minute by minute."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.clocks import ZONES, changes, showing, touched
+from workflows.calendar import Dst, Rule, between, fires_at, is_zone, upcoming
+
+ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def rule(expression: str, zone: str = "UTC", **more: object) -> Rule:
+    return Rule.model_validate({"expression": expression, "timezone": zone, "anchor": ANCHOR, **more})
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def around(found: Rule, change: datetime) -> list[datetime]:
+    return between(found, change - timedelta(hours=20), change + timedelta(hours=20), most=10_000)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_there_are_two_changes_a_year(zone: str):
+    assert len(changes(zone)) == 6
+
+
+@pytest.mark.parametrize("dst", ["skip", "run_once", "run_twice"])
+@pytest.mark.parametrize("zone", ZONES)
+def test_what_a_clock_change_skips_or_repeats_goes_by_the_rule(zone: str, dst: Dst):
+    for change in changes(zone):
+        for local in touched(zone, change):
+            shown = showing(zone, local, change)
+            assert len(shown) in (0, 2)
+            wanted = {
+                "skip": [],
+                "run_once": shown[:1] or [change],
+                "run_twice": shown or [change],
+            }[dst]
+            daily = rule(f"{local.minute} {local.hour} {local.day} {local.month} *", zone, dst=dst)
+            assert around(daily, change) == wanted, (local, change)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_schedule_of_every_hour_goes_by_the_time_that_passes(zone: str):
+    for change in changes(zone):
+        found = around(rule("*/5 * * * *", zone), change)
+        assert all(later - earlier == timedelta(minutes=5) for earlier, later in zip(found, found[1:], strict=False))
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_times_that_no_change_touches_are_what_the_clocks_show(zone: str):
+    for change in changes(zone):
+        for found in around(rule("7 */4 * * *", zone), change):
+            local = found.astimezone(ZoneInfo(zone))
+            assert (local.minute == 7 and local.hour % 4 == 0) or found == change
+
+
+def test_leap_days_and_short_months():
+    assert upcoming(rule("0 9 29 2 *"), at("2026-03-01T00:00:00Z"), 2) == [
+        at("2028-02-29T09:00:00Z"),
+        at("2032-02-29T09:00:00Z"),
+    ]
+    assert [found.month for found in upcoming(rule("0 0 31 * *"), ANCHOR - timedelta(1), 7)] == [
+        1,
+        3,
+        5,
+        7,
+        8,
+        10,
+        12,
+    ]
+    assert upcoming(rule("0 0 29 2 *"), at("2096-03-01T00:00:00Z"), 1) == [at("2104-02-29T00:00:00Z")]
+
+
+def test_what_cannot_be_never_fires():
+    assert upcoming(rule("0 0 31 2 *"), ANCHOR, 1) == []
+    assert upcoming(rule("0 0 30 2,4 1", ends_at=at("2026-01-04T00:00:00Z")), ANCHOR, 1) == []
+
+
+def test_either_day_counts_where_both_are_named():
+    found = upcoming(rule("0 12 13 * 5"), at("2026-02-01T00:00:00Z"), 5)
+    assert [each.day for each in found] == [6, 13, 20, 27, 6]
+    assert [each.day for each in upcoming(rule("0 12 13 * *"), at("2026-02-01T00:00:00Z"), 2)] == [13, 13]
+
+
+def test_excluded_dates_are_those_of_the_zone():
+    found = rule("0 0 * * *", "Europe/Berlin", exclude_dates=[date(2026, 12, 25)])
+    assert upcoming(found, at("2026-12-23T23:30:00Z"), 2) == [at("2026-12-25T23:00:00Z"), at("2026-12-26T23:00:00Z")]
+
+
+def test_the_end_counts_in():
+    found = rule("0 * * * *", ends_at=at("2026-01-01T02:00:00Z"))
+    assert upcoming(found, ANCHOR, 9) == [at("2026-01-01T01:00:00Z"), at("2026-01-01T02:00:00Z")]
+
+
+def test_an_interval_counts_from_its_anchor():
+    every = Rule(interval_seconds=5400, anchor=ANCHOR, exclude_dates=frozenset({date(2026, 1, 2)}))
+    assert upcoming(every, ANCHOR - timedelta(days=9), 2) == [at("2026-01-01T01:30:00Z"), at("2026-01-01T03:00:00Z")]
+    assert upcoming(every, at("2026-01-01T22:30:00Z"), 1) == [at("2026-01-03T00:00:00Z")]
+    assert fires_at(every, at("2026-01-01T03:00:00Z"))
+    assert not fires_at(every, at("2026-01-01T03:00:01Z"))
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlin", "UTC", "Etc/GMT+5"])
+def test_zones_that_are(name: str):
+    assert is_zone(name)
+
+
+@pytest.mark.parametrize("name", ["Europe/Atlantis", "", "../../etc/passwd", "/etc/localtime", "Europe", "CEST"])
+def test_zones_that_are_not(name: str):
+    assert not is_zone(name)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    zone=st.sampled_from([*ZONES, "UTC", "Pacific/Apia", "Asia/Kathmandu"]),
+    dst=st.sampled_from(["skip", "run_once", "run_twice"]),
+    expression=st.sampled_from(["*/7 * * * *", "13 */3 * * *", "30 0,1,2,3,23 * * *", "0 12 1,31 * 1"]),
+    start=st.datetimes(min_value=datetime(2011, 12, 1), max_value=datetime(2030, 1, 1)),  # noqa: DTZ001
+)
+def test_times_only_grow_and_are_found_again(zone: str, dst: Dst, expression: str, start: datetime):
+    found = rule(expression, zone, dst=dst)
+    times = upcoming(found, start.replace(tzinfo=UTC), 40)
+    assert all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
+    assert all(fires_at(found, each) for each in times)
+    assert upcoming(found, times[10], 5) == times[11:16]
