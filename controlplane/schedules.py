@@ -183,7 +183,7 @@ def _schedule(record: DeploymentRecord, settings: ScheduleSettings, times: list[
             task_timeout=WORKFLOW_TASK_TIMEOUT,
         ),
         spec=ScheduleSpec(
-            calendars=[_instant(each) for each in times], jitter=timedelta(seconds=settings.jitter_seconds)
+            calendars=[calendar_of(each) for each in times], jitter=timedelta(seconds=settings.jitter_seconds)
         ),
         policy=SchedulePolicy(
             # What overlaps is decided where the runs are, for those of all kinds together.
@@ -194,7 +194,9 @@ def _schedule(record: DeploymentRecord, settings: ScheduleSettings, times: list[
     )
 
 
-def _instant(at: datetime) -> ScheduleCalendarSpec:
+def calendar_of(at: datetime) -> ScheduleCalendarSpec:
+    """Return an instant as Temporal is told of it."""
+
     def only(value: int) -> list[ScheduleRange]:
         return [ScheduleRange(value)]
 

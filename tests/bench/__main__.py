@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from sandbox.docker import docker_available
-from tests.bench import durability, egress, gateway, harnesses, neighbours, sandboxes
+from tests.bench import durability, egress, gateway, harnesses, neighbours, sandboxes, schedules
 from tests.bench.figures import Figure, figure, progress, said
 from tests.bench.plane import Bench, call, running, tool_ms
 from tests.bench.provider import BenchProvider
@@ -192,6 +192,7 @@ PLANES = (
             "failover": durability.failover,
         },
     ),
+    ({"BULKHEAD_WARM_SANDBOXES": "0"}, {"schedules": schedules.firings}),
 )
 OF_CONTROL_PLANE = [name for _, parts in PLANES for name in parts]
 ALONE = {

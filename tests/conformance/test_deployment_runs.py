@@ -297,7 +297,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("kind", "spoil", "pauses"), ERRORS, ids=[each[1].__name__ for each in ERRORS])
-@pytest.mark.parametrize("session", ["new", "continue"])
+@pytest.mark.parametrize("session", ["new", pytest.param("continue", marks=pytest.mark.slow)])
 async def test_the_rights_of_now_count(
     client: AsyncAnthropic, deployer: Deployer, kind: str, spoil: Any, pauses: bool, session: str
 ):

@@ -108,6 +108,12 @@ def schedule(**more: Any) -> dict[str, Any]:
     return {"schedule": {**EVERY_MINUTE, **more}}
 
 
+def templated(template: str) -> dict[str, Any]:
+    return {"trigger": {"type": "github", "secret": "s" * 20, "template": template}}
+
+
+LEAP_DAYS = [f"{year}-02-29" for year in range(2028, 2060, 4)]
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("impossible date", schedule(expression="0 0 31 2 *"), "schedule.expression"),
     ("never on that day", schedule(expression="0 0 31 4,6,9,11 *"), "schedule.expression"),
@@ -125,16 +131,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("end before the first", schedule(expression="0 0 29 2 *", ends_at=TOMORROW), "schedule.ends_at"),
     ("end without zone", schedule(ends_at="2999-01-01T00:00:00"), "schedule.ends_at"),
     ("far end", schedule(ends_at="9999-12-31T23:59:59Z"), "schedule.ends_at"),
-    ("no date left", schedule(expression="0 0 29 2 *", exclude_dates=["2028-02-29", "2032-02-29"]), "schedule.exclude_dates"),
+    ("no date left", schedule(expression="0 0 29 2 *", exclude_dates=LEAP_DAYS), "schedule.exclude_dates"),
     ("no date", schedule(exclude_dates=["2026-02-30"]), "schedule.exclude_dates.0"),
     ("overlap", schedule(overlap="maybe"), "schedule.overlap"),
     ("catch-up", schedule(catchup_window="8d"), "schedule.catchup_window"),
     ("dst", schedule(dst="twice"), "schedule.dst"),
     ("max runs", schedule(max_runs=0), "schedule.max_runs"),
     ("no events", {"initial_events": []}, "initial_events"),
-    ("only context", {"initial_events": [{"type": "system.message", "content": [{"type": "text", "text": "x"}]}]}, "initial_events.0"),
+    ("only context", {"initial_events": [{**HELLO, "type": "system.message"}]}, "initial_events.0"),
     ("outcome", {"initial_events": [{"type": "user.define_outcome", "description": "x"}]}, "initial_events.0.type"),
-    ("repository", {"resources": [{"type": "github_repository", "url": "https://github.com/a/b"}]}, "resources.0.type"),
+    ("repository", {"resources": [{"type": "github_repository", "url": "https://x/y"}]}, "resources.0.type"),
     ("file", {"resources": [{"type": "file", "file_id": "file_x"}]}, "resources.0.file_id"),
     ("agent", {"agent": "agent_x"}, "agent"),
     ("environment", {"environment_id": "env_x"}, "environment_id"),
@@ -142,8 +148,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("budget", {"budget_ids": ["bdgt_x"]}, "budget_ids"),
     ("session", {"session": "old"}, "session"),
     ("deadline", {"deadline": "9 days"}, "deadline"),
-    ("trigger", {"trigger": {"type": "github", "secret": "s" * 20, "template": "{{ env.HOME }}"}}, "trigger.template"),
-    ("dunder", {"trigger": {"type": "github", "secret": "s" * 20, "template": "{{ payload.__class__ }}"}}, "trigger.template"),
+    ("trigger", templated("{{ env.HOME }}"), "trigger.template"),
+    ("dunder", templated("{{ payload.__class__ }}"), "trigger.template"),
+    ("expression", templated("{{ payload.a + 1 }}"), "trigger.template"),
     ("weak secret", {"trigger": {"type": "github", "secret": "s", "template": "x"}}, "trigger.secret"),
     ("no secret", {"trigger": {"type": "slack", "template": "x"}}, "trigger.secret"),
     ("key", {"trigger": {"type": "standard_webhooks", "secret": "whsec_!", "template": "x"}}, "trigger.secret"),

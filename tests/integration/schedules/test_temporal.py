@@ -1,0 +1,221 @@
+"""What the real Temporal server makes of what it is told: at every clock change, and when it is told again."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleBackfill,
+    ScheduleHandle,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleState,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from controlplane.schedules import Scheduler, calendar_of
+from controlplane.store import deployments, due
+from controlplane.store.deployments import DeploymentContent, ScheduleSettings
+from controlplane.store.events import Event
+from controlplane.store.pool import Database
+from tests.integration.schedules.conftest import WORKSPACE
+from tests.support.clocks import ZONES, changes, touched
+from workflows.calendar import Dst, Rule, between
+from workflows.contracts import schedule_id
+from workflows.worker import connect_patiently
+
+_numbers = itertools.count(1)
+_PATIENCE_SECONDS = 30
+_DSTS: tuple[Dst, ...] = ("skip", "run_once", "run_twice")
+
+
+@pytest.fixture
+async def temporal(temporal_address: str) -> Client:
+    """A client of the server."""
+    return await connect_patiently(temporal_address, "default")
+
+
+async def started(
+    temporal: Client, spec: ScheduleSpec, start: datetime, end: datetime, *, count: int
+) -> list[datetime]:
+    """Have a schedule run for a range of time, and return the times for which the server started something."""
+    name = f"clock-{next(_numbers)}"
+    handle = await temporal.create_schedule(
+        name,
+        Schedule(
+            action=ScheduleActionStartWorkflow("nobody-runs-this", id=name, task_queue="nowhere"),
+            spec=spec,
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.ALLOW_ALL),
+            state=ScheduleState(paused=True),
+        ),
+    )
+    await handle.backfill(ScheduleBackfill(start_at=start, end_at=end, overlap=ScheduleOverlapPolicy.ALLOW_ALL))
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while await ran(handle) < count:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.2)
+    ids = [found.id async for found in temporal.list_workflows(f"TemporalScheduledById = '{name}'")]
+    await handle.delete()
+    return sorted(datetime.fromisoformat(each.removeprefix(f"{name}-")) for each in ids)
+
+
+async def ran(handle: ScheduleHandle) -> int:
+    return (await handle.describe()).info.num_actions
+
+
+@pytest.mark.parametrize("zone", [ZONES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in ZONES[1:])])
+async def test_at_every_clock_change_the_server_fires_when_the_rule_says(temporal: Client, zone: str):
+    for number, change in enumerate(changes(zone)):
+        hours = sorted({local.hour for local in touched(zone, change)})
+        local = touched(zone, change)[0]
+        rule = Rule(
+            expression=f"*/30 {','.join(map(str, hours))} {local.day} {local.month} *",
+            timezone=zone,
+            dst=_DSTS[number % len(_DSTS)],
+            anchor=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        start, end = change - timedelta(hours=20), change + timedelta(hours=20)
+        # The end is there so that there is something to wait for, also where a rule leaves everything out.
+        wanted = [*between(rule, start, end, most=100), end]
+        spec = ScheduleSpec(calendars=[calendar_of(each) for each in wanted])
+        assert await started(temporal, spec, start, end, count=len(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("expression", "start", "days", "theirs", "ours"),
+    [
+        ("30 2 * * *", date(2026, 3, 29), 1, [], ["2026-03-29T01:00:00Z"]),
+        ("30 2 * * *", date(2026, 10, 25), 1, ["2026-10-25T01:30:00Z"], ["2026-10-25T00:30:00Z"]),
+        (
+            "0 12 13 * 5",
+            date(2026, 2, 6),
+            8,
+            ["2026-02-13T11:00:00Z"],
+            ["2026-02-06T11:00:00Z", "2026-02-13T11:00:00Z"],
+        ),
+    ],
+    ids=["skipped hour", "repeated hour", "day of month and of week"],
+)
+async def test_why_the_servers_own_cron_is_not_used(
+    temporal: Client, expression: str, start: date, days: int, theirs: Sequence[str], ours: Sequence[str]
+):
+    zone = "Europe/Berlin"
+    midnight = datetime(start.year, start.month, start.day, tzinfo=UTC) - timedelta(hours=1)
+    end = midnight + timedelta(days=days)
+    spec = ScheduleSpec(cron_expressions=[expression], time_zone_name=zone)
+    found = await started(temporal, spec, midnight, end, count=len(theirs))
+    assert found == [datetime.fromisoformat(each) for each in theirs]
+    rule = Rule(expression=expression, timezone=zone, anchor=midnight)
+    assert between(rule, midnight, end, most=9) == [datetime.fromisoformat(each) for each in ours]
+
+
+class Nobody:
+    """A submitter for tests in which no session is woken."""
+
+    def submitted(self, workspace_id: str, session_id: str, events: Sequence[Event]) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def scheduler(database: Database, temporal: Client) -> Scheduler:
+    """A scheduler with the real server."""
+    return Scheduler(database=database, client=temporal, submitter=Nobody())
+
+
+@pytest.fixture
+async def settings() -> ScheduleSettings:
+    """A schedule of every minute."""
+    return ScheduleSettings(expression="* * * * *", anchor=datetime.now(UTC), catchup_window_seconds=3600)
+
+
+@pytest.fixture
+async def deployment_id(database: Database, content: DeploymentContent, settings: ScheduleSettings) -> str:
+    """A deployment with that schedule."""
+    timed = content.model_copy(update={"schedule": settings})
+    async with database.transaction(WORKSPACE) as connection:
+        return await deployments.create(
+            connection, WORKSPACE, content=timed, created_by="key_x", now=datetime.now(UTC)
+        )
+
+
+async def project(scheduler: Scheduler, database: Database, deployment_id: str) -> bool:
+    """Tell the server of the deployment, if that is due, and say whether it was."""
+    async with database.transaction(WORKSPACE) as connection:
+        found = [each for each in await due.unprojected(connection) if each.id == deployment_id]
+    for each in found:
+        await scheduler.project(each)
+    return bool(found)
+
+
+async def times_of(temporal: Client, deployment_id: str) -> list[datetime] | None:
+    """Return the next times that the server knows of, None without a schedule."""
+    try:
+        found = await temporal.get_schedule_handle(schedule_id(deployment_id)).describe()
+    except RPCError as error:
+        assert error.status is RPCStatusCode.NOT_FOUND
+        return None
+    return list(found.info.next_action_times)
+
+
+async def test_the_server_is_told_of_each_change_and_no_more(
+    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+):
+    assert await project(scheduler, database, deployment_id)
+    assert not await project(scheduler, database, deployment_id), "told once is enough"
+    found = await times_of(temporal, deployment_id)
+    assert found
+    assert {each.second for each in found} == {0}
+    async with database.transaction(WORKSPACE) as connection:
+        await deployments.pause(connection, deployment_id, {"type": "manual"}, now=datetime.now(UTC))
+    assert await project(scheduler, database, deployment_id)
+    assert await times_of(temporal, deployment_id) is None
+    async with database.transaction(WORKSPACE) as connection:
+        await deployments.unpause(connection, deployment_id, by="key_x", now=datetime.now(UTC))
+    assert await project(scheduler, database, deployment_id)
+    assert await times_of(temporal, deployment_id)
+    async with database.transaction(WORKSPACE) as connection:
+        await deployments.archive(connection, deployment_id, now=datetime.now(UTC))
+    assert await project(scheduler, database, deployment_id)
+    assert await times_of(temporal, deployment_id) is None
+
+
+async def test_the_server_is_told_of_more_times_before_it_has_none_left(
+    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+):
+    await project(scheduler, database, deployment_id)
+    async with database.transaction(WORKSPACE) as connection:
+        record = await deployments.get(connection, deployment_id)
+        assert record.renew_at is not None
+        assert timedelta(minutes=30) < record.renew_at - datetime.now(UTC) < timedelta(minutes=34)
+        await connection.execute("UPDATE deployments SET renew_at = now() - interval '1 s'")
+    assert await project(scheduler, database, deployment_id)
+    assert not await project(scheduler, database, deployment_id)
+
+
+async def test_two_control_planes_tell_the_server_one_after_the_other(
+    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+):
+    other = Scheduler(database=database, client=temporal, submitter=Nobody())
+    mine = due.Due(id=deployment_id, workspace_id=WORKSPACE)
+    await asyncio.gather(*(each.project(mine) for each in (scheduler, other) * 4))
+    assert await times_of(temporal, deployment_id)
+
+
+async def test_a_kill_between_the_row_and_the_server_heals(
+    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+):
+    """The row says more than the server has heard, and the other way round: told, and the note of it lost."""
+    await project(scheduler, database, deployment_id)
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute("UPDATE deployments SET projected_version = 0")
+    assert await project(scheduler, database, deployment_id)
+    await temporal.get_schedule_handle(schedule_id(deployment_id)).delete()
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute("UPDATE deployments SET projected_version = 0")
+    assert await project(scheduler, database, deployment_id)
+    assert await times_of(temporal, deployment_id)
