@@ -31,7 +31,14 @@ from controlplane.store.due import Due, Rested
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database
 from workflows.calendar import upcoming
 from workflows.contracts import DEPLOYMENT_WORKFLOW, SCHEDULE_QUEUE, DeploymentInput, FiringInput, schedule_id
-from workflows.limits import FIRE_PATIENCE_SECONDS, RECONCILE_SECONDS, SCHEDULE_HORIZON, WORKFLOW_TASK_TIMEOUT
+from workflows.limits import (
+    FIRE_PATIENCE_SECONDS,
+    RECONCILE_SECONDS,
+    SCHEDULE_HORIZON,
+    SCHEDULE_HORIZON_LEAST,
+    SCHEDULE_HORIZON_TIME,
+    WORKFLOW_TASK_TIMEOUT,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -99,14 +106,12 @@ class Scheduler:
             if not await due.claim_projection(connection, each.id):
                 return
             record = await deployments.get(connection, each.id)
-            times = upcoming(record.schedule, datetime.now(UTC), SCHEDULE_HORIZON) if record.schedule else []
+            times, renew_at = _ahead(record.schedule, datetime.now(UTC)) if record.schedule else ([], None)
             if record.schedule is not None and record.fires and times:
                 await self._put(record, record.schedule, times)
             else:
                 await self._delete(record.id)
-                times = []
-            # Half of them are there for whoever comes late to tell of more.
-            renew_at = times[len(times) // 2] if len(times) == SCHEDULE_HORIZON else None
+                renew_at = None
             await due.projected(connection, each.id, version=record.version, renew_at=renew_at)
 
     async def _put(self, record: DeploymentRecord, settings: ScheduleSettings, times: list[datetime]) -> None:
@@ -137,12 +142,22 @@ class Scheduler:
             self._submitter.submitted(workspace_id, session_id, events)
 
     async def run(self) -> None:
-        """Look for what is to be done until cancelled; what fails is tried again, and holds nothing else up."""
+        """Look for what is to be done until cancelled; what fails is tried again, and holds nothing else up.
+
+        Temporal is told in a loop of its own: while it is slow or away, what is late is made up for without it.
+        """
+        await asyncio.gather(self._look_after_runs(), self._tell_temporal())
+
+    async def _look_after_runs(self) -> None:
         while True:
+            await self._each(_neglected, self.make_up)
             await self._each(due.rested, self.end)
             await self._each(due.overdue, self.end_overdue)
             await self._each(due.promotable, self.promote)
-            await self._each(_neglected, self.make_up)
+            await asyncio.sleep(RECONCILE_SECONDS / 2)
+
+    async def _tell_temporal(self) -> None:
+        while True:
             await self._each(due.unprojected, self.project)
             await asyncio.sleep(RECONCILE_SECONDS / 2)
 
@@ -171,6 +186,17 @@ class Scheduler:
 
 async def _neglected(connection: Connection) -> list[Due]:
     return await due.neglected(connection, older_than=timedelta(seconds=FIRE_PATIENCE_SECONDS))
+
+
+def _ahead(settings: ScheduleSettings, now: datetime) -> tuple[list[datetime], datetime | None]:
+    """Return the fire times that Temporal is given, and when it must be given more.
+
+    Half of them are there for whoever comes late to give more.
+    """
+    found = upcoming(settings, now, SCHEDULE_HORIZON + 1)
+    near = sum(at <= now + SCHEDULE_HORIZON_TIME for at in found)
+    given = found[: min(SCHEDULE_HORIZON, max(SCHEDULE_HORIZON_LEAST, near))]
+    return given, given[len(given) // 2] if len(given) < len(found) else None
 
 
 def _schedule(record: DeploymentRecord, settings: ScheduleSettings, times: list[datetime]) -> Schedule:

@@ -87,9 +87,11 @@ FIRE_ATTEMPTS = 10
 """After which a run that cannot be begun, for a reason that nobody foresaw, is recorded as failed of it."""
 
 SCHEDULE_HORIZON = 64
-"""How many fire times Temporal is given ahead: a schedule of every minute is told of more every half hour, and each
-costs Temporal 100 bytes."""
+SCHEDULE_HORIZON_TIME = timedelta(hours=12)
+SCHEDULE_HORIZON_LEAST = 4
+"""How many fire times Temporal is given ahead: those of so long, but never more than the first number or fewer than
+the last. A schedule of every minute is told of more every half hour, one of every day every other day."""
 
-FIRE_PATIENCE_SECONDS = 15.0
+FIRE_PATIENCE_SECONDS = 10.0
 """How long after a fire time no run may be recorded before the reconciler fires it itself: far above what a firing
 takes on a busy machine; it is for what Temporal has lost or was told too late."""

@@ -25,14 +25,12 @@ async def firings(bench: Bench, _: int) -> list[Figure]:
     await asyncio.sleep((at - datetime.now(UTC)).total_seconds())
     runs = await _ended(bench, at)
     late = [run["lateness_seconds"] for run in runs if run["lateness_seconds"] is not None]
-    succeeded = sum(run["outcome"] == "succeeded" for run in runs)
-    done = [(datetime.fromisoformat(run["ended_at"]) - at).total_seconds() for run in runs]
+    done = [(datetime.fromisoformat(run["ended_at"]) - at).total_seconds() for run in runs if run["ended_at"]]
     return [
-        figure(f"{_DEPLOYMENTS} deployments at one instant, lateness", late, unit="s", goal="p99 ≤ 30"),
-        figure(f"{_DEPLOYMENTS} deployments, p99 lateness", [p99(late)], unit="s", goal="≤ 30"),
-        figure("deployments lost", [float(_DEPLOYMENTS - len(runs))], unit="", goal="0"),
-        figure("runs that succeeded", [float(succeeded)], unit=""),
-        figure("fire time to the end of its run", done, unit="s"),
+        figure(f"{_DEPLOYMENTS} deployments at one instant, lateness", late, unit="s"),
+        figure("the same, p99", [p99(late)], unit="s", goal="≤ 30"),
+        figure("firings lost", [float(_DEPLOYMENTS - len(late))], unit="", goal="0"),
+        figure("from the fire time to the end of its run", done, unit="s"),
     ]
 
 
@@ -56,7 +54,7 @@ async def _deploy(bench: Bench, at: datetime) -> None:
 
 
 async def _ended(bench: Bench, at: datetime) -> list[dict[str, Any]]:
-    """Wait until every firing has a run that has ended, and return what there is of them."""
+    """Wait until every firing has a run that has ended, or for as long as anybody would, and return the runs."""
     found: list[dict[str, Any]] = []
     ends = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < ends:
@@ -64,7 +62,7 @@ async def _ended(bench: Bench, at: datetime) -> list[dict[str, Any]]:
         if sum(run["state"] == "ended" for run in found) == _DEPLOYMENTS:
             break
         await asyncio.sleep(_LOOK_SECONDS)
-    return [run for run in found if run["state"] == "ended"]
+    return found
 
 
 async def _listed(bench: Bench, at: datetime) -> list[dict[str, Any]]:

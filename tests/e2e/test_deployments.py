@@ -142,9 +142,8 @@ def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
     assert len(cli.json("deployments", "backfill", name, *spans)) == 2
     assert len(cli.json("deployments", "runs", name)) == 3
     assert "lateness_seconds".upper() in cli.text("deployments", "runs", name)
-    assert "schedule.expression" in cli.refused(
-        *common, "--cron", "61 * * * *", "--timezone", "UTC", "--message", "x"
-    )
+    wrong = ("--cron", "61 * * * *", "--timezone", "UTC", "--message", "x")
+    assert "schedule.expression" in cli.refused(*common, *wrong)
     secret = ("--trigger", "github", "--template", "{{ payload.a }}")
     triggered = cli.run(*common, "--message", "x", *secret, "--json", stdin="a-secret-of-the-sender\n")
     assert json.loads(triggered.stdout)["trigger"]["type"] == "github"

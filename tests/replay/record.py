@@ -1,7 +1,7 @@
 """Records histories for `test_replay.py`: run `python -m tests.replay.record NAME` when the workflow changes.
 
-With `--continued` the conversation is had on a server with short histories, and each run of the workflow is kept: all
-but the last end by continuing as new.
+With `--deployment` it is a deployment's firing that is recorded. With `--continued` the conversation is had on a
+server with short histories, and each run of the workflow is kept: all but the last end by continuing as new.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tests.support.client import Client, run, script
 from tests.support.stack import Stack
 from tests.support.temporal import short_histories
 from tests.support.watch import Watcher
-from workflows.contracts import session_workflow_id
+from workflows.contracts import schedule_id, session_workflow_id
 
 HISTORIES = Path(__file__).with_name("histories")
 _SHORT_EVENTS = 40
@@ -38,6 +38,39 @@ async def record(name: str, *, continued: bool) -> None:
     for number, history in enumerate(found, 1):
         anonymous = re.sub(r'"\d+@[^"]*"', '"worker"', history.to_json())
         (HISTORIES / (f"{name}-{number}.json" if continued else f"{name}.json")).write_text(anonymous + "\n")
+
+
+async def record_firing(name: str) -> None:
+    """Let a deployment fire once, and keep the history of that firing's workflow."""
+    with tempfile.TemporaryDirectory(prefix="bulkhead-replay-") as made:
+        stack = Stack(Path(made) / "data")
+        await asyncio.to_thread(stack.start)
+        try:
+            await asyncio.to_thread(stack.wait_ready)
+            deployment_id = await _fired(stack)
+            temporal = await TemporalClient.connect(_temporal_of(stack))
+            listed = temporal.list_workflows(f'TemporalScheduledById = "{schedule_id(deployment_id)}"')
+            [found] = [each async for each in listed]
+            history = await temporal.get_workflow_handle(found.id).fetch_history()
+        finally:
+            await asyncio.to_thread(stack.end)
+    (HISTORIES / "deployments").mkdir(exist_ok=True)
+    anonymous = re.sub(r'"\d+@[^"]*"', '"worker"', WorkflowHistory(found.id, history.events).to_json())
+    (HISTORIES / "deployments" / f"{name}.json").write_text(anonymous + "\n")
+
+
+async def _fired(stack: Stack) -> str:
+    async with Client(stack) as client:
+        agent = await client.post("/v1/agents", {"name": "a", "model": "scripted/test"})
+        environment = await client.post("/v1/environments", {"name": "e"})
+        schedule = {"type": "cron", "interval": 2, "more_than_once_a_minute": True, "max_runs": 1}
+        hello = {"type": "user.message", "content": [{"type": "text", "text": "hello"}]}
+        body = {"name": "d", "agent": agent["id"], "environment_id": environment["id"], "initial_events": [hello]}
+        made = await client.post("/v1/deployments", {**body, "schedule": schedule})
+        while not (await client.get("/v1/deployment_runs"))["data"]:  # noqa: ASYNC110 - a recording, not a test
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(5)  # the workflow ends, and is listed, after its run is seen
+    return made["id"]
 
 
 async def _histories(stack: Stack) -> list[WorkflowHistory]:
@@ -79,5 +112,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.replay.record")
     parser.add_argument("name")
     parser.add_argument("--continued", action="store_true")
+    parser.add_argument("--deployment", action="store_true")
     options = parser.parse_args()
-    asyncio.run(record(options.name, continued=options.continued))
+    if options.deployment:
+        asyncio.run(record_firing(options.name))
+    else:
+        asyncio.run(record(options.name, continued=options.continued))

@@ -128,9 +128,9 @@ async def test_a_triggers_secret_moves_as_well(database: Database, keyring: Keyr
     )
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute(
-            "INSERT INTO deployments (id, workspace_id, name, agent_id, agent_version, environment_id, initial_events,"
-            " session, created_by) SELECT %s, workspace_id, 'd', agent_id, 1, environment_id, '[]', 'new', 'key_x'"
-            " FROM sessions WHERE id = %s",
+            "INSERT INTO deployments (id, workspace_id, name, agent_id, agent_version, environment_id,"
+            " initial_events, session, created_by) SELECT %s, workspace_id, 'd', agent_id, 1, environment_id, '[]',"
+            " 'new', 'key_x' FROM sessions WHERE id = %s",
             (trigger.deployment_id, world.session),
         )
         await triggers.put(connection, trigger, keyring=keyring)
