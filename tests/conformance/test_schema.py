@@ -63,6 +63,9 @@ async def ids(http: httpx.AsyncClient) -> dict[str, str]:
         "networking": {"type": "limited", "allowed_hosts": ["api.example.com"]},
     }
     mount = {"type": "file", "file_id": file}
+    hello = {"type": "user.message", "content": [{"type": "text", "text": "hello"}]}
+    deployed = {"name": "n", "agent": agent, "environment_id": environment, "initial_events": [hello]}
+    deployment = await made("/v1/deployments", json=deployed)
     return {
         "agent_id": agent,
         "environment_id": environment,
@@ -72,6 +75,8 @@ async def ids(http: httpx.AsyncClient) -> dict[str, str]:
         "vault_id": vault,
         "credential_id": await made(f"/v1/vaults/{vault}/credentials", json={"auth": secret}),
         "rule_id": await made("/v1/rules", json={"scope": session, "tool": "bash", "verdict": "deny"}),
+        "deployment_id": deployment,
+        "deployment_run_id": await made(f"/v1/deployments/{deployment}/run"),
         "thread_id": "sthr_" + session.removeprefix("sesn_"),
     }
 
