@@ -26,9 +26,10 @@ router = APIRouter(prefix="/v1/deployments/{deployment_id}/trigger", tags=["depl
 _log = structlog.get_logger(__name__)
 
 _LONGEST_PAYLOAD = 1024 * 1024
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
 
-@router.post("", response_model=TriggerAnswer)
+@router.post("", response_model=TriggerAnswer, openapi_extra=_BODY)
 async def trigger_deployment(request: Request, deployment_id: str) -> Response:
     """Start a run with a delivery as GitHub, Slack or Standard Webhooks sign it; no API key is wanted.
 
