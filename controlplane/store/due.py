@@ -32,7 +32,8 @@ class Rested(_Frozen):
 async def rested(connection: Connection) -> list[Rested]:
     """Return the runs whose sessions have nothing left to do.
 
-    One that waits for a person still runs, and so does one that goes on by itself within a minute.
+    One that waits for a person still runs, and so does one that goes on by itself within a minute. What waits behind
+    a turn that has failed does not go on by itself.
     """
     found = await rows(
         connection,
@@ -43,7 +44,8 @@ async def rested(connection: Connection) -> list[Rested]:
            AND (s.id IS NULL OR s.archived_at IS NOT NULL OR s.status = 'terminated'
                 OR (s.status = 'idle' AND s.stop_reason IS NOT NULL AND s.stop_reason ->> 'type' <> 'requires_action'
                     AND NOT (s.resume_wanted AND coalesce(s.resume_at, now()) < now() + interval '1 minute')
-                    AND NOT EXISTS (SELECT FROM events e WHERE e.session_id = s.id AND e.processed_at IS NULL)))
+                    AND NOT EXISTS (SELECT FROM events e WHERE e.session_id = s.id AND e.processed_at IS NULL
+                                                           AND e.seq > coalesce(s.held_seq, 0))))
          LIMIT 500
         """,
         {},
