@@ -24,6 +24,7 @@ _API_PATIENCE_SECONDS = 5.0  # then a client is told to repeat its request
 _BRAIN_CONNECTIONS = 20
 _SANDBOX_CONNECTIONS = 10
 _EGRESS_CONNECTIONS = 10
+_MEMORY_CONNECTIONS = 10
 _LINE_LOOK_SECONDS = 0.05
 _REAP_SECONDS = 10.0
 _WORKER_PAUSE_SECONDS = 1.0
@@ -33,6 +34,7 @@ async def run_api(settings: Settings) -> None:
     """The REST API, the reconciler that wakes neglected sessions, and what fires deployments."""
     from controlplane.api.app import create_app
     from controlplane.api.server import ApiServer
+    from controlplane.memory.service import RemotePreparer
     from controlplane.readiness import Readiness
     from controlplane.schedules import Scheduler
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
@@ -50,6 +52,7 @@ async def run_api(settings: Settings) -> None:
         version=version("bulkhead"),
         keyring=open_keyring(MasterKeySettings(), settings.data_dir),
         harnesses=installed_names(settings.harness_programs),
+        preparer=RemotePreparer(settings.memory_url),
     )
     scheduler = Scheduler(database=database, client=client, submitter=wakeups)
     background = [
@@ -92,6 +95,8 @@ async def run_gateway(settings: Settings) -> None:
 
 async def run_brain(settings: Settings) -> None:
     """Holds sessions and runs their turns."""
+    from controlplane.memory.recall import Recall
+    from controlplane.memory.service import RemotePreparer
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.judging import Judge
@@ -126,6 +131,7 @@ async def run_brain(settings: Settings) -> None:
         gateway_url=settings.gateway_url,
         judge=judge,
         compact_above_tokens=settings.compact_above_tokens,
+        recall=Recall(database, RemotePreparer(settings.memory_url)),
     )
     turns = TurnRunner(
         worker_id=worker_id,
@@ -233,6 +239,59 @@ async def run_egress(settings: Settings) -> None:
             await _until_stopped(line.run(), listen())
     finally:
         resolver.close()
+        await database.close()
+
+
+async def run_memory(settings: Settings) -> None:
+    """Takes secrets out of what is to be kept, embeds it, and runs the memory tools."""
+    from controlplane.memory.embedding import EMBEDDED, NONE, embedder
+    from controlplane.memory.keeping import Upkeep
+    from controlplane.memory.preparation import LocalPreparer
+    from controlplane.memory.service import serve
+    from controlplane.memory.tools import MemoryTools
+    from controlplane.store.journal import PostgresJournal
+    from controlplane.store.listening import listen
+    from controlplane.store.memory_vectors import PENDING
+    from controlplane.store.workers import PostgresLeases
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
+    from workflows.reembed import ReembedActivities
+    from workflows.remembering import MemoryRunner
+    from workflows.sweep import Sweeper
+    from workflows.worker import connect_patiently, memory_worker
+
+    database = Database(settings.database_url, max_connections=_MEMORY_CONNECTIONS)
+    await database.open()
+    wanted = settings.embedding_model
+    found = [
+        embedder(name, url=settings.embedding_url, api_key=settings.embedding_api_key)
+        for name in dict.fromkeys([wanted, EMBEDDED])
+        if wanted != NONE
+    ]
+    preparer = LocalPreparer(
+        database,
+        open_keyring(MasterKeySettings(), settings.data_dir),
+        [each for each in found if each is not None],
+    )
+    client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    worker_id, leases = new_id("wrk"), PostgresLeases(database)
+    journal = PostgresJournal(database)
+    upkeep = Upkeep(database, preparer, client)
+    worker = memory_worker(
+        client,
+        MemoryRunner(worker_id=worker_id, journal=journal, memory=MemoryTools(database, journal, preparer)),
+        ReembedActivities(upkeep),
+        max_concurrent_tool_calls=settings.max_concurrent_tool_calls,
+    )
+    try:
+        await _until_stopped(
+            leases.hold(worker_id, "memory", host=settings.host_name),
+            listen(settings.database_url, [PENDING], upkeep.hurry, connected=upkeep.hurry_at_once),
+            Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
+            upkeep.run(),
+            serve(preparer, host=settings.memory_host, port=settings.memory_port),
+            within=worker,
+        )
+    finally:
         await database.close()
 
 

@@ -17,6 +17,7 @@ _WORKERS = {
     "brain": ("brain", "brain worker"),
     "sandboxes": ("sandbox", "sandbox worker"),
     "egress": ("egress", "egress proxy"),
+    "memory": ("memory", "memory worker"),
 }
 """Part → the kind of its lease, and what it is called."""
 

@@ -85,6 +85,15 @@ class Settings(BaseSettings):
     harness_silence_seconds: float = Field(default=60, gt=0)
     """How long such a process may do nothing when it is its turn to; then it is started again."""
 
+    memory_host: str = "127.0.0.1"
+    memory_port: int = 8402
+    embedding_model: str = "wordllama"
+    """What memories are found by: ``wordllama`` (embedded), ``minilm`` (an extra), ``none``, or one of the endpoint."""
+
+    embedding_url: str = ""
+    """An OpenAI-compatible endpoint, such as ``https://api.openai.com/v1``."""
+
+    embedding_api_key: SecretStr | None = None
     model_log_days: int = Field(default=7, ge=0, le=3650)
     """How long the bodies of model requests and their answers are kept; 0: they are not."""
 
@@ -115,6 +124,11 @@ class Settings(BaseSettings):
     def egress_socket(self) -> Path:
         """Where the sandbox worker hands ears to the egress proxy of this host."""
         return self.data_dir / "run" / "egress"
+
+    @property
+    def memory_url(self) -> str:
+        """Where texts are prepared before they are kept."""
+        return f"http://{self.memory_host}:{self.memory_port}"
 
     @property
     def gateway_url(self) -> str:

@@ -9,6 +9,9 @@ BRAIN_QUEUE = "brain"
 SANDBOX_QUEUE = "sandbox"
 """For calls of sessions that have no sandbox; those of the others go to the queue of the host that holds it."""
 
+MEMORY_QUEUE = "memory"
+"""For calls of the memory tools, which run in no sandbox."""
+
 SESSION_WORKFLOW = "session"
 WAKE_SIGNAL = "wake"
 INTERRUPT_SIGNAL = "interrupt"

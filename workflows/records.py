@@ -189,6 +189,14 @@ class Journal(Protocol):
         ...
 
 
+class Remembering(Protocol):
+    """The effects of the memory tools."""
+
+    async def run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
+        """Run a dispatched call and record its outcome in one transaction; one that has an outcome is not run again."""
+        ...
+
+
 class Refusals(Protocol):
     """What the way out of a sandbox has refused."""
 
@@ -210,7 +218,7 @@ class DeadWork(_Frozen):
 class Leases(Protocol):
     """Which workers live: each holds a lock on a connection of its own for as long as it does."""
 
-    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox", "egress"], *, host: str) -> None:
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox", "egress", "memory"], *, host: str) -> None:
         """Take the lease and keep it, across reconnections, until cancelled."""
         ...
 

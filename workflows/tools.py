@@ -18,7 +18,7 @@ from temporalio.service import RPCError
 
 from harness_adapters import toolset
 from harness_adapters.contract import ToolOutcome, ToolUse, UserInput
-from workflows.contracts import RUN_TOOL, SANDBOX_QUEUE, WRONG_HOST, ToolCallInput, host_queue
+from workflows.contracts import MEMORY_QUEUE, RUN_TOOL, SANDBOX_QUEUE, WRONG_HOST, ToolCallInput, host_queue
 from workflows.interrupts import interrupted
 from workflows.limits import (
     HOST_PATIENCE,
@@ -29,7 +29,7 @@ from workflows.limits import (
     TURN_RETRY_LONGEST,
 )
 from workflows.outcomes import failure, unknown
-from workflows.records import Journal, TurnRecords, TurnStart
+from workflows.records import Journal, JournaledCall, TurnRecords, TurnStart
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ class TurnTools:
             return None
         call = ToolCallInput(tool_use_id=use.event_id, session_id=row.session_id, workspace_id=row.workspace_id)
         try:
-            await self._run(call, row.host)
+            await self._run(call, _queue(row))
         except asyncio.CancelledError:
             if interrupted():
                 await self._cancel(call)
@@ -88,30 +88,30 @@ class TurnTools:
             return f"There is no tool named {use.name!r}."
         return toolset.check(use.name, use.input)
 
-    async def _run(self, call: ToolCallInput, host: str | None) -> None:
+    async def _run(self, call: ToolCallInput, queue: str) -> None:
         """Have the call run where its session's sandbox is; what arrives at the wrong host has not been started."""
         while True:
             try:
-                await (await self._start(call, host)).result()
+                await (await self._start(call, queue)).result()
             except ActivityFailureError as error:
                 row = await self._journal.read(call)
                 if row is None or row.outcome is not None or not _is_misrouted(error):
                     raise
                 _log.info("tool_call_rerouted", tool_use_id=call.tool_use_id, host=row.host)
-                host = row.host
+                queue = _queue(row)
                 await asyncio.sleep(TURN_RETRY_FIRST.total_seconds())
             else:
                 return
 
-    async def _start(self, call: ToolCallInput, host: str | None) -> ActivityHandle[str]:
+    async def _start(self, call: ToolCallInput, queue: str) -> ActivityHandle[str]:
         try:
             return await self._client.start_activity(
                 RUN_TOOL,
                 call,
                 id=call.tool_use_id,
-                task_queue=host_queue(host) if host else SANDBOX_QUEUE,
+                task_queue=queue,
                 result_type=str,
-                schedule_to_start_timeout=HOST_PATIENCE if host else None,
+                schedule_to_start_timeout=None if queue in {SANDBOX_QUEUE, MEMORY_QUEUE} else HOST_PATIENCE,
                 start_to_close_timeout=TOOL_TIMEOUT,
                 heartbeat_timeout=TOOL_HEARTBEAT_TIMEOUT,
                 # A call that was dispatched to the wrong host has failed before it began; the journal is the fence.
@@ -136,6 +136,12 @@ class TurnTools:
             async with asyncio.timeout(KILL_WAIT_SECONDS):
                 await handle.cancel()
                 await handle.result()
+
+
+def _queue(row: JournaledCall) -> str:
+    if row.name in toolset.MEMORY_TOOLS:
+        return MEMORY_QUEUE
+    return host_queue(row.host) if row.host else SANDBOX_QUEUE
 
 
 def _is_misrouted(error: ActivityFailureError) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness_adapters.toolset import EXECUTE, PROVISION
+from harness_adapters.toolset import EXECUTE, MEMORY_TOOLS, PROVISION
 from workflows.rules import Examination, OnExpiry, Rule, examine
 
 Verdict = Literal["allow", "ask", "client", "deny"]
@@ -54,11 +54,11 @@ def judged(agent_tools: Iterable[Mapping[str, Any]], name: str, examination: Exa
 def verdict(agent_tools: Iterable[Mapping[str, Any]], name: str) -> Verdict:
     """Return the verdict on calls of a tool under an agent's ``tools``; a tool's own setting precedes the general.
 
-    `sandbox_execute` can do what `bash` can, so it goes by the setting of that. ``auto`` leaves it to rules; where
+    `sandbox_execute` can do what `bash` can, so it goes by the setting of that; memory is allowed to whom it was attached. ``auto`` leaves it to rules; where
     none says otherwise, a person is asked.
     """
     entries = list(agent_tools)
-    if name == PROVISION:
+    if name == PROVISION or name in MEMORY_TOOLS:
         return "allow"
     if name != EXECUTE and any(entry["type"] == "custom" and entry["name"] == name for entry in entries):
         return "client"

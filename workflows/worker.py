@@ -11,9 +11,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from workflows.contracts import BRAIN_QUEUE, SANDBOX_QUEUE, SCHEDULE_QUEUE, host_queue
+from workflows.contracts import BRAIN_QUEUE, MEMORY_QUEUE, SANDBOX_QUEUE, SCHEDULE_QUEUE, host_queue
 from workflows.hands import ToolRunner
 from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
+from workflows.reembed import ReembedActivities, ReembedWorkflow
+from workflows.remembering import MemoryRunner
 from workflows.schedule import DeploymentWorkflow, FiringRunner
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
@@ -69,6 +71,24 @@ def schedule_worker(client: Client, firings: FiringRunner) -> Worker:
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
         graceful_shutdown_timeout=DRAIN,
         workflow_task_executor=ThreadPoolExecutor(max_workers=2, thread_name_prefix="firing"),
+        workflow_runner=_sandboxed(),
+    )
+
+
+def memory_worker(
+    client: Client, tools: MemoryRunner, vectors: ReembedActivities, *, max_concurrent_tool_calls: int
+) -> Worker:
+    """The worker that runs the memory tools, and moves memory to another embedding model."""
+    return Worker(
+        client,
+        task_queue=MEMORY_QUEUE,
+        workflows=[ReembedWorkflow],
+        activities=[tools.run_tool, vectors.fill, vectors.switch, vectors.drop],
+        max_concurrent_activities=max_concurrent_tool_calls,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=TOOL_DRAIN,
+        workflow_task_executor=ThreadPoolExecutor(max_workers=1, thread_name_prefix="workflow"),
         workflow_runner=_sandboxed(),
     )
 

@@ -26,6 +26,10 @@ from controlplane.api import (
     health,
     keys,
     live,
+    memories,
+    memory_search,
+    memory_stores,
+    memory_versions,
     model_requests,
     prices,
     resources,
@@ -44,6 +48,7 @@ from controlplane.api.metrics import Metrics
 from controlplane.api.middleware import RequestMiddleware
 from controlplane.api.parts import Parts, Readiness, Submitter
 from controlplane.errors import BulkheadError
+from controlplane.memory.preparing import Preparer, Unprepared
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import Keyring
 from harness_adapters.contract import HarnessName
@@ -69,6 +74,10 @@ _RESOURCES = (
     deployments,
     triggers,
     deployment_runs,
+    memory_stores,
+    memory_search,
+    memories,
+    memory_versions,
     budgets,
     prices,
     keys,
@@ -84,10 +93,11 @@ def create_app(
     version: str,
     keyring: Keyring | None = None,
     harnesses: Collection[HarnessName] = ("builtin",),
+    preparer: Preparer | None = None,
 ) -> FastAPI:
     """Return the app, which listens for events while it is up; the caller opens and closes ``database``.
 
-    Without ``keyring`` no vault can be made or opened.
+    Without ``keyring`` no vault can be made or opened, without ``preparer`` no memory saved.
     """
     metrics = Metrics()
     parts = Parts(
@@ -100,6 +110,7 @@ def create_app(
         keyring=keyring or Keyring(),
         version=version,
         harnesses=harnesses,
+        preparer=preparer or Unprepared(),
     )
     app = FastAPI(
         title="Bulkhead",

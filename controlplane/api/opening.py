@@ -6,7 +6,7 @@ from typing import Any
 from controlplane.api import changes, rosters
 from controlplane.api.checks import check_tools, require_unarchived
 from controlplane.api.events import recorded_inputs
-from controlplane.api.resources import mounts_of
+from controlplane.api.resources import Owners, mounts_of
 from controlplane.api.wire.agents import resolved_model
 from controlplane.api.wire.events import InputEvent
 from controlplane.api.wire.sessions import AgentAtVersion, AgentChoice, AgentWithOverrides, SessionCreate
@@ -39,8 +39,10 @@ async def open_session(
         vault_ids=wanted.vault_ids or [],
         content=content,
         deployment_id=deployment_id,
+        user_id=wanted.user_id,
     )
-    for mount in await mounts_of(connection, wanted.resources or [], taken=[]):
+    owners = Owners(session_id=session_id, agent_id=content.agent.id, user_id=wanted.user_id)
+    for mount in await mounts_of(connection, wanted.resources or [], owners, taken=[]):
         await resources.add(connection, workspace_id, session_id=session_id, mount=mount)
     new = await recorded_inputs(connection, session_id, inputs, "initial_events", by=by)
     return session_id, await events.append(connection, session_id, new)

@@ -20,7 +20,8 @@ DEFAULT_LIMIT = 20
 MAX_LIMIT = 1000
 
 
-def _in_utc(moment: datetime) -> datetime:
+def in_utc(moment: datetime) -> datetime:
+    """Return a moment; one that names no zone is one of UTC."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -33,11 +34,12 @@ class Cursor(BaseModel):
     at: datetime | None = None
     id: str | None = Field(default=None, pattern=r"^[a-z]+_[0-9a-zA-Z]{1,64}$")
     n: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    path: str | None = Field(default=None, max_length=1100)
     back: bool = False
 
     def position(self) -> Position | None:
         """Return the row that the page comes after."""
-        return Position(created_at=_in_utc(self.at), id=self.id) if self.at and self.id else None
+        return Position(created_at=in_utc(self.at), id=self.id) if self.at and self.id else None
 
 
 def encode(cursor: Cursor) -> str:
@@ -105,5 +107,5 @@ def times(
     lte: Annotated[datetime | None, Query(alias="created_at[lte]", description="At or before this time.")] = None,
 ) -> Times:
     """Read the window of time of a listing."""
-    zoned = [moment and _in_utc(moment) for moment in (gt, gte, lt, lte)]
+    zoned = [moment and in_utc(moment) for moment in (gt, gte, lt, lte)]
     return Times(gt=zoned[0], gte=zoned[1], lt=zoned[2], lte=zoned[3])

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from controlplane.api.auth import Authenticator
 from controlplane.api.follow import Hub
 from controlplane.api.metrics import Metrics
+from controlplane.memory.preparing import Preparer
 from controlplane.store.events import Event
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import Keyring
@@ -40,6 +41,7 @@ class Parts:
     keyring: Keyring
     version: str
     harnesses: Collection[HarnessName]
+    preparer: Preparer
 
 
 def parts_of(request: HTTPConnection) -> Parts:

@@ -1,6 +1,7 @@
-"""/v1/sessions/{id}/resources: the files that are mounted in a session's sandbox."""
+"""/v1/sessions/{id}/resources: the files and the memory stores of a session."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -12,46 +13,61 @@ from controlplane.api.pages import MAX_LIMIT, PageParam, SmallInteger, cut, deco
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.sessions import (
     MAX_RESOURCES,
-    FileMountRequest,
+    AddedMount,
     FileResource,
     MountRequest,
+    ResourceAnswer,
     ResourceDeleted,
     ResourceUpdate,
+    StoreMountRequest,
+    StoreResource,
     UnsupportedMount,
 )
 from controlplane.errors import NotFoundError
 from controlplane.ids import shown_id
-from controlplane.store import files, resources, sessions
+from controlplane.store import files, memory_attached, resources, sessions
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
-from controlplane.store.resources import FileMount, ResourceRecord
+from controlplane.store.resources import FileMount, ResourceRecord, StoreMount
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/resources", tags=["sessions"])
 
 _UPLOADS = "/mnt/session/uploads"
+MAX_STORES = 20
+"""Of one session: the prompt names each."""
 
 
-@router.post("", response_model=FileResource)
+@dataclass(frozen=True)
+class Owners:
+    """Whose memory stores a session may have, beside those that are shared."""
+
+    session_id: str
+    agent_id: str
+    user_id: str | None
+
+
+@router.post("", response_model=ResourceAnswer)
 async def add_resource(
-    exchange: CurrentExchange, session_id: str, wanted: FileMountRequest = reads(FileMountRequest)
+    exchange: CurrentExchange, session_id: str, wanted: AddedMount = reads(AddedMount)
 ) -> Response:
-    """Mount a file. It is there from the next sandbox on; one that is up does not see it."""
+    """Mount a file, or attach a memory store. A file is there from the next sandbox on, a store from the next turn."""
 
-    async def effect(connection: Connection) -> FileResource:
+    async def effect(connection: Connection) -> ResourceAnswer:
         session = await sessions.lock(connection, session_id)
         require_unarchived("session", session_id, session.archived_at)
         if len(session.resources) >= MAX_RESOURCES:
             raise refused("resources", f"at most {MAX_RESOURCES} resources")
         taken = [resource.config.mount_path for resource in session.resources]
-        [mount] = await mounts_of(connection, [wanted], taken=taken, field="")
-        return wire_resource(
-            await resources.add(connection, exchange.workspace_id, session_id=session_id, mount=mount)
-        )
+        owners = Owners(session_id=session_id, agent_id=session.agent.id, user_id=session.user_id)
+        attached = [r.config.memory_store_id for r in session.resources if isinstance(r.config, StoreMount)]
+        [mount] = await mounts_of(connection, [wanted.root], owners, taken=taken, attached=attached, field="")
+        added = await resources.add(connection, exchange.workspace_id, session_id=session_id, mount=mount)
+        return ResourceAnswer(wire_resource(added))
 
     return await exchange.once(effect)
 
 
-@router.get("", response_model=Page[FileResource])
+@router.get("", response_model=Page[ResourceAnswer])
 async def list_resources(
     exchange: CurrentExchange,
     session_id: str,
@@ -70,17 +86,18 @@ async def list_resources(
     shown, following = cut(
         found, limit or len(found), "resources", lambda r: Position(created_at=r.created_at, id=r.id)
     )
-    return json_response(Page[FileResource](data=[wire_resource(r) for r in shown], next_page=following))
+    data = [ResourceAnswer(wire_resource(record)) for record in shown]
+    return json_response(Page[ResourceAnswer](data=data, next_page=following))
 
 
-@router.get("/{resource_id}", response_model=FileResource)
+@router.get("/{resource_id}", response_model=ResourceAnswer)
 async def get_resource(exchange: CurrentExchange, session_id: str, resource_id: str) -> Response:
     """Get one resource."""
     async with exchange.transaction() as connection:
         return json_response(wire_resource(await resources.get(connection, session_id, resource_id)))
 
 
-@router.post("/{resource_id}", response_model=FileResource)
+@router.post("/{resource_id}", response_model=ResourceAnswer)
 async def update_resource(
     exchange: CurrentExchange, session_id: str, resource_id: str, wanted: ResourceUpdate = reads(ResourceUpdate)
 ) -> Response:
@@ -106,14 +123,29 @@ async def delete_resource(exchange: CurrentExchange, session_id: str, resource_i
 
 
 async def mounts_of(
-    connection: Connection, wanted: Sequence[MountRequest], *, taken: list[str], field: str = "resources"
-) -> list[FileMount]:
-    """Return what is to be mounted where; raises if a file is not there or a path is ``taken``."""
-    mounts: list[FileMount] = []
+    connection: Connection,
+    wanted: Sequence[MountRequest],
+    owners: Owners,
+    *,
+    taken: Sequence[str],
+    attached: Sequence[str] = (),
+    field: str = "resources",
+) -> list[FileMount | StoreMount]:
+    """Return what is to be mounted where; raises if it is not there, or a path is ``taken``.
+
+    ``attached``: the memory stores that the session has already.
+    """
+    mounts: list[FileMount | StoreMount] = []
+    stores = list(attached)
     for index, request in enumerate(wanted):
         at = f"{field}.{index}." if field else ""
         if isinstance(request, UnsupportedMount):
             raise not_supported(f"{at}type", f"resources of type {request.type} are", next_step="mount files instead")
+        if isinstance(request, StoreMountRequest):
+            mounted = [*taken, *(mount.mount_path for mount in mounts)]
+            mounts.append(await _store_mount(connection, request, owners, taken=mounted, stores=stores, at=at))
+            stores.append(request.memory_store_id)
+            continue
         path = request.mount_path or f"{_UPLOADS}/{request.file_id}"
         if path in taken or any(path == mount.mount_path for mount in mounts):
             raise refused(
@@ -127,10 +159,43 @@ async def mounts_of(
     return mounts
 
 
-async def _require_files(connection: Connection, mounts: list[FileMount], field: str) -> None:
-    missing = await files.missing(connection, [mount.file_id for mount in mounts]) if mounts else []
+async def _store_mount(
+    connection: Connection,
+    request: StoreMountRequest,
+    owners: Owners,
+    *,
+    taken: Sequence[str],
+    stores: Sequence[str],
+    at: str,
+) -> StoreMount:
+    if request.memory_store_id in stores:
+        raise refused(
+            f"{at}memory_store_id",
+            "the store is attached already",
+            code="memory_store_attached",
+            next_step="attach each store once",
+        )
+    if len(stores) >= MAX_STORES:
+        raise refused(f"{at}memory_store_id", f"at most {MAX_STORES} memory stores")
+    return await memory_attached.mount_of(
+        connection,
+        request.memory_store_id,
+        session_id=owners.session_id,
+        agent_id=owners.agent_id,
+        user_id=owners.user_id,
+        access=request.access,
+        instructions=request.instructions,
+        taken=taken,
+        field=f"{at}memory_store_id",
+    )
+
+
+async def _require_files(connection: Connection, mounts: Sequence[FileMount | StoreMount], field: str) -> None:
+    ids = [mount.file_id if isinstance(mount, FileMount) else None for mount in mounts]
+    wanted = [file_id for file_id in ids if file_id is not None]
+    missing = await files.missing(connection, wanted) if wanted else []
     if missing:
-        index = next(index for index, mount in enumerate(mounts) if mount.file_id == missing[0])
+        index = ids.index(missing[0])
         raise NotFoundError(
             f"no file {shown_id(missing[0])!r}",
             code="file_not_found",
@@ -139,8 +204,12 @@ async def _require_files(connection: Connection, mounts: list[FileMount], field:
         )
 
 
-def wire_resource(record: ResourceRecord) -> FileResource:
+def wire_resource(record: ResourceRecord) -> FileResource | StoreResource:
     """Return a resource as clients see it."""
+    if isinstance(record.config, StoreMount):
+        return StoreResource(
+            id=record.id, created_at=record.created_at, updated_at=record.updated_at, **record.config.model_dump()
+        )
     return FileResource(
         id=record.id,
         file_id=record.config.file_id,

@@ -72,7 +72,9 @@ async def list_sessions(
     agent_id: Annotated[str | None, Query(max_length=128)] = None,
     agent_version: Annotated[Version | None, SmallInteger, Query(description="Only with agent_id.")] = None,
     deployment_id: Annotated[str | None, Query(max_length=128)] = None,
-    memory_store_id: Annotated[str | None, Query(description="There are no memory stores in this version.")] = None,
+    memory_store_id: Annotated[
+        str | None, Query(max_length=128, description="Only sessions that it is attached to.")
+    ] = None,
     failed: Annotated[bool | None, Query(description="Only sessions whose last turn failed, or did not.")] = None,
     include_archived: bool = False,
     order: Annotated[str, Query(pattern="^(asc|desc)$", description="By time of creation.")] = "desc",
@@ -81,14 +83,13 @@ async def list_sessions(
 ) -> Response:
     """List sessions."""
     cursor = decode(page, f"sessions-{order}")
-    if memory_store_id is not None:
-        return json_response(SessionPage(data=[]))
     narrowed = SessionFilter(
         agent_id=agent_id,
         agent_version=agent_version if agent_id is not None else None,
         statuses=[*(statuses or []), *(statuses_bracketed or [])] or None,
         deployment_id=deployment_id,
         failed=failed,
+        memory_store_id=memory_store_id,
         include_archived=include_archived,
         created_at_gt=window.gt,
         created_at_gte=window.gte,

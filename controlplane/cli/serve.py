@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("brain")(brain)
     app.command("sandboxes")(sandboxes)
     app.command("egress")(egress)
+    app.command("memory-worker")(memory_worker)
 
 
 def up(data_dir: DataDir = None, host: Host = None, port: Port = None, sandbox: Sandbox = None) -> None:
@@ -66,6 +67,11 @@ def sandboxes(sandbox: Sandbox = None) -> None:
 def egress() -> None:
     """Run the proxy that is the only way out of this host's sandboxes."""
     _run("egress")
+
+
+def memory_worker() -> None:
+    """Run the part that takes secrets out of memories, embeds them, and runs the memory tools."""
+    _run("memory")
 
 
 def _run(name: "PartName", **options: Any) -> None:

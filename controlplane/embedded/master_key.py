@@ -6,8 +6,8 @@ from pathlib import Path
 from controlplane.embedded.process import write_whole
 from controlplane.vault.keyring import MasterKeySettings, new_master_key
 
-READERS = ("api", "egress")
-"""The parts that get to know where the master keys are; nobody else seals or opens a secret."""
+READERS = ("api", "egress", "memory")
+"""The parts that get to know where the master keys are; nobody else seals or opens a secret, or knows one again."""
 
 VARIABLES = ("BULKHEAD_MASTER_KEY", "BULKHEAD_MASTER_KEY_FILE")
 

@@ -11,7 +11,7 @@ from controlplane import logs
 from controlplane.errors import BulkheadError
 from controlplane.settings import Settings
 
-PartName = Literal["gateway", "egress", "sandboxes", "brain", "api"]
+PartName = Literal["gateway", "egress", "memory", "sandboxes", "brain", "api"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +33,7 @@ async def _run(name: PartName, settings: Settings) -> None:
     run = {
         "gateway": main.run_gateway,
         "egress": main.run_egress,
+        "memory": main.run_memory,
         "sandboxes": main.run_sandboxes,
         "brain": main.run_brain,
         "api": main.run_api,

@@ -282,7 +282,7 @@ async def _sole_user(data: Path) -> int:
 
 
 def _with_ports(settings: Settings, data: Path) -> Settings:
-    ports = remembered_ports(data / "run" / "ports.json", ["api", "gateway"])
+    ports = remembered_ports(data / "run" / "ports.json", ["api", "gateway", "memory"])
     updates: dict[str, int] = {}
     if settings.port == 0:
         updates["port"] = ports["api"]
@@ -295,6 +295,8 @@ def _with_ports(settings: Settings, data: Path) -> Settings:
         )
     if "gateway_port" not in settings.model_fields_set:
         updates["gateway_port"] = ports["gateway"]
+    if "memory_port" not in settings.model_fields_set:
+        updates["memory_port"] = ports["memory"]
     return settings.model_copy(update=updates)
 
 
@@ -316,14 +318,16 @@ def _config_file(settings: Settings, data: Path) -> Path | None:
 
 def _environment(settings: Settings, part: PartName) -> dict[str, str]:
     """Return what a part sees: every setting, no API key, and other keys only where they are used."""
-    secret = {*SECRET_VARIABLES, *master_key.VARIABLES, "BULKHEAD_API_KEY"}
+    secret = {*SECRET_VARIABLES, *master_key.VARIABLES, "BULKHEAD_API_KEY", "BULKHEAD_EMBEDDING_API_KEY"}
     kept = {name: value for name, value in os.environ.items() if name not in secret} | master_key.environment(part)
-    for name, value in settings.model_dump(exclude={"api_key"}).items():
+    for name, value in settings.model_dump(exclude={"api_key", "embedding_api_key"}).items():
         if value is not None:
             kept[f"BULKHEAD_{name.upper()}"] = str(value)
     kept["BULKHEAD_LOG_FORMAT"] = "json"
     if part == "gateway":
         kept |= {name: os.environ[name] for name in SECRET_VARIABLES if name in os.environ}
+    if part == "memory" and settings.embedding_api_key is not None:
+        kept["BULKHEAD_EMBEDDING_API_KEY"] = settings.embedding_api_key.get_secret_value()
     return kept
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from controlplane.definitions import stored
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import new_id, shown_id
-from controlplane.store import vaults
+from controlplane.store import recognition, vaults
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 from controlplane.vault import cipher
@@ -81,6 +81,7 @@ async def create(
             field="auth.secret_name",
             next_step="update that one, or archive it first",
         ) from error
+    await _mark(connection, workspace_id, credential_id, secret, keyring=keyring)
     return CredentialRecord.model_validate(row)
 
 
@@ -125,12 +126,13 @@ async def rotate(connection: Connection, before: CredentialRecord, secret: Secre
         "UPDATE credentials SET sealed = %(sealed)s, version = %(version)s WHERE id = %(id)s",
         {"id": before.id, "version": version, "sealed": cipher.seal(key, secret.get_secret_value().encode(), place)},
     )
+    await _mark(connection, before.workspace_id, before.id, secret, keyring=keyring)
 
 
 async def archive(connection: Connection, vault_id: str, credential_id: str) -> CredentialRecord:
     """Drop a credential's secret for good and free its name; doing it again changes nothing."""
     await connection.execute(
-        "UPDATE credentials SET sealed = NULL, archived_at = now(), updated_at = now()"
+        "UPDATE credentials SET sealed = NULL, mark_head = NULL, mark_whole = NULL, mark_length = NULL, archived_at = now(), updated_at = now()"
         " WHERE vault_id = %(vault_id)s AND id = %(id)s AND archived_at IS NULL",
         {"vault_id": vault_id, "id": credential_id},
     )
@@ -188,6 +190,13 @@ async def reveal(connection: Connection, credential_id: str, *, keyring: Keyring
     key = await vaults.data_key(connection, row["workspace_id"], vault_id=row["vault_id"], keyring=keyring)
     place = _place(row["workspace_id"], row["vault_id"], credential_id=credential_id, version=row["version"])
     return SecretStr(cipher.unseal(key, row["sealed"], place).decode())
+
+
+async def _mark(
+    connection: Connection, workspace_id: str, credential_id: str, secret: SecretStr, *, keyring: Keyring
+) -> None:
+    key = await recognition.key_of(connection, workspace_id, keyring=keyring)
+    await recognition.mark(connection, credential_id, secret.get_secret_value(), key=key)
 
 
 async def _room_for_one(connection: Connection, vault_id: str) -> str:

@@ -1,6 +1,6 @@
 """The side-effect journal, keyed by tool-use id: *intended → dispatched → confirmed | unknown*, or *refused*."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, LiteralString
 
@@ -19,8 +19,11 @@ from workflows.contracts import ToolCallInput, TurnInput
 from workflows.history import outcome as outcome_of
 from workflows.limits import TOOL_PATIENCE
 from workflows.outcomes import failure, not_run, unknown, with_edited_input
-from workflows.records import FinalState, JournaledCall, SessionGoneError, TurnStart
+from workflows.records import CallState, FinalState, JournaledCall, SessionGoneError, TurnStart
 from workflows.verdicts import WAITING, Judgement
+
+Effect = Callable[[Connection], Awaitable[tuple[ToolOutcome, dict[str, Any]]]]
+"""What a call does to this database, in the transaction that it is given: its outcome, and what to note of it."""
 
 _CALL: LiteralString = """
     SELECT c.*, e.payload AS result, t.begun_seq AS turn_begun_seq,
@@ -194,6 +197,18 @@ class PostgresJournal:
             turn = TurnInput(session_id=call.session_id, workspace_id=call.workspace_id, turn_id=row.turn_id)
             return await _settle(connection, turn, state, outcome, details=details, edited=row.edited_input)
 
+    async def finish_with(self, call: ToolCallInput, effect: Effect) -> FinalState:
+        """Have an effect on this database and record its outcome, in one transaction; not if one is recorded."""
+        async with self._database.transaction(call.workspace_id) as connection:
+            await connection.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", (call.session_id,))
+            row = _call(await _lock(connection, call.tool_use_id))
+            if row.outcome is not None:
+                return _final(row.state)
+            outcome, details = await effect(connection)
+            turn = TurnInput(session_id=call.session_id, workspace_id=call.workspace_id, turn_id=row.turn_id)
+            await _settle(connection, turn, "confirmed", outcome, details=details, edited=row.edited_input)
+            return "confirmed"
+
     async def read(self, call: ToolCallInput) -> JournaledCall | None:
         """See `Journal.read`."""
         async with self._database.transaction(call.workspace_id) as connection:
@@ -298,6 +313,10 @@ async def _settle(
         (state, event.id, outcome.tool_use_id),
     )
     return outcome
+
+
+def _final(state: CallState) -> FinalState:
+    return "confirmed" if state in ("intended", "dispatched") else state
 
 
 def _call(row: DictRow) -> JournaledCall:

@@ -21,29 +21,45 @@ class FileMount(BaseModel):
     mount_path: str
 
 
+class StoreMount(BaseModel):
+    """A memory store and where it appears in the sandbox; name and description are those that it had when attached."""
+
+    model_config = ConfigDict(frozen=True)
+
+    memory_store_id: str
+    access: Literal["read_write", "read_only"]
+    name: str
+    description: str
+    instructions: str | None = None
+    mount_path: str
+
+
 class ResourceRecord(BaseModel):
-    """A mounted file as recorded."""
+    """A mounted file, or an attached memory store, as recorded."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
-    type: Literal["file"]
-    config: FileMount
+    type: Literal["file", "memory_store"]
+    config: FileMount | StoreMount
     created_at: datetime
     updated_at: datetime
 
 
-async def add(connection: Connection, workspace_id: str, *, session_id: str, mount: FileMount) -> ResourceRecord:
-    """Mount a file; a sandbox that is up does not see it."""
+async def add(
+    connection: Connection, workspace_id: str, *, session_id: str, mount: FileMount | StoreMount
+) -> ResourceRecord:
+    """Mount a file, which a sandbox that is up does not see, or attach a memory store."""
     row = await one(
         connection,
         "INSERT INTO session_resources (id, workspace_id, session_id, type, config, created_at, updated_at)"
-        " VALUES (%(id)s, %(workspace_id)s, %(session_id)s, 'file', %(config)s, clock_timestamp(), clock_timestamp())"
+        " VALUES (%(id)s, %(workspace_id)s, %(session_id)s, %(type)s, %(config)s, clock_timestamp(), clock_timestamp())"
         " RETURNING id, type, config, created_at, updated_at",
         {
             "id": new_id("sesrsc"),
             "workspace_id": workspace_id,
             "session_id": session_id,
+            "type": "file" if isinstance(mount, FileMount) else "memory_store",
             "config": Jsonb(mount.model_dump()),
         },
     )

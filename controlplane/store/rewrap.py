@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from controlplane.errors import UnavailableError
 from controlplane.store.authorities import seed_place
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
+from controlplane.store.recognition import key_place
 from controlplane.store.triggers import secret_place
 from controlplane.store.vaults import data_key_place
 from controlplane.vault.cipher import SealBrokenError
@@ -16,7 +17,12 @@ from controlplane.vault.keyring import Keyring, Wrapped
 
 _log = structlog.get_logger(__name__)
 
-_PLACES = {"vault": data_key_place, "authority": seed_place, "trigger": secret_place}
+_PLACES = {
+    "vault": data_key_place,
+    "authority": seed_place,
+    "trigger": secret_place,
+    "recognition": key_place,
+}
 
 _WRITES: dict[str, LiteralString] = {
     "vault": "UPDATE vaults SET master_key_id = %(master_key_id)s, wrapped_key = %(wrapped)s"
@@ -25,6 +31,8 @@ _WRITES: dict[str, LiteralString] = {
     " WHERE session_id = %(id)s AND wrapped_seed = %(before)s RETURNING session_id",
     "trigger": "UPDATE deployment_triggers SET master_key_id = %(master_key_id)s, wrapped_secret = %(wrapped)s"
     " WHERE deployment_id = %(id)s AND wrapped_secret = %(before)s RETURNING deployment_id",
+    "recognition": "UPDATE recognition_keys SET master_key_id = %(master_key_id)s, wrapped_key = %(wrapped)s"
+    " WHERE workspace_id = %(id)s AND wrapped_key = %(before)s RETURNING workspace_id",
 }
 
 
@@ -53,6 +61,8 @@ async def rewrap(database: Database, keyring: Keyring) -> Rewrapped:
             " SELECT 'authority', session_id, workspace_id, master_key_id, wrapped_seed FROM session_authorities"
             " WHERE master_key_id <> %(newest)s UNION ALL"
             " SELECT 'trigger', deployment_id, workspace_id, master_key_id, wrapped_secret FROM deployment_triggers"
+            " WHERE master_key_id <> %(newest)s UNION ALL"
+            " SELECT 'recognition', workspace_id, workspace_id, master_key_id, wrapped_key FROM recognition_keys"
             " WHERE master_key_id <> %(newest)s",
             {"newest": keyring.newest_id},
         )

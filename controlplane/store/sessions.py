@@ -54,6 +54,7 @@ class SessionRecord(SessionContent):
     id: str
     environment_id: str
     deployment_id: str | None
+    user_id: str | None = None
     vault_ids: list[str]
     status: SessionStatus
     stop_reason: dict[str, Any] | None
@@ -90,6 +91,7 @@ class SessionFilter(_Frozen):
     created_at_gte: datetime | None = None
     created_at_lt: datetime | None = None
     created_at_lte: datetime | None = None
+    memory_store_id: str | None = None
     include_archived: bool = False
     order: Literal["asc", "desc"] = "desc"
     beyond: Position | None = None
@@ -97,8 +99,9 @@ class SessionFilter(_Frozen):
 
 
 _SELECT: LiteralString = """
-    SELECT s.id, s.agent, s.environment_id, s.deployment_id, s.title, s.metadata, s.vault_ids, s.budget, s.budget_ids,
-           s.status, s.stop_reason, s.failure, s.last_seq, s.usage, s.cost_usd, s.tokens, s.active_ms, s.created_at,
+    SELECT s.id, s.agent, s.environment_id, s.deployment_id, s.user_id, s.title, s.metadata, s.vault_ids, s.budget,
+           s.budget_ids, s.status, s.stop_reason, s.failure, s.last_seq, s.usage, s.cost_usd, s.tokens, s.active_ms,
+           s.created_at,
            s.updated_at, s.archived_at,
            extract(epoch FROM CASE WHEN s.status = 'terminated' THEN s.updated_at ELSE now() END
                               - s.created_at)::float8 AS age_seconds,
@@ -115,14 +118,15 @@ async def create(
     vault_ids: list[str],
     content: SessionContent,
     deployment_id: str | None = None,
+    user_id: str | None = None,
 ) -> str:
     """Make an idle session and return its id."""
     session_id = new_id("sesn")
     await connection.execute(
         "INSERT INTO sessions (id, workspace_id, agent_id, agent_version, agent, environment_id, title, metadata,"
-        " vault_ids, budget, budget_ids, deployment_id) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s,"
+        " vault_ids, budget, budget_ids, deployment_id, user_id) VALUES (%(id)s, %(workspace_id)s, %(agent_id)s,"
         " %(agent_version)s, %(agent)s, %(environment_id)s, %(title)s, %(metadata)s, %(vault_ids)s, %(budget)s,"
-        " %(budget_ids)s, %(deployment_id)s)",
+        " %(budget_ids)s, %(deployment_id)s, %(user_id)s)",
         {
             "id": session_id,
             "workspace_id": workspace_id,
@@ -131,6 +135,7 @@ async def create(
             "environment_id": environment_id,
             "deployment_id": deployment_id,
             "vault_ids": Jsonb(vault_ids),
+            "user_id": user_id,
             **_columns(content),
         },
     )
@@ -237,6 +242,9 @@ _LISTED: LiteralString = (
        AND (%(deployment_id)s::text IS NULL OR s.deployment_id = %(deployment_id)s)
        AND (%(statuses)s::text[] IS NULL OR s.status = ANY(%(statuses)s))
        AND (%(failed)s::boolean IS NULL OR %(failed)s = (s.failure IS NOT NULL))
+       AND (%(memory_store_id)s::text IS NULL OR EXISTS (SELECT FROM session_resources r
+            WHERE r.session_id = s.id AND r.type = 'memory_store'
+              AND r.config ->> 'memory_store_id' = %(memory_store_id)s))
        AND (%(include_archived)s OR s.archived_at IS NULL)
        AND (%(gt)s::timestamptz IS NULL OR s.created_at > %(gt)s)
        AND (%(gte)s::timestamptz IS NULL OR s.created_at >= %(gte)s)
@@ -266,6 +274,7 @@ async def listing(connection: Connection, narrowed: SessionFilter, *, limit: int
             "deployment_id": narrowed.deployment_id,
             "statuses": narrowed.statuses,
             "failed": narrowed.failed,
+            "memory_store_id": narrowed.memory_store_id,
             "include_archived": narrowed.include_archived,
             "gt": narrowed.created_at_gt,
             "gte": narrowed.created_at_gte,

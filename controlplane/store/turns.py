@@ -10,6 +10,7 @@ import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
+from controlplane.memory.recall import Recall
 from controlplane.store import attachments, attempts, deltas, events, journal, ledger, turn_events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
@@ -59,11 +60,13 @@ class PostgresTurns:
         gateway_url: str,
         judge: Judge | None = None,
         compact_above_tokens: int = COMPACT_ABOVE_TOKENS,
+        recall: Recall | None = None,
     ):
         self._database = database
         self._judge = judge or Judge()
         self._gateway_url = gateway_url
         self._compact_above_tokens = compact_above_tokens
+        self._recall = recall
 
     async def begin(self, turn: TurnInput, *, worker_id: str, task_token: bytes) -> TurnStart | TurnResult:
         """See `TurnRecords.begin`."""
@@ -95,23 +98,30 @@ class PostgresTurns:
                 raise SessionGoneError(f"session {turn.session_id!r} is gone")
             logged = await _logged(connection, turn.session_id)
         agent: dict[str, Any] = session["agent"]
+        memory = await self._remembered(turn)
         return TurnStart(
             input=turn,
             attempt=attempt,
             begun_seq=session["begun_seq"],
             harness=agent.get("harness") or "builtin",
-            spec=self._spec(turn, agent, model=session["models"][0], token=model_token),
+            spec=self._spec(turn, agent, model=session["models"][0], token=model_token, memory=memory),
             history=history.build(logged),
         )
 
-    def _spec(self, turn: TurnInput, agent: dict[str, Any], *, model: str, token: str) -> HarnessSpec:
+    async def _remembered(self, turn: TurnInput) -> str:
+        """Return what the session's memory adds to its agent's system prompt."""
+        if self._recall is None or not (stores := await self._recall.stores(turn.workspace_id, turn.session_id)):
+            return ""
+        return await self._recall.section(turn.workspace_id, stores, session_id=turn.session_id)
+
+    def _spec(self, turn: TurnInput, agent: dict[str, Any], *, model: str, token: str, memory: str) -> HarnessSpec:
         return HarnessSpec(
             session_id=turn.session_id,
             turn_id=turn.turn_id,
             model=model,
             effort=(agent["model"].get("effort") or {}).get("type"),
-            system=agent.get("system"),
-            tools=toolset.definitions(agent.get("tools") or []),
+            system="\n\n".join(filter(None, [agent.get("system"), memory])) or None,
+            tools=toolset.definitions(agent.get("tools") or [], memory=bool(memory)),
             compact_above_tokens=self._compact_above_tokens,
             mode=agent.get("harness_mode") or "inline",
             gateway_url=self._gateway_url,

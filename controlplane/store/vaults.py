@@ -83,7 +83,8 @@ async def archive(connection: Connection, vault_id: str) -> VaultRecord:
     """Drop a vault's data key and its secrets for good, and keep the rest; doing it again changes nothing."""
     await lock(connection, vault_id)
     await connection.execute(
-        "UPDATE credentials SET sealed = NULL, archived_at = now(), updated_at = now()"
+        "UPDATE credentials SET sealed = NULL, mark_head = NULL, mark_whole = NULL, mark_length = NULL,"
+        " archived_at = now(), updated_at = now()"
         " WHERE vault_id = %(id)s AND archived_at IS NULL",
         {"id": vault_id},
     )

@@ -31,7 +31,7 @@ class PostgresLeases:
     def __init__(self, database: Database):
         self._database = database
 
-    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox", "egress"], *, host: str) -> None:
+    async def hold(self, worker_id: str, kind: Literal["brain", "sandbox", "egress", "memory"], *, host: str) -> None:
         """See `Leases.hold`."""
         while True:
             try:

@@ -3,10 +3,12 @@
 from harness_adapters.toolset.commands import Continuation, SandboxCommand, command, continuation
 from harness_adapters.toolset.definitions import EXECUTE, PROVISION, definitions
 from harness_adapters.toolset.inputs import INVALID_INPUT, check
+from harness_adapters.toolset.memory import BY_NAME as MEMORY_TOOLS
 
 __all__ = [
     "EXECUTE",
     "INVALID_INPUT",
+    "MEMORY_TOOLS",
     "PROVISION",
     "Continuation",
     "SandboxCommand",

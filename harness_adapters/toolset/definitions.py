@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness_adapters.contract import ToolDefinition
+from harness_adapters.toolset.memory import DEFINITIONS
 
 PROVISION = "sandbox_provision"
 EXECUTE = "sandbox_execute"
@@ -162,13 +163,14 @@ BUILTIN: Mapping[str, ToolDefinition] = {tool.name: tool for tool in (*SANDBOX_T
 """Every tool that runs in a sandbox, by name."""
 
 
-def definitions(agent_tools: Sequence[Mapping[str, Any]]) -> list[ToolDefinition]:
+def definitions(agent_tools: Sequence[Mapping[str, Any]], *, memory: bool = False) -> list[ToolDefinition]:
     """Return what an agent with the ``tools`` of the wire format shows its model.
 
-    Always the two sandbox tools first; then what its toolset enables; then its custom tools. A custom tool that
-    takes a name already given is left out: a name means one tool.
+    Always the two sandbox tools first; with ``memory``, of a session that has some, the tools for it; then what its
+    toolset enables; then its custom tools. A custom tool that takes a name already given is left out: a name means
+    one tool.
     """
-    found = {tool.name: tool for tool in SANDBOX_TOOLS}
+    found = {tool.name: tool for tool in (*SANDBOX_TOOLS, *(DEFINITIONS if memory else ()))}
     for entry in agent_tools:
         if entry.get("type") == _TOOLSET:
             found |= {tool.name: tool for tool in AGENT_TOOLS if _enabled(entry, tool.name)}

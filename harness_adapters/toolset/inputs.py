@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from harness_adapters.toolset.definitions import BUILTIN, EXECUTE
+from harness_adapters.toolset.memory import BY_NAME
 
 INVALID_INPUT = "__invalid_json__"
 """The one key of the input of a call whose arguments could not be read; its value is what the model wrote."""
@@ -31,7 +32,7 @@ def check(name: str, value: Mapping[str, Any]) -> str | None:
             f"The arguments of {name} were not a complete, valid JSON object (an answer that reaches its token limit"
             " cuts them off), so nothing was run. Call it again with valid JSON, in smaller pieces if it was long."
         )
-    tool = BUILTIN.get(name)
+    tool = BUILTIN.get(name) or BY_NAME.get(name)
     if tool is None:
         return None
     problem = next(_problems(tool.input_schema, dict(value), ""), None) or _extra_rules(name, value)

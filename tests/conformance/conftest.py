@@ -20,6 +20,7 @@ from controlplane.store import keys
 from controlplane.store.events import Event
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import Keyring, new_master_key
+from tests.support.memory import preparer
 
 API_KEY = "bhk_a-key-that-only-the-tests-know"
 WORKSPACE = "wrkspc_default"
@@ -79,12 +80,14 @@ async def api(postgres: EmbeddedPostgres, migrated_template: str) -> AsyncGenera
     async with database.transaction(WORKSPACE) as connection:
         await keys.ensure_key(connection, WORKSPACE, "tests", API_KEY)
     submitter = NoWorkflow()
+    keyring = Keyring(text=SecretStr(new_master_key()))
     app = create_app(
         database=database,
         submitter=submitter,
         readiness=everything_is_ready,
         version="0.0.test",
-        keyring=Keyring(text=SecretStr(new_master_key())),
+        keyring=keyring,
+        preparer=preparer(database, keyring),
     )
     async with serving(app) as url:
         yield Api(url, API_KEY, database, postgres.url(name), submitter)

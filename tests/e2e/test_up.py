@@ -20,7 +20,7 @@ from tests.support.stack import Stack
 
 pytestmark = pytest.mark.slow
 
-PARTS = ["postgres", "temporal", "gateway", "egress", "sandboxes", "brain", "api"]
+PARTS = ["postgres", "temporal", "gateway", "egress", "memory", "sandboxes", "brain", "api"]
 GONE_SECONDS = 15
 PATIENCE_SECONDS = 60
 

@@ -4,7 +4,7 @@ import posixpath
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator
 
 from controlplane.api.wire.agents import Harness, Mode, Model, SkillRequests, System, string_or_object
 from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Page, Reference, Request, Version
@@ -87,14 +87,31 @@ class FileMountRequest(Request):
         return path
 
 
+class StoreMountRequest(Request):
+    """A memory store that the session's agent may read, and write to unless it is to be ``read_only``."""
+
+    type: Literal["memory_store"]
+    memory_store_id: Reference
+    access: Literal["read_write", "read_only"] | None = None
+    instructions: Annotated[str, Field(max_length=4096)] | None = None
+
+
 class UnsupportedMount(Request):
-    """Repositories and memory stores are not in this version."""
+    """Repositories are not in this version."""
 
     model_config = ConfigDict(extra="allow")
-    type: Literal["github_repository", "memory_store"]
+    type: Literal["github_repository"]
 
 
-MountRequest = Annotated[FileMountRequest | UnsupportedMount, Field(discriminator="type")]
+MountRequest = Annotated[FileMountRequest | StoreMountRequest | UnsupportedMount, Field(discriminator="type")]
+
+
+class AddedMount(RootModel[Annotated[FileMountRequest | StoreMountRequest, Field(discriminator="type")]]):
+    """What may be added to a session that is there."""
+
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+
 InitialEvent = Annotated[UserMessage | UserDefineOutcome, Field(discriminator="type")]
 
 
@@ -112,6 +129,9 @@ class SessionCreate(Request):
     budget: BudgetRequest | None = None
     budget_ids: BudgetIds = Field(
         default_factory=list[Reference], description="Budgets that it draws on together with other sessions."
+    )
+    user_id: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        default=None, description="On whose behalf the session works; memory stores of that user may be attached."
     )
     initial_events: Annotated[list[InitialEvent], Field(max_length=MAX_EVENTS)] | None = None
 
@@ -198,6 +218,28 @@ class FileResource(Answer):
     updated_at: datetime
 
 
+class StoreResource(Answer):
+    """An attached memory store; `id` and the times are ours."""
+
+    type: Literal["memory_store"] = "memory_store"
+    id: str
+    memory_store_id: str
+    access: Literal["read_write", "read_only"]
+    name: str
+    description: str
+    instructions: str | None
+    mount_path: str
+    created_at: datetime
+    updated_at: datetime
+
+
+AnyResource = Annotated[FileResource | StoreResource, Field(discriminator="type")]
+
+
+class ResourceAnswer(RootModel[AnyResource]):
+    """A file or a memory store."""
+
+
 class ResourceDeleted(Answer):
     """The resource is gone."""
 
@@ -235,7 +277,8 @@ class Session(Answer):
     last_seq: int
     budget: Budget | None
     budget_ids: list[str]
-    resources: list[FileResource]
+    user_id: str | None
+    resources: list[AnyResource]
     vault_ids: list[str]
     outcome_evaluations: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
     usage: dict[str, Any]

