@@ -125,15 +125,16 @@ def scrub(text: str, *, key: bytes = b"", known: Sequence[Mark] = ()) -> Scrubbe
 
 
 def _merged(spans: list[Found]) -> list[Found]:
-    """Return spans that do not meet: of those that do, what they cover together under the first one's kind."""
-    merged: list[Found] = []
-    for span in sorted(spans, key=lambda each: (each.start, -each.end)):
-        if merged and span.start < merged[-1].end:
-            last = merged[-1]
-            merged[-1] = Found(last.start, max(last.end, span.end), last.kind)
+    """Return spans that do not meet: of those that do, what they cover together, under the kind that was given first."""
+    merged: list[tuple[int, Found]] = []
+    for place, span in sorted(enumerate(spans), key=lambda each: (each[1].start, -each[1].end)):
+        if merged and span.start < merged[-1][1].end:
+            before, last = merged[-1]
+            kind = span.kind if place < before else last.kind
+            merged[-1] = min(place, before), Found(last.start, max(last.end, span.end), kind)
         else:
-            merged.append(span)
-    return merged
+            merged.append((place, span))
+    return [span for _, span in merged]
 
 
 def _of_vaults(text: str, key: bytes, known: Sequence[Mark]) -> Iterator[Found]:
@@ -213,11 +214,11 @@ def _assigned(text: str) -> Iterator[Found]:
 
 def _random(text: str) -> Iterator[Found]:
     for match in _RANDOM.finditer(text):
-        value = match.group()
+        value = match.group().rstrip(".-~")
         if _HARMLESS_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
             continue
         if _looks_random(value):
-            yield Found(match.start(), match.end(), "a random string")
+            yield Found(match.start(), match.start() + len(value), "a random string")
 
 
 def _looks_random(value: str) -> bool:

@@ -81,7 +81,8 @@ async def test_a_memory_has_versions_and_preconditions(client: AsyncAnthropic, s
     assert (moved.id, moved.path) == (made.id, "/notes/done.md")
     await memories.delete(made.id, memory_store_id=store.id, expected_content_sha256=moved.content_sha256)
     versions = [
-        each async for each in client.beta.memory_stores.memory_versions.list(store.id, memory_id=made.id, view="full")
+        each
+        async for each in client.beta.memory_stores.memory_versions.list(store.id, memory_id=made.id, view="full")
     ]
     assert [each.operation for each in versions] == ["deleted", "modified", "modified", "created"]
     assert [each.content for each in versions] == [None, "buy bread", "buy bread", "buy milk"]
@@ -112,7 +113,9 @@ async def test_a_redacted_version_is_gone_with_its_vector_and_its_answers(
             assert "walrus" not in json.dumps(row, default=str)
             assert table == "memory_versions" or row is None
         kept = await (
-            await connection.execute("SELECT count(*) AS n FROM idempotency_keys WHERE response::text LIKE '%walrus%'")
+            await connection.execute(
+                "SELECT count(*) AS n FROM idempotency_keys WHERE response::text LIKE '%walrus%'"
+            )
         ).fetchone()
         assert kept is not None and kept["n"] == 0
     assert await search(http, store, "walrus", as_of=made["created_at"]) == []
@@ -160,7 +163,11 @@ async def test_blocks_are_validated_and_patched(http: httpx.AsyncClient, store: 
     url = f"/v1/memory_stores/{store.id}/memories/{made['id']}?view=full"
     answer = await http.post(url, json={"patch": {"step": 2, "note": "going on"}, "version": 1})
     assert json.loads(answer.json()["content"]) == {"step": 2, "note": "going on"}
-    for patch, field in (({"step": "two"}, "content.step"), ({"note": "NO"}, "content.note"), ({"step": None}, "content")):
+    for patch, field in (
+        ({"step": "two"}, "content.step"),
+        ({"note": "NO"}, "content.note"),
+        ({"step": None}, "content"),
+    ):
         refused = await http.post(url, json={"patch": patch})
         assert (refused.status_code, refused.json()["error"]["field"]) == (400, field)
     stale = await http.post(url, json={"patch": {"step": 3}, "version": 1})
@@ -225,7 +232,9 @@ async def test_a_search_sees_what_a_memory_said_at_that_time(http: httpx.AsyncCl
     assert (then["memory"]["content"], now["memory"]["content"]) == ("Ada lives in Oslo", "Ada lives in Lima")
 
 
-async def test_secrets_are_taken_out_before_they_are_kept(http: httpx.AsyncClient, client: AsyncAnthropic, store: Any, api: Any):
+async def test_secrets_are_taken_out_before_they_are_kept(
+    http: httpx.AsyncClient, client: AsyncAnthropic, store: Any, api: Any
+):
     vault = await client.beta.vaults.create(display_name="v")
     own = "quiet-otter-swims-9"
     await client.beta.vaults.credentials.create(
@@ -297,7 +306,9 @@ async def test_a_session_gets_stores_that_its_owner_may_have(
         },
     )
     assert made.json()["resources"][0]["access"] == "read_only"
-    own = (await http.post("/v1/memory_stores", json={"name": "s", "owner": {"type": "session", "id": session.id}})).json()
+    own = (
+        await http.post("/v1/memory_stores", json={"name": "s", "owner": {"type": "session", "id": session.id}})
+    ).json()
     added = await http.post(
         f"/v1/sessions/{session.id}/resources", json={"type": "memory_store", "memory_store_id": own["id"]}
     )
