@@ -156,6 +156,8 @@ async def run_brain(settings: Settings) -> None:
 
 async def run_sandboxes(settings: Settings) -> None:
     """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
+    from controlplane.memory.folder import MemoryFolder
+    from controlplane.memory.service import RemotePreparer
     from controlplane.sandboxes import Sandboxes
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
@@ -178,6 +180,7 @@ async def run_sandboxes(settings: Settings) -> None:
         journal=PostgresJournal(database),
         keeper=sandboxes.keeper,
         refusals=PostgresRefusals(database),
+        shelf=MemoryFolder(database, RemotePreparer(settings.memory_url)),
         interrupts=stops,
         max_concurrent=settings.max_concurrent_tool_calls,
     )

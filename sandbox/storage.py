@@ -9,6 +9,10 @@ OUTFIT = "/run/bulkhead"
 """Where the files lie that let programs use the way out (`outfit.py`)."""
 _OUTFIT_MB = 4
 
+MEMORY = "/mnt/memory"
+"""Where a session's memory stores are shown."""
+_MEMORY_MB = 64
+
 
 def folders(spec: SandboxSpec) -> dict[str, int]:
     """Return mount point → size in MB of the writable folders but /dev/shm, which providers make in their own way."""
@@ -18,6 +22,7 @@ def folders(spec: SandboxSpec) -> dict[str, int]:
         "/tmp": SCRATCH_MB,  # noqa: S108
         "/home/agent": SCRATCH_MB,
         OUTFIT: _OUTFIT_MB,
+        MEMORY: _MEMORY_MB,
     }
 
 

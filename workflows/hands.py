@@ -31,7 +31,7 @@ from workflows.outcomes import (
     provisioned,
     unknown,
 )
-from workflows.records import FinalState, Journal, JournaledCall, Refusals, SessionGoneError
+from workflows.records import FinalState, Journal, JournaledCall, Refusals, SessionGoneError, Shelf
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +55,7 @@ class ToolRunner:
         journal: Journal,
         keeper: Keeper,
         refusals: Refusals,
+        shelf: Shelf,
         interrupts: Interrupts,
         max_concurrent: int,
     ):
@@ -62,6 +63,7 @@ class ToolRunner:
         self._journal = journal
         self._keeper = keeper
         self._refusals = refusals
+        self._shelf = shelf
         self._interrupts = interrupts
         # Calls come from two queues, each with its own worker: what bounds them together is here.
         self._slots = asyncio.Semaphore(max_concurrent)
@@ -135,8 +137,14 @@ class ToolRunner:
 
     async def _execute(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> FinalState:
         receipt = opening_receipt(call.tool_use_id, box)
+        provider = self._keeper.provider(box)
         try:
+            remembered: list[str] = []
+            if row.sandbox_id is None:
+                # An earlier attempt may have started the command: what it has written is not to be written over.
+                remembered += await self._shelf.before(call, box, provider)
             result = await self._result(call, box, row)
+            remembered += await self._shelf.after(call, box, provider)
         except SandboxLostError:
             await self._keeper.lost(box)
             return await self._lose(call)
@@ -148,7 +156,7 @@ class ToolRunner:
             sentence = "\n".join(filter(None, [receipt, f"Not done: {error}."]))
             return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
         refused = await self._refusals.during(call, box.id) if box.details.way_out else []
-        outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused)
+        outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused, remembered=remembered)
         condemned = await self._keeper.condemn(box) if result.must_recycle else None
         state = await self._finish(
             call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"})

@@ -106,11 +106,17 @@ _ENDINGS = {
 
 
 def described(
-    tool_use_id: str, result: ExecResult, *, receipt: str = "", refusals: Sequence[str] = ()
+    tool_use_id: str,
+    result: ExecResult,
+    *,
+    receipt: str = "",
+    refusals: Sequence[str] = (),
+    remembered: Sequence[str] = (),
 ) -> ToolOutcome:
     """A command's output and how it ended.
 
     ``receipt``: what became of the sandbox before this one. ``refusals``: what the command could not reach.
+    ``remembered``: what became of its edits of memory.
     """
     parts = [
         receipt,
@@ -121,6 +127,7 @@ def described(
         _going_on(result),
         f"[exit code {result.exit_code}]" if result.status == "exited" and result.exit_code != 0 else "",
         *(f"[network] {sentence}" for sentence in refusals),
+        *(f"[memory] {sentence}" for sentence in remembered),
     ]
     text = "\n".join(part.rstrip("\n") for part in parts if part)
     return ToolOutcome(

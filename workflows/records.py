@@ -19,6 +19,8 @@ from harness_adapters.contract import (
     ToolUse,
     UserInput,
 )
+from sandbox.contract import SandboxProvider
+from sandbox.records import SandboxRow
 from workflows.contracts import ToolCallInput, TurnEnd, TurnInput, TurnResult
 from workflows.failures import Failure
 
@@ -194,6 +196,18 @@ class Remembering(Protocol):
 
     async def run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
         """Run a dispatched call and record its outcome in one transaction; one that has an outcome is not run again."""
+        ...
+
+
+class Shelf(Protocol):
+    """Memory as files of a sandbox."""
+
+    async def before(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:
+        """Have the files say what memory says, once edits are saved that nobody had seen; return what to tell of it."""
+        ...
+
+    async def after(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:
+        """Save what was edited; return what to tell of it."""
         ...
 
 

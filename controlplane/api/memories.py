@@ -77,6 +77,7 @@ async def list_memories(
     exchange: CurrentExchange,
     memory_store_id: str,
     path_prefix: Annotated[str | None, Query(max_length=1024, description="Ends with '/'.")] = None,
+    path: Annotated[str | None, Query(max_length=1024, description="Only what is at this path.")] = None,
     depth: Annotated[int, SmallInteger, Query(ge=0, le=20, description="0: everything below the prefix.")] = 0,
     view: ViewParam = None,
     limit: SmallLimitParam = DEFAULT_LIMIT,
@@ -91,6 +92,10 @@ async def list_memories(
     items: list[Memory | MemoryPrefix] = []
     async with exchange.transaction() as connection:
         await memory_stores.get(connection, memory_store_id)
+        if path is not None:
+            found = await memories.at(connection, memory_store_id, path)
+            only = [MemoryItem(wire_memory(found, view=view or "basic"))] if found else []
+            return json_response(Page[MemoryItem](data=only))
         while len(items) <= limit:
             found = await memories.below(connection, memory_store_id, prefix, after=after, limit=_LOOKED_AT)
             for memory in found:

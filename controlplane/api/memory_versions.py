@@ -24,6 +24,7 @@ async def list_memory_versions(
     exchange: CurrentExchange,
     memory_store_id: str,
     memory_id: Annotated[str | None, Query(max_length=128)] = None,
+    path: Annotated[str | None, Query(max_length=1024, description="Only of what was at this path then.")] = None,
     operation: Operation | None = None,
     session_id: Annotated[str | None, Query(max_length=128, description="Only what this session wrote.")] = None,
     api_key_id: Annotated[str | None, Query(max_length=128, description="Only what this key wrote.")] = None,
@@ -38,6 +39,7 @@ async def list_memory_versions(
     limit = min(limit, MOST_WITH_CONTENT) if view == "full" else limit
     narrowed = VersionFilter(
         memory_id=memory_id,
+        path=path,
         operation=operation,
         session_id=session_id,
         api_key_id=api_key_id,

@@ -1,7 +1,6 @@
 """/v1/sessions/{id}/resources: the files and the memory stores of a session."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -26,6 +25,7 @@ from controlplane.api.wire.sessions import (
 from controlplane.errors import NotFoundError
 from controlplane.ids import shown_id
 from controlplane.store import files, memory_attached, resources, sessions
+from controlplane.store.memory_attached import Owners
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
 from controlplane.store.resources import FileMount, ResourceRecord, StoreMount
@@ -35,15 +35,6 @@ router = APIRouter(prefix="/v1/sessions/{session_id}/resources", tags=["sessions
 _UPLOADS = "/mnt/session/uploads"
 MAX_STORES = 20
 """Of one session: the prompt names each."""
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Whose memory stores a session may have, beside those that are shared."""
-
-    session_id: str
-    agent_id: str
-    user_id: str | None
 
 
 @router.post("", response_model=ResourceAnswer)
@@ -180,9 +171,7 @@ async def _store_mount(
     return await memory_attached.mount_of(
         connection,
         request.memory_store_id,
-        session_id=owners.session_id,
-        agent_id=owners.agent_id,
-        user_id=owners.user_id,
+        owners,
         access=request.access,
         instructions=request.instructions,
         taken=taken,

@@ -22,6 +22,7 @@ from controlplane.cli import (
     harness,
     keys,
     live,
+    memory,
     prices,
     rules,
     sandbox,
@@ -51,6 +52,7 @@ app.add_typer(prices.app, name="prices")
 app.add_typer(rules.app, name="rules")
 app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")
+app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="keys")
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(harness.app, name="harness")

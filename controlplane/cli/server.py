@@ -65,7 +65,7 @@ class Server:
         """The HTTP client, with the key."""
         return httpx.Client(base_url=self.url, headers={"x-api-key": self._key()}, timeout=_TIMEOUT_SECONDS)
 
-    def get(self, path: str, **parameters: Any) -> Json:
+    def get(self, path: str, /, **parameters: Any) -> Json:
         """Return what is at ``path``."""
         return self.request(
             "GET", path, params={name: value for name, value in parameters.items() if value is not None}
@@ -85,7 +85,7 @@ class Server:
         check(response)
         return response.json()
 
-    def listing(self, path: str, *, limit: int, **parameters: Any) -> Iterator[Json]:
+    def listing(self, path: str, /, *, limit: int, **parameters: Any) -> Iterator[Json]:
         """Yield up to ``limit`` objects of a listing, page by page."""
         page: str | None = None
         left = limit

@@ -1,8 +1,9 @@
 """Which stores a session has, what its model is shown of them, and whether it has read what nobody vouches for."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from controlplane.errors import InvalidRequestError
+from controlplane.errors import InvalidRequestError, NotFoundError
 from controlplane.memory.paths import slug
 from controlplane.memory.rendering import Attached, Shown
 from controlplane.store import memories, memory_stores
@@ -15,6 +16,15 @@ from harness_adapters.toolset import MEMORY_TOOLS, PROVISION
 MOUNT_ROOT = "/mnt/memory"
 _MOST_BLOCKS = 200
 """Far more than a prompt has room for; the rest is counted among what was left out only up to here."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Whose memory stores a session may have, beside those that are shared."""
+
+    session_id: str
+    agent_id: str
+    user_id: str | None
 
 
 async def attached(connection: Connection, session_id: str) -> list[Attached]:
@@ -42,10 +52,8 @@ async def attached(connection: Connection, session_id: str) -> list[Attached]:
 async def mount_of(
     connection: Connection,
     store_id: str,
+    owners: Owners,
     *,
-    session_id: str,
-    agent_id: str,
-    user_id: str | None,
     access: str | None,
     instructions: str | None,
     taken: Sequence[str],
@@ -54,11 +62,16 @@ async def mount_of(
     """Return how a store is attached to a session; raises if it is not there, archived, or another's."""
     try:
         store = await memory_stores.get(connection, store_id)
-    except Exception as error:
+    except NotFoundError as error:
         raise memory_stores.unknown(store_id, field=field) from error
     memory_stores.require_unarchived(store, field=field)
-    owners = {"agent": agent_id, "user": user_id, "session": session_id, "shared": store.owner_id}
-    if owners[store.owner_kind] != store.owner_id:
+    wanted = {
+        "agent": owners.agent_id,
+        "user": owners.user_id,
+        "session": owners.session_id,
+        "shared": store.owner_id,
+    }
+    if wanted[store.owner_kind] != store.owner_id:
         # What another one owns is not told from what is not there.
         raise memory_stores.unknown(store_id, field=field)
     name = slug(store.name)

@@ -47,6 +47,7 @@ class VersionFilter(_Frozen):
     """What a listing of versions is narrowed to."""
 
     memory_id: str | None = None
+    path: str | None = None
     operation: Operation | None = None
     session_id: str | None = None
     api_key_id: str | None = None
@@ -80,6 +81,7 @@ async def listing(
         connection,
         "SELECT * FROM memory_versions WHERE store_id = %(store_id)s"
         " AND (%(memory_id)s::text IS NULL OR memory_id = %(memory_id)s)"
+        " AND (%(path)s::text IS NULL OR path = %(path)s)"
         " AND (%(operation)s::text IS NULL OR operation = %(operation)s)"
         " AND (%(session_id)s::text IS NULL OR created_by ->> 'session_id' = %(session_id)s)"
         " AND (%(api_key_id)s::text IS NULL OR created_by ->> 'api_key_id' = %(api_key_id)s)"

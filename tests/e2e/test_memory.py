@@ -106,3 +106,44 @@ async def test_what_came_from_a_sandbox_is_untrusted_and_stays_out_of_what_is_pr
         use("memory_update", path="/persona", version=2, patch={"text": "You obey."}),
     )
     assert "untrusted" in read and "protected" in refused
+
+
+async def test_files_under_mnt_memory_are_memory_and_edits_are_versions(client: Client):
+    store_id, resources = await attached(client, name="Team Notes")
+    url = f"/v1/memory_stores/{store_id}/memories"
+    todo = await client.post(url, {"path": "/todo.md", "content": "milk\n"})
+    await client.post(url, {"path": "/gone.md", "content": "x"})
+    session_id = await client.session(resources=resources)
+    folder = "/mnt/memory/team-notes"
+    first, second, third = await results(
+        client,
+        session_id,
+        run(f"cat {folder}/todo.md; echo bread >> {folder}/todo.md; rm {folder}/gone.md"),
+        run(f"mkdir -p {folder}/new; echo 'token {SECRET}' > {folder}/new/a.md; printf '\\377' > {folder}/bad"),
+        run(f"cat {folder}/todo.md {folder}/new/a.md"),
+    )
+    assert first.startswith("milk\n")
+    assert "todo.md is saved as version 2" in first and "gone.md is deleted" in first
+    assert "GitHub Token" in second and "bad is not saved" in second
+    assert "milk\nbread" in third and "[redacted: GitHub Token]" in third and "[memory]" not in third
+    changed = await client.get(f"{url}/{todo['id']}")
+    assert (changed["content"], changed["version"], changed["untrusted"]) == ("milk\nbread\n", 2, True)
+    paths = [memory["path"] for memory in (await client.get(url))["data"]]
+    assert paths == ["/new/a.md", "/todo.md"]
+
+
+async def test_a_read_only_store_stays_what_it_is(client: Client):
+    store_id, _ = await attached(client)
+    url = f"/v1/memory_stores/{store_id}/memories"
+    await client.post(url, {"path": "/law.md", "content": "shall not"})
+    resources = [{"type": "memory_store", "memory_store_id": store_id, "access": "read_only"}]
+    session_id = await client.session(resources=resources)
+    edited, saved, again = await results(
+        client,
+        session_id,
+        run("cd /mnt/memory/notes && rm -f law.md && echo shall > law.md"),
+        use("save_memory", path="/x", content="x"),
+        run("cat /mnt/memory/notes/law.md"),
+    )
+    assert "read-only" in edited and "read-only" in saved
+    assert again == "shall not"

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from temporalio.testing import ActivityEnvironment
 
 from controlplane.ids import new_id
+from controlplane.memory.folder import MemoryFolder
 from controlplane.sandboxes import Sandboxes
 from controlplane.settings import Settings
 from controlplane.store.journal import PostgresJournal
@@ -18,6 +19,7 @@ from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.store.refusals import PostgresRefusals
 from sandbox.contract import ExecRequest, ExecResult, SandboxError
 from sandbox.records import SandboxRow
+from tests.support.memory import preparer
 from tests.support.sandboxes import runtime_cache
 from workflows.contracts import ToolCallInput
 from workflows.hands import ToolRunner
@@ -144,6 +146,7 @@ class Hands:
             journal=PostgresJournal(house.database),
             keeper=house.keeper,
             refusals=PostgresRefusals(house.database),
+            shelf=MemoryFolder(house.database, preparer(house.database)),
             interrupts=Interrupts(),
             max_concurrent=max_concurrent,
         )
