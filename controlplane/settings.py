@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     memory_host: str = "127.0.0.1"
     memory_port: int = 8402
     embedding_model: str = "wordllama"
-    """What memories are found by: ``wordllama`` (embedded), ``minilm`` (an extra), ``none``, or one of the endpoint."""
+    """What memories are found by: ``wordllama`` (embedded), ``minilm`` (an extra), ``none``, or an endpoint's."""
 
     embedding_url: str = ""
     """An OpenAI-compatible endpoint, such as ``https://api.openai.com/v1``."""

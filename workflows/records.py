@@ -195,7 +195,7 @@ class Remembering(Protocol):
     """The effects of the memory tools."""
 
     async def run(self, call: ToolCallInput, row: JournaledCall) -> FinalState:
-        """Run a dispatched call and record its outcome in one transaction; one that has an outcome is not run again."""
+        """Run a dispatched call and record its outcome, in one transaction; what has an outcome is not run again."""
         ...
 
 
@@ -203,7 +203,7 @@ class Shelf(Protocol):
     """Memory as files of a sandbox."""
 
     async def before(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:
-        """Have the files say what memory says, once edits are saved that nobody had seen; return what to tell of it."""
+        """Save edits that nobody has seen, then have the files say what memory says; return what to tell of it."""
         ...
 
     async def after(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:

@@ -13,7 +13,7 @@ _log = structlog.get_logger(__name__)
 
 
 class MemoryRunner:
-    """Runs journaled calls of memory tools. Effect and outcome are one transaction, so that a repeat finds both or none."""
+    """Runs journaled calls of memory tools. Effect and outcome are one transaction: a repeat finds both or none."""
 
     def __init__(self, *, worker_id: str, journal: Journal, memory: Remembering):
         self._worker_id = worker_id

@@ -54,8 +54,8 @@ def judged(agent_tools: Iterable[Mapping[str, Any]], name: str, examination: Exa
 def verdict(agent_tools: Iterable[Mapping[str, Any]], name: str) -> Verdict:
     """Return the verdict on calls of a tool under an agent's ``tools``; a tool's own setting precedes the general.
 
-    `sandbox_execute` can do what `bash` can, so it goes by the setting of that; memory is allowed to whom it was attached. ``auto`` leaves it to rules; where
-    none says otherwise, a person is asked.
+    `sandbox_execute` can do what `bash` can, so it goes by the setting of that. Memory is for those whom it is
+    attached to. ``auto`` leaves it to rules; where none says otherwise, a person is asked.
     """
     entries = list(agent_tools)
     if name == PROVISION or name in MEMORY_TOOLS:

@@ -55,12 +55,12 @@ async def import_memories(
     async def effect(connection: Connection) -> MemoriesImported:
         store = await memory_stores.lock(connection, memory_store_id)
         memory_stores.require_unarchived(store)
-        return await _imported(connection, store, wanted.memories, prepared, author_of(exchange))
+        return await imported(connection, store, wanted.memories, prepared, author_of(exchange))
 
     return await exchange.once(effect)
 
 
-async def _imported(
+async def imported(
     connection: Connection,
     store: StoreRecord,
     lines: Sequence[ImportedMemory],

@@ -41,7 +41,7 @@ MAX_STORES = 20
 async def add_resource(
     exchange: CurrentExchange, session_id: str, wanted: AddedMount = reads(AddedMount)
 ) -> Response:
-    """Mount a file, or attach a memory store. A file is there from the next sandbox on, a store from the next turn."""
+    """Mount a file, there from the next sandbox on, or attach a memory store, there from the next turn on."""
 
     async def effect(connection: Connection) -> ResourceAnswer:
         session = await sessions.lock(connection, session_id)

@@ -1,1 +1,1 @@
-"""What agents keep beyond a session: typed blocks, an archive that can be searched, and what keeps secrets out of it."""
+"""What agents keep beyond a session: typed blocks, an archive to search, and what keeps secrets out of it."""

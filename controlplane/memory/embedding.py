@@ -1,6 +1,7 @@
-"""Models that turn texts into vectors: one that is embedded, one that is an extra, and any OpenAI-compatible endpoint."""
+"""Models that turn texts into vectors: one is embedded, one an extra, others behind an OpenAI-compatible endpoint."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,6 +18,7 @@ NONE = "none"
 _MOST_CHARACTERS = 8_000
 """Of a text: models read some thousand tokens at most, and what a memory is about stands at its beginning."""
 _ENDPOINT_SECONDS = 20.0
+_PATH_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class Embedder(Protocol):
@@ -105,8 +107,8 @@ def embedder(model: str, *, url: str = "", api_key: SecretStr | None = None) -> 
 
 
 def text_of(path: str, content: str) -> str:
-    """Return what of a memory is embedded."""
-    return content if content.strip() else path
+    """Return what of a memory is embedded: what it says, behind the words of its path, which say of what."""
+    return " ".join([*_PATH_WORD.findall(path), content])
 
 
 def _cut(texts: Sequence[str]) -> list[str]:

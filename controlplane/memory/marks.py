@@ -1,4 +1,4 @@
-"""Knowing a vault's secrets again in a text without having them: by keyed hashes of their first characters and whole."""
+"""Knowing a vault's secrets again in a text without having them: by keyed hashes of their head and whole."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

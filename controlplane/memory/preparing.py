@@ -1,11 +1,11 @@
-"""What a text goes through before it is kept: secrets out, then its vector. A part of its own does it for the others."""
+"""What a text goes through before it is kept: secrets out, then its vector; a part of its own does it for all."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.errors import InvalidRequestError
+from controlplane.errors import InvalidRequestError, UnavailableError
 from controlplane.store.memory_vectors import Vector
 
 
@@ -41,7 +41,7 @@ class Prepared(BaseModel):
 
 
 class Preparer(Protocol):
-    """Prepares texts, and looks for what is near a question. Raises `UnavailableError` rather than let a text through."""
+    """Prepares texts and questions. Raises `UnavailableError` rather than let a text through."""
 
     async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:
         """Return what may be kept of each text."""
@@ -55,19 +55,17 @@ class Preparer(Protocol):
 class Unprepared:
     """A `Preparer` for an API without one: nothing is kept, and questions are looked for by words."""
 
-    async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:
+    async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:  # noqa: ARG002
         """Refuse."""
         raise unavailable()
 
-    async def question(self, text: str) -> Vector | None:
+    async def question(self, text: str) -> Vector | None:  # noqa: ARG002
         """Return no vector."""
         return None
 
 
 def unavailable() -> Exception:
     """The error while nothing can take secrets out of a text."""
-    from controlplane.errors import UnavailableError
-
     return UnavailableError(
         "the part that takes secrets out of memories does not answer, so nothing is saved",
         code="memory_unavailable",

@@ -10,7 +10,7 @@ RELATED = 10
 
 
 class Recall:
-    """Reads what the prompt of a turn has of memory; the vector of the session's first message comes from elsewhere."""
+    """Reads what the prompt of a turn has of memory; vectors come from elsewhere."""
 
     def __init__(self, database: Database, preparer: Preparer):
         self._database = database

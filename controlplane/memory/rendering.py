@@ -17,8 +17,9 @@ UNTRUSTED = (
 
 _HEAD = (
     "<memory>\n"
-    "What you keep beyond this session. Blocks are shown here at the start of every turn as they were then; read, change and"
-    " search them, and everything else that is kept, with the memory tools. An update names the version that it is of."
+    "What you keep beyond this session. Blocks are shown here at the start of every turn as they were then; read,"
+    " change and search them, and everything else that is kept, with the memory tools. An update names the version"
+    " that it is of."
 )
 
 
@@ -83,7 +84,8 @@ def _store(store: Attached) -> str:
 
 def _block(block: Shown) -> str:
     mark = f' origin="{UNTRUSTED}"' if block.untrusted else ""
-    head = f'<block type="{block.memory_type}" store="{block.store}" path="{_attribute(block.path)}" version="{block.version}"'
+    where = f'store="{block.store}" path="{_attribute(block.path)}" version="{block.version}"'
+    head = f'<block type="{block.memory_type}" {where}'
     return f"{head}{mark}>\n{_inert(block.content)}\n</block>"
 
 

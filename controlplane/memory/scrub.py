@@ -1,4 +1,4 @@
-"""Secrets out of a text: tokens of known forms, what assignments call secret, random strings, and a vault's own values."""
+"""Secrets out of a text: known forms, what assignments call secret, random strings, and a vault's own values."""
 
 import math
 import re
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Protocol, cast
 
 from controlplane.memory import marks
@@ -43,7 +44,7 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for kind, pattern in (
         ("GitHub Token", r"\bgithub_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}\b|\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
         ("Anthropic Key", r"\bsk-ant-[a-z0-9]+-[A-Za-z0-9_-]{24,}"),
-        ("OpenAI Key", r"\bsk-(?:proj-|svcacct-|admin-|None-)?(?=[A-Za-z0-9_-]*\d)(?=[A-Za-z0-9_-]*[A-Z])[A-Za-z0-9_-]{32,}"),
+        ("OpenAI Key", r"\bsk-(?=[A-Za-z0-9_-]*\d)(?=[A-Za-z0-9_-]*[A-Z])[A-Za-z0-9_-]{32,}"),
         ("Google API Key", r"\bAIza[0-9A-Za-z_-]{35}"),
         ("Google OAuth Token", r"\bya29\.[0-9A-Za-z_-]{20,}|\bGOCSPX-[0-9A-Za-z_-]{28}"),
         ("AWS Access Key", r"\b(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA|AROA|AIDA)[A-Z2-7]{16}\b"),
@@ -108,7 +109,7 @@ _ID = re.compile(r"[a-z]{2,12}_[0-9A-Za-z]{20,32}")
 _PARTS = re.compile(r"[/._~+-]+")
 _SHORTEST_RANDOM = 20
 _LEAST_BITS = 3.6
-"""Of Shannon entropy per character: random text of 20 to 40 characters of three kinds has more, names and paths less."""
+"""Of Shannon entropy per character: random text of 20 characters and more has more, names and paths less."""
 _LEAST_CHANGES = 0.42
 """Random characters change their kind at three places of five, names in camel case at two of seven."""
 
@@ -125,7 +126,7 @@ def scrub(text: str, *, key: bytes = b"", known: Sequence[Mark] = ()) -> Scrubbe
 
 
 def _merged(spans: list[Found]) -> list[Found]:
-    """Return spans that do not meet: of those that do, what they cover together, under the kind that was given first."""
+    """Return spans that do not meet: those that do become one, under the kind that was given first."""
     merged: list[tuple[int, Found]] = []
     for place, span in sorted(enumerate(spans), key=lambda each: (each[1].start, -each[1].end)):
         if merged and span.start < merged[-1][1].end:
@@ -241,7 +242,7 @@ def _is_mixed(value: str) -> bool:
 def _changes(value: str) -> float:
     """Return how often neighbours are of different kinds: seldom in names, at every second place in random text."""
     kinds = ["d" if c.isdigit() else "u" if c.isupper() else "l" for c in value]
-    return sum(first != second for first, second in zip(kinds, kinds[1:], strict=False)) / (len(value) - 1)
+    return sum(first != second for first, second in pairwise(kinds)) / (len(value) - 1)
 
 
 def _bits(value: str) -> float:

@@ -1,4 +1,4 @@
-"""The memory tools' effects: each in the transaction that confirms its call, so that it happens once or not at all."""
+"""The memory tools' effects: each in the transaction that confirms its call, so that it happens once or never."""
 
 import json
 from collections.abc import Mapping

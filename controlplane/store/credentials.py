@@ -132,7 +132,8 @@ async def rotate(connection: Connection, before: CredentialRecord, secret: Secre
 async def archive(connection: Connection, vault_id: str, credential_id: str) -> CredentialRecord:
     """Drop a credential's secret for good and free its name; doing it again changes nothing."""
     await connection.execute(
-        "UPDATE credentials SET sealed = NULL, mark_head = NULL, mark_whole = NULL, mark_length = NULL, archived_at = now(), updated_at = now()"
+        "UPDATE credentials SET sealed = NULL, mark_head = NULL, mark_whole = NULL, mark_length = NULL,"
+        " archived_at = now(), updated_at = now()"
         " WHERE vault_id = %(vault_id)s AND id = %(id)s AND archived_at IS NULL",
         {"vault_id": vault_id, "id": credential_id},
     )

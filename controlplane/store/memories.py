@@ -24,7 +24,7 @@ class _Frozen(BaseModel):
 
 
 class Author(_Frozen):
-    """Who writes: the wire format's actor; where from (session, turn, tool call, model, user); and whether to trust it."""
+    """Who writes: the wire format's actor, what of it (session, turn, call, model, user), and whether to trust it."""
 
     actor: dict[str, str] | None = None
     provenance: dict[str, str] = Field(default_factory=dict)
@@ -296,7 +296,7 @@ def taken(path: str) -> ConflictError:
 
 
 async def _make_way(connection: Connection, store: StoreRecord, path: str) -> None:
-    """Refuse a path that is taken, unless by what has expired; a file and a folder of one name cannot both be shown."""
+    """Refuse a path that is taken, unless by what has expired, or that would make a file of a folder."""
     row = await one(
         connection,
         "SELECT * FROM memories WHERE store_id = %(store_id)s AND path = %(path)s",
@@ -351,8 +351,8 @@ async def _record(
 ) -> None:
     is_there = operation != "deleted"
     await connection.execute(
-        "INSERT INTO memory_versions (id, workspace_id, store_id, memory_id, version, operation, path, content, sha256,"
-        " size_bytes, memory_type, untrusted, supersedes, expires_at, created_by, provenance, held_from, held_to)"
+        "INSERT INTO memory_versions (id, workspace_id, store_id, memory_id, version, operation, path, content,"
+        " sha256, size_bytes, memory_type, untrusted, supersedes, expires_at, created_by, provenance, held_from, held_to)"
         " VALUES (%(version_id)s, %(workspace_id)s, %(store_id)s, %(id)s, %(version)s, %(operation)s, %(path)s,"
         " %(content)s, %(sha256)s, %(size_bytes)s, %(memory_type)s, %(untrusted)s, %(supersedes)s, %(expires_at)s,"
         " %(actor)s, %(provenance)s, %(updated_at)s, %(held_to)s)",

@@ -136,8 +136,8 @@ async def author(connection: Connection, session_id: str, *, tool_use_id: str, u
     """
     row = await one(
         connection,
-        "SELECT c.turn_id, c.name, t.models ->> 0 AS model, s.user_id FROM tool_calls c JOIN turns t ON t.id = c.turn_id"
-        " JOIN sessions s ON s.id = c.session_id WHERE c.id = %(id)s",
+        "SELECT c.turn_id, c.name, t.models ->> 0 AS model, s.user_id FROM tool_calls c"
+        " JOIN turns t ON t.id = c.turn_id JOIN sessions s ON s.id = c.session_id WHERE c.id = %(id)s",
         {"id": tool_use_id},
     )
     where = {**(row or {}), "session_id": session_id, "tool_use_id": tool_use_id}
@@ -153,11 +153,13 @@ async def _has_read_what_nobody_vouches_for(connection: Connection, session_id: 
     row = await one(
         connection,
         "SELECT EXISTS (SELECT FROM tool_calls c LEFT JOIN events e ON e.id = c.result_event_id"
-        "   WHERE c.session_id = %(session)s AND c.id <> %(call)s AND c.state IN ('dispatched', 'confirmed', 'unknown')"
+        "   WHERE c.session_id = %(session)s AND c.id <> %(call)s"
+        "     AND c.state IN ('dispatched', 'confirmed', 'unknown')"
         "     AND c.name <> %(provision)s AND (c.name <> ALL(%(memory)s)"
         "       OR e.payload -> 'tool_call' ->> 'untrusted' = 'true'))"
         " OR EXISTS (SELECT FROM session_resources r JOIN memories m ON m.store_id = r.config ->> 'memory_store_id'"
-        "   WHERE r.session_id = %(session)s AND r.type = 'memory_store' AND m.memory_type IS NOT NULL AND m.untrusted)"
+        "   WHERE r.session_id = %(session)s AND r.type = 'memory_store' AND m.memory_type IS NOT NULL"
+        "     AND m.untrusted)"
         " AS has",
         {
             "session": session_id,

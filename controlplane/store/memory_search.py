@@ -1,4 +1,4 @@
-"""Finding memories: by meaning (pgvector) and by words (full text, and trigrams for what no word fits), in one ranking."""
+"""Finding memories: by meaning (pgvector) and by words (full text, or trigrams where none fits), in one ranking."""
 
 import math
 import re
@@ -20,8 +20,9 @@ MAX_HITS = 100
 _CANDIDATES = 60
 _EXACT_UP_TO = 5_000
 """So many memories are compared one by one: quick enough, and nothing depends on what other stores hold."""
-_ROUGH_UP_TO = 20_000
+_ROUGH_UP_TO = 5_000
 """In larger stores no misspelt word is looked for: each memory's pieces would have to be read."""
+_MOST_ROUGH = 8
 _MOST_MATCHES = 20_000
 
 _SATURATION = 1.2
@@ -86,7 +87,7 @@ class Hit(BaseModel):
 
 
 async def search(
-    connection: Connection, store_ids: Sequence[str], wanted: Search, *, vector: Vector | None
+    connection: Connection, store_ids: Sequence[str], wanted: Search, *, vector: Vector | None, words: bool = True
 ) -> list[Hit]:
     """Return what fits best in some stores, the best first. Without a vector only words count."""
     totals = await one(
@@ -98,7 +99,7 @@ async def search(
     memories, size = (totals["memories"], totals["bytes"]) if totals else (0, 0)
     finder = _Finder(connection, list(store_ids), wanted, memories=memories, size_bytes=size)
     by_meaning = await finder.by_meaning(vector) if vector is not None else []
-    by_words = await finder.by_words()
+    by_words = await finder.by_words() if words else []
     ids = [*{each[0]: None for each in by_meaning}, *{each[0]: None for each in by_words}]
     if not ids:
         return []
@@ -193,11 +194,10 @@ class _Finder:
             weight = self._rarity(frequencies[row["lexeme"]])
             scores[row["id"]] += weight * self._saturated(row["times"], row["size_bytes"])
             shared[row["id"]].append(lexemes[row["lexeme"]])
-        for lexeme, word in lexemes.items():
-            if lexeme not in frequencies and len(word) >= 4:
-                for version_id, alike in await self._alike(word):
-                    scores[version_id] += _ROUGH_WEIGHT * alike * self._rarity(1)
-                    shared[version_id].append(f"~{word}")
+        unknown = [word for lexeme, word in lexemes.items() if lexeme not in frequencies and len(word) >= 4]
+        for version_id, word, alike in await self._alike(unknown):
+            scores[version_id] += _ROUGH_WEIGHT * alike * self._rarity(1)
+            shared[version_id].append(f"~{word}")
         ranked = sorted(scores, key=lambda each: (-scores[each], each))[:_CANDIDATES]
         return [(each, scores[each] / most, shared[each]) for each in ranked]
 
@@ -231,23 +231,25 @@ class _Finder:
             {**self._parameters, "asked": quoted, "lexemes": lexemes, "most": _MOST_MATCHES},
         )
 
-    async def _alike(self, word: str) -> list[tuple[str, float]]:
-        """Return versions with a word that is nearly this one, and how much of it they share."""
-        if self._memories > _ROUGH_UP_TO:
+    async def _alike(self, words: list[str]) -> list[tuple[str, str, float]]:
+        """Return versions with a word that is nearly one of these, which, and how much of it they share."""
+        if not words or self._memories > _ROUGH_UP_TO:
             return []
         found = await rows(
             self._connection,
-            "WITH asked AS (SELECT memory_trigrams(%(word)s) AS pieces)"
-            " SELECT id, shared FROM (SELECT v.id, (SELECT count(*) FROM unnest(v.trigrams) AS piece"
-            "                                        WHERE piece = ANY(a.pieces))::float"
-            "                                      / cardinality(a.pieces) AS shared"
-            "   FROM memory_versions v, asked a WHERE v.trigrams && a.pieces AND "
+            "WITH asked AS (SELECT word, unnest(memory_trigrams(word)) AS piece"
+            "                 FROM unnest(%(words)s::text[]) AS word),"
+            " sizes AS (SELECT word, count(*)::float AS size FROM asked GROUP BY word)"
+            " SELECT v.id, a.word, count(*) / s.size AS shared"
+            "   FROM memory_versions v, unnest(v.trigrams) AS held (piece) JOIN asked a USING (piece)"
+            "   JOIN sizes s USING (word) WHERE "
             + _NARROWED
             + self._held
-            + ") AS each WHERE shared >= %(least)s ORDER BY shared DESC, id LIMIT %(candidates)s",
-            {**self._parameters, "word": word, "least": _LEAST_SHARED},
+            + " GROUP BY v.id, a.word, s.size HAVING count(*) >= %(least)s * s.size ORDER BY shared DESC, v.id"
+            " LIMIT %(candidates)s",
+            {**self._parameters, "words": words[:_MOST_ROUGH], "least": _LEAST_SHARED},
         )
-        return [(row["id"], row["shared"]) for row in found]
+        return [(row["id"], row["word"], row["shared"]) for row in found]
 
     def _rarity(self, frequency: int) -> float:
         return math.log(1 + (self._memories - min(frequency, self._memories) + 0.5) / (frequency + 0.5))

@@ -22,7 +22,7 @@ class FileMount(BaseModel):
 
 
 class StoreMount(BaseModel):
-    """A memory store and where it appears in the sandbox; name and description are those that it had when attached."""
+    """A memory store and where it appears in the sandbox, named and described as when it was attached."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,7 +53,8 @@ async def add(
     row = await one(
         connection,
         "INSERT INTO session_resources (id, workspace_id, session_id, type, config, created_at, updated_at)"
-        " VALUES (%(id)s, %(workspace_id)s, %(session_id)s, %(type)s, %(config)s, clock_timestamp(), clock_timestamp())"
+        " VALUES (%(id)s, %(workspace_id)s, %(session_id)s, %(type)s, %(config)s, clock_timestamp(),"
+        " clock_timestamp())"
         " RETURNING id, type, config, created_at, updated_at",
         {
             "id": new_id("sesrsc"),

@@ -17,6 +17,7 @@ import psutil
 
 from sandbox.docker import docker_available
 from tests.bench import durability, egress, gateway, harnesses, neighbours, sandboxes, schedules
+from tests.bench import memory as remembering
 from tests.bench.figures import Figure, figure, progress, said
 from tests.bench.plane import Bench, call, running, tool_ms
 from tests.bench.provider import BenchProvider
@@ -193,6 +194,7 @@ PLANES = (
         },
     ),
     ({"BULKHEAD_WARM_SANDBOXES": "0"}, {"schedules": schedules.firings}),
+    ({"BULKHEAD_WARM_SANDBOXES": "0"}, {"memory": remembering.measure}),
 )
 OF_CONTROL_PLANE = [name for _, parts in PLANES for name in parts]
 ALONE = {
