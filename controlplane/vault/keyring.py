@@ -19,7 +19,8 @@ _OTHERS = stat.S_IRWXO
 
 
 class MasterKeySettings(BaseSettings):
-    """Where the master keys are; only the API and the egress proxy read this. The last key is the newest."""
+    """Where the master keys are; only the API, the egress proxy and the memory worker do read
+    this. The last key is the newest."""
 
     model_config = SettingsConfigDict(env_prefix="BULKHEAD_", extra="ignore")
 

@@ -137,8 +137,8 @@ def _fill(url: str) -> None:
                     copy.write_row((*row, "0" * 64, 90, kind, "2024-01-01"))
         connection.execute(
             "INSERT INTO memories (id, workspace_id, store_id, path, version, version_id, content, sha256,"
-            " size_bytes, memory_type, created_at, updated_at) SELECT memory_id, workspace_id, store_id, path, 1, id, content,"
-            " sha256, size_bytes, memory_type, held_from, held_from FROM memory_versions"
+            " size_bytes, memory_type, created_at, updated_at) SELECT memory_id, workspace_id, store_id, path, 1, id,"
+            " content, sha256, size_bytes, memory_type, held_from, held_from FROM memory_versions"
             " WHERE store_id LIKE 'memstore_bench%'"
         )
         with cursor.copy(
