@@ -34,7 +34,7 @@ async def run_api(settings: Settings) -> None:
     """The REST API, the reconciler that wakes neglected sessions, and what fires deployments."""
     from controlplane.api.app import create_app
     from controlplane.api.server import ApiServer
-    from controlplane.memory.service import RemotePreparer
+    from controlplane.memory.remote import RemotePreparer
     from controlplane.readiness import Readiness
     from controlplane.schedules import Scheduler
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
@@ -96,7 +96,7 @@ async def run_gateway(settings: Settings) -> None:
 async def run_brain(settings: Settings) -> None:
     """Holds sessions and runs their turns."""
     from controlplane.memory.recall import Recall
-    from controlplane.memory.service import RemotePreparer
+    from controlplane.memory.remote import RemotePreparer
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.judging import Judge
@@ -157,7 +157,7 @@ async def run_brain(settings: Settings) -> None:
 async def run_sandboxes(settings: Settings) -> None:
     """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
     from controlplane.memory.folder import MemoryFolder
-    from controlplane.memory.service import RemotePreparer
+    from controlplane.memory.remote import RemotePreparer
     from controlplane.sandboxes import Sandboxes
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal

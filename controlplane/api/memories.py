@@ -139,7 +139,7 @@ async def update_memory(
     async with exchange.transaction() as connection:
         await memory_stores.get(connection, memory_store_id)
         seen = await memories.get(connection, memory_store_id, memory_id)
-    _check_precondition(seen, wanted)
+    # Whether it is what the precondition says is asked below: a request that is repeated has changed it itself.
     content = _changed(seen, wanted)
     memories.check(content)
     prepared = await prepare(exchange, content)

@@ -10,7 +10,7 @@ import psycopg
 
 from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.memory.recall import Recall
-from controlplane.memory.service import RemotePreparer
+from controlplane.memory.remote import RemotePreparer
 from controlplane.store.pool import Database
 from tests.bench.figures import Figure, figure
 from tests.bench.plane import Bench
