@@ -32,11 +32,10 @@ async def search_memory_store(
     exchange: CurrentExchange, memory_store_id: str, wanted: SearchRequest = reads(SearchRequest)
 ) -> Response:
     """Find memories by meaning and by words; each says why. With `as_of`, in what was kept then."""
-    async with exchange.transaction() as connection:
-        await memory_stores.get(connection, memory_store_id)
     vector = await exchange.parts.preparer.question(wanted.query)
     search = Search(**wanted.model_dump())
     async with exchange.transaction() as connection:
+        await memory_stores.get(connection, memory_store_id)
         hits = await memory_search.search(connection, [memory_store_id], search, vector=vector)
     return json_response(SearchResults(data=[_wire(hit) for hit in hits]))
 

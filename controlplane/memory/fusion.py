@@ -23,12 +23,11 @@ def fused(
     by_meaning: Sequence[tuple[str, float]],
     by_words: Sequence[tuple[str, float, Sequence[str]]],
     superseded_by: Mapping[str, str],
-    supersedes: Mapping[str, str],
 ) -> list[Fused]:
     """Fuse rankings of version ids, the best first: with their similarity, and with the share of
     the query that their words make up and these words.
 
-    ``superseded_by``, ``supersedes``: the path of the other memory. What is superseded comes behind all that holds.
+    ``superseded_by``: the path of the other memory. What is superseded comes behind all that holds.
     """
     scores: dict[str, float] = {}
     reasons: dict[str, list[str]] = {}
@@ -39,9 +38,6 @@ def fused(
         weight = WORDS_WEIGHT * min(1.0, share) ** 2
         scores[version_id] = scores.get(version_id, 0.0) + weight / (RANK_OFFSET + rank)
         reasons.setdefault(version_id, []).append(f"words: rank {rank}, {', '.join(words[:6])}")
-    for version_id, path in supersedes.items():
-        if version_id in reasons:
-            reasons[version_id].append(f"supersedes {path}")
     for version_id, path in superseded_by.items():
         if version_id in reasons:
             reasons[version_id].append(f"superseded by {path}")

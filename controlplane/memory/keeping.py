@@ -13,6 +13,7 @@ from controlplane.errors import UnavailableError
 from controlplane.memory.preparation import LocalPreparer
 from controlplane.store import memories, memory_stores, memory_vectors
 from controlplane.store.memories import Author
+from controlplane.store.memory_search import EXACT_UP_TO
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from workflows.contracts import MEMORY_QUEUE
 from workflows.reembed import REEMBED_WORKFLOW, ReembedInput
@@ -22,6 +23,7 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 10.0
 _BATCH = 100
 _DROPPED = 2_000
+_INDEXED = 500
 
 
 class Upkeep:
@@ -58,6 +60,7 @@ class Upkeep:
     async def look(self) -> None:
         """Look once."""
         await self._forget_expired()
+        await self._index_large()
         wanted = self._preparer.wanted
         if wanted is None:
             return
@@ -102,6 +105,19 @@ class Upkeep:
             raise UnavailableError(f"no vectors of {model!r} can be had now", code="embedding_unavailable")
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             await memory_vectors.activate(connection, model, dimension=len(vector.values))
+
+    async def _index_large(self) -> None:
+        """Put the vectors of stores that have grown large into the index: the last few under its lock."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            found = await memory_vectors.to_index(connection, larger_than=EXACT_UP_TO)
+        for workspace_id, store_id in found:
+            done = _INDEXED
+            while done == _INDEXED:
+                async with self._database.transaction(workspace_id) as connection:
+                    done = await memory_vectors.index_some(connection, store_id, limit=_INDEXED)
+            async with self._database.transaction(workspace_id) as connection:
+                await memory_stores.lock(connection, store_id)
+                await memory_vectors.index_rest(connection, store_id)
 
     async def _forget_expired(self) -> None:
         async with self._database.transaction(ALL_WORKSPACES) as connection:

@@ -1,7 +1,7 @@
 """What a turn begins with of its session's memory: the blocks, and what has to do with how the session began."""
 
 from controlplane.memory.preparing import Preparer
-from controlplane.memory.rendering import Attached, Shown, rendered
+from controlplane.memory.rendering import Shown, rendered
 from controlplane.store import memory_attached, memory_search
 from controlplane.store.memory_search import Search
 from controlplane.store.pool import Database
@@ -16,14 +16,12 @@ class Recall:
         self._database = database
         self._preparer = preparer
 
-    async def stores(self, workspace_id: str, session_id: str) -> list[Attached]:
-        """Return the stores of a session."""
+    async def section(self, workspace_id: str, session_id: str) -> str:
+        """Return the section of the system prompt; empty for a session without stores."""
         async with self._database.transaction(workspace_id) as connection:
-            return await memory_attached.attached(connection, session_id)
-
-    async def section(self, workspace_id: str, stores: list[Attached], *, session_id: str) -> str:
-        """Return the section of the system prompt."""
-        async with self._database.transaction(workspace_id) as connection:
+            stores = await memory_attached.attached(connection, session_id)
+            if not stores:
+                return ""
             began = await memory_attached.first_words(connection, session_id)
         vector = await self._preparer.question(began) if began.strip() else None
         async with self._database.transaction(workspace_id) as connection:

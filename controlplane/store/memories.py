@@ -141,14 +141,13 @@ async def create(
         created_at=moment,
         updated_at=moment,
     )
-    columns = _columns(memory)
     await connection.execute(
         "INSERT INTO memories (id, workspace_id, store_id, path, version, version_id, content, sha256, size_bytes,"
         " memory_type, json_schema, size_limit, protected, untrusted, supersedes, expires_at, created_at, updated_at)"
         " VALUES (%(id)s, %(workspace_id)s, %(store_id)s, %(path)s, %(version)s, %(version_id)s, %(content)s,"
         " %(sha256)s, %(size_bytes)s, %(memory_type)s, %(json_schema)s, %(size_limit)s, %(protected)s, %(untrusted)s,"
         " %(supersedes)s, %(expires_at)s, %(created_at)s, %(updated_at)s)",
-        columns,
+        _columns(memory),
     )
     await _record(connection, memory, "created", author, vector)
     return memory
@@ -297,30 +296,26 @@ def taken(path: str) -> ConflictError:
 
 async def _make_way(connection: Connection, store: StoreRecord, path: str) -> None:
     """Refuse a path that is taken, unless by what has expired, or that would make a file of a folder."""
-    row = await one(
-        connection,
-        "SELECT * FROM memories WHERE store_id = %(store_id)s AND path = %(path)s",
-        {"store_id": store.id, "path": path},
-    )
-    if row is not None:
-        if row["expires_at"] is None or row["expires_at"] > datetime.now(UTC):
-            raise taken(path)
-        await remove(connection, store, MemoryRecord.model_validate(row), Author(is_person=True))
     folders = [path[:place] for place, character in enumerate(path) if character == "/" and place]
-    row = await one(
+    found = await rows(
         connection,
-        "SELECT path FROM memories WHERE store_id = %(store_id)s"
-        " AND (path = ANY(%(folders)s) OR (path > %(inside)s AND path < %(beyond)s)) LIMIT 1",
+        "SELECT * FROM memories WHERE store_id = %(store_id)s"
+        " AND (path = ANY(%(taken)s) OR (path > %(inside)s AND path < %(beyond)s)) LIMIT 1",
         # '0' is the character after '/'.
-        {"store_id": store.id, "folders": folders, "inside": path + "/", "beyond": path + "0"},
+        {"store_id": store.id, "taken": [path, *folders], "inside": path + "/", "beyond": path + "0"},
     )
-    if row is not None:
-        raise ConflictError(
-            f"{path} and {row['path']} cannot both be: one would be a file and a folder",
-            code="memory_path_taken",
-            field="path",
-            next_step="choose another path",
-        )
+    for other in map(MemoryRecord.model_validate, found):
+        if other.path == path and other.expires_at is not None and other.expires_at <= datetime.now(UTC):
+            await remove(connection, store, other, Author(is_person=True))
+        elif other.path == path:
+            raise taken(path)
+        else:
+            raise ConflictError(
+                f"{path} and {other.path} cannot both be: one would be a file and a folder",
+                code="memory_path_taken",
+                field="path",
+                next_step="choose another path",
+            )
 
 
 def _check_origin(content: MemoryContent, author: Author, *, before: MemoryRecord | None = None) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -18,8 +18,8 @@ from controlplane.store.pool import Connection, one, rows
 MAX_QUERY_CHARACTERS = 2_000
 MAX_HITS = 100
 _CANDIDATES = 60
-_EXACT_UP_TO = 5_000
-"""So many memories are compared one by one: quick enough, and nothing depends on what other stores hold."""
+EXACT_UP_TO = 5_000
+"""So many memories of a store are compared one by one: quick enough, and nothing depends on what others hold."""
 _ROUGH_UP_TO = 5_000
 """In larger stores no misspelt word is looked for: each memory's pieces would have to be read."""
 _MOST_ROUGH = 8
@@ -92,20 +92,20 @@ async def search(
     """Return what fits best in some stores, the best first. Without a vector only words count."""
     totals = await one(
         connection,
-        "SELECT coalesce(sum(memories), 0)::int AS memories, coalesce(sum(bytes), 0)::bigint AS bytes"
+        "SELECT coalesce(sum(memories), 0)::int AS memories, coalesce(sum(bytes), 0)::bigint AS bytes,"
+        " coalesce(bool_and(indexed), false) AS indexed"
         " FROM memory_stores WHERE id = ANY(%(stores)s)",
         {"stores": list(store_ids)},
     )
-    memories, size = (totals["memories"], totals["bytes"]) if totals else (0, 0)
+    memories, size, indexed = (totals["memories"], totals["bytes"], totals["indexed"]) if totals else (0, 0, False)
     finder = _Finder(connection, list(store_ids), wanted, memories=memories, size_bytes=size)
-    by_meaning = await finder.by_meaning(vector) if vector is not None else []
+    by_meaning = await finder.by_meaning(vector, indexed=indexed) if vector is not None else []
     by_words = await finder.by_words() if words else []
     ids = [*{each[0]: None for each in by_meaning}, *{each[0]: None for each in by_words}]
     if not ids:
         return []
-    superseded, supersedes = await finder.supersessions(ids)
-    ranked = fused(by_meaning, by_words, superseded, supersedes)[: wanted.limit]
-    return await _hits(connection, ranked, superseded.keys())
+    superseded = await finder.superseded(ids)
+    return await _hits(connection, fused(by_meaning, by_words, superseded)[: wanted.limit], superseded)
 
 
 class _Finder:
@@ -129,11 +129,11 @@ class _Finder:
             "candidates": _CANDIDATES,
         }
 
-    async def by_meaning(self, vector: Vector) -> list[tuple[str, float]]:
-        """Return versions with their similarity, the nearest first."""
+    async def by_meaning(self, vector: Vector, *, indexed: bool) -> list[tuple[str, float]]:
+        """Return versions with their similarity, the nearest first. ``indexed``: whether all are in an index."""
         parameters = {**self._parameters, "model": vector.model, "vector": vector.text}
         kind: LiteralString = _INDEXED.get(len(vector.values), "vector")
-        exact = self._memories <= _EXACT_UP_TO or kind == "vector"
+        exact = not indexed or kind == "vector"
         of_model: LiteralString = "m.model = %(model)s AND m.store_id = ANY(%(stores)s)"
         near: LiteralString = "m.embedding::" + kind + " <=> %(vector)s::" + kind
         if exact:
@@ -153,7 +153,7 @@ class _Finder:
             found = await rows(
                 self._connection,
                 "SELECT v.id, " + near + " AS distance FROM memory_vectors m JOIN memory_versions v"
-                " ON v.id = m.version_id WHERE m.dimension = "
+                " ON v.id = m.version_id WHERE m.indexed AND m.dimension = "
                 + _number(kind)
                 + " AND "
                 + of_model
@@ -201,22 +201,18 @@ class _Finder:
         ranked = sorted(scores, key=lambda each: (-scores[each], each))[:_CANDIDATES]
         return [(each, scores[each] / most, shared[each]) for each in ranked]
 
-    async def supersessions(self, ids: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Return by which path a version is superseded, and which path it supersedes."""
+    async def superseded(self, ids: list[str]) -> dict[str, str]:
+        """Return by which path a version is superseded."""
         parameters = {"stores": self._parameters["stores"], "as_of": self._parameters["as_of"], "ids": ids}
         found = await rows(
             self._connection,
-            "SELECT o.id, v.path FROM memory_versions o JOIN memory_versions v"
-            "    ON v.store_id = o.store_id AND v.supersedes = o.path AND v.memory_id <> o.memory_id"
-            " WHERE o.id = ANY(%(ids)s) AND v.operation <> 'deleted' AND v.content IS NOT NULL" + self._held,
+            "SELECT o.id, v.path FROM memory_versions v JOIN memory_versions o"
+            "    ON o.store_id = v.store_id AND o.path = v.supersedes AND o.memory_id <> v.memory_id"
+            " WHERE v.store_id = ANY(%(stores)s) AND v.supersedes IS NOT NULL AND v.operation <> 'deleted'"
+            "   AND v.content IS NOT NULL AND o.id = ANY(%(ids)s)" + self._held,
             parameters,
         )
-        own = await rows(
-            self._connection,
-            "SELECT id, supersedes FROM memory_versions WHERE id = ANY(%(ids)s) AND supersedes IS NOT NULL",
-            {"ids": ids},
-        )
-        return {row["id"]: row["path"] for row in found}, {row["id"]: row["supersedes"] for row in own}
+        return {row["id"]: row["path"] for row in found}
 
     async def _matches(self, lexemes: list[str]) -> list[DictRow]:
         quoted = " | ".join("'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'" for lexeme in lexemes)
@@ -263,7 +259,7 @@ def _number(kind: LiteralString) -> LiteralString:
     return kind.removeprefix("vector(").removesuffix(")")
 
 
-async def _hits(connection: Connection, ranked: Sequence[Fused], superseded: Sequence[str] | Any) -> list[Hit]:
+async def _hits(connection: Connection, ranked: Sequence[Fused], superseded: Mapping[str, str]) -> list[Hit]:
     found = await rows(
         connection,
         "SELECT v.*, coalesce((SELECT min(f.held_from) FROM memory_versions f WHERE f.memory_id = v.memory_id),"
@@ -271,14 +267,15 @@ async def _hits(connection: Connection, ranked: Sequence[Fused], superseded: Seq
         {"ids": [each.version_id for each in ranked]},
     )
     by_id = {row["id"]: row for row in found}
-    return [
-        Hit(
-            version=VersionRecord.model_validate(by_id[each.version_id]),
-            memory_created_at=by_id[each.version_id]["memory_created_at"],
-            superseded=each.version_id in superseded,
-            score=each.score,
-            reason=each.reason,
-        )
-        for each in ranked
-        if each.version_id in by_id
-    ]
+    return [_hit(each, by_id[each.version_id], superseded) for each in ranked if each.version_id in by_id]
+
+
+def _hit(found: Fused, row: DictRow, superseded: Mapping[str, str]) -> Hit:
+    version = VersionRecord.model_validate(row)
+    return Hit(
+        version=version,
+        memory_created_at=row["memory_created_at"],
+        superseded=version.id in superseded,
+        score=found.score,
+        reason=found.reason + (f"; supersedes {version.supersedes}" if version.supersedes else ""),
+    )

@@ -39,11 +39,12 @@ class Pending(BaseModel):
 async def put(connection: Connection, vector: Vector, *, version_id: str, store_id: str, workspace_id: str) -> None:
     """Keep a version's vector; nothing happens if it has one of that model, was redacted or is gone."""
     await connection.execute(
-        "INSERT INTO memory_vectors (version_id, model, dimension, workspace_id, store_id, embedding)"
-        " SELECT v.id, %(model)s, %(dimension)s, %(workspace_id)s, %(store_id)s, %(vector)s::vector"
-        "   FROM memory_versions v WHERE v.id = %(version_id)s AND v.content IS NOT NULL"
+        "INSERT INTO memory_vectors (version_id, model, dimension, workspace_id, store_id, embedding, indexed)"
+        " SELECT v.id, %(model)s, %(dimension)s, %(workspace_id)s, %(store_id)s, %(vector)s::vector, s.indexed"
+        "   FROM memory_versions v JOIN memory_stores s ON s.id = v.store_id"
+        "  WHERE v.id = %(version_id)s AND v.content IS NOT NULL"
         # What is being redacted is waited for.
-        "    FOR KEY SHARE ON CONFLICT DO NOTHING",
+        "    FOR KEY SHARE OF v ON CONFLICT DO NOTHING",
         {
             "model": vector.model,
             "dimension": len(vector.values),
@@ -72,6 +73,34 @@ async def lacking(connection: Connection, model: str, *, limit: int) -> list[Pen
         {"model": model, "limit": limit},
     )
     return [Pending.model_validate(row) for row in found]
+
+
+async def to_index(connection: Connection, *, larger_than: int) -> list[tuple[str, str]]:
+    """Return workspace and id of the stores whose vectors belong into the index and are not all there."""
+    found = await rows(
+        connection,
+        "SELECT workspace_id, id FROM memory_stores WHERE memories > %(memories)s AND NOT indexed",
+        {"memories": larger_than},
+    )
+    return [(row["workspace_id"], row["id"]) for row in found]
+
+
+async def index_some(connection: Connection, store_id: str, *, limit: int) -> int:
+    """Put some of a store's vectors into the index, and return how many."""
+    done = await connection.execute(
+        "UPDATE memory_vectors SET indexed = true WHERE (version_id, model) IN"
+        " (SELECT version_id, model FROM memory_vectors WHERE store_id = %s AND NOT indexed LIMIT %s)",
+        (store_id, limit),
+    )
+    return done.rowcount
+
+
+async def index_rest(connection: Connection, store_id: str) -> None:
+    """Put what is left of a locked store's vectors into the index, where all that come later go too."""
+    await connection.execute(
+        "UPDATE memory_vectors SET indexed = true WHERE store_id = %s AND NOT indexed", (store_id,)
+    )
+    await connection.execute("UPDATE memory_stores SET indexed = true WHERE id = %s", (store_id,))
 
 
 async def activate(connection: Connection, model: str, *, dimension: int) -> None:

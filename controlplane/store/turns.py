@@ -98,7 +98,7 @@ class PostgresTurns:
                 raise SessionGoneError(f"session {turn.session_id!r} is gone")
             logged = await _logged(connection, turn.session_id)
         agent: dict[str, Any] = session["agent"]
-        memory = await self._remembered(turn)
+        memory = await self._recall.section(turn.workspace_id, turn.session_id) if self._recall else ""
         return TurnStart(
             input=turn,
             attempt=attempt,
@@ -107,12 +107,6 @@ class PostgresTurns:
             spec=self._spec(turn, agent, model=session["models"][0], token=model_token, memory=memory),
             history=history.build(logged),
         )
-
-    async def _remembered(self, turn: TurnInput) -> str:
-        """Return what the session's memory adds to its agent's system prompt."""
-        if self._recall is None or not (stores := await self._recall.stores(turn.workspace_id, turn.session_id)):
-            return ""
-        return await self._recall.section(turn.workspace_id, stores, session_id=turn.session_id)
 
     def _spec(self, turn: TurnInput, agent: dict[str, Any], *, model: str, token: str, memory: str) -> HarnessSpec:
         return HarnessSpec(

@@ -138,7 +138,6 @@ async def test_a_session_that_cannot_have_its_events_is_not_made(
         ({"agent": {"type": "agent", "id": "x", "version": 0}}, "agent.version"),
         ({"vault_ids": ["vlt_1", "vlt_1"]}, "vault_ids"),
         ({"resources": [{"type": "github_repository", "url": "https://github.com/a/b"}]}, "resources.0.type"),
-        ({"resources": [{"type": "memory_store", "memory_store_id": "memstore_1"}]}, "resources.0.type"),
         ({"resources": [{"type": "abacus"}]}, "resources.0"),
         ({"initial_events": [HELLO] * 51}, "initial_events"),
         ({"initial_events": [{"type": "user.interrupt"}]}, "initial_events.0"),

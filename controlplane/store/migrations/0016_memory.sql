@@ -3,7 +3,8 @@
 CREATE EXTENSION IF NOT EXISTS vector;
 
 -- owner_kind, owner_id: whose sessions may attach it; shared: any. access: whether agents may write to it at all.
--- memories, bytes: what it holds, counted under its row's lock, which every write takes.
+-- memories, bytes: what it holds, counted under its row's lock, which every write takes. indexed: whether it is so large
+-- that its vectors are in the index over vectors, all of them.
 CREATE TABLE memory_stores (
     id           text PRIMARY KEY,
     workspace_id text NOT NULL REFERENCES workspaces,
@@ -17,6 +18,7 @@ CREATE TABLE memory_stores (
     max_bytes    bigint NOT NULL,
     memories     int NOT NULL DEFAULT 0,
     bytes        bigint NOT NULL DEFAULT 0,
+    indexed      boolean NOT NULL DEFAULT false,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     archived_at  timestamptz,
@@ -102,6 +104,8 @@ CREATE TABLE memory_models (
 );
 CREATE UNIQUE INDEX memory_models_active ON memory_models (active) WHERE active;
 
+-- indexed: only the vectors of large stores are; those of the others are compared one by one, which is quick, and a save
+-- does not wait for the index.
 CREATE TABLE memory_vectors (
     version_id   text NOT NULL REFERENCES memory_versions ON DELETE CASCADE,
     model        text NOT NULL,
@@ -109,19 +113,21 @@ CREATE TABLE memory_vectors (
     workspace_id text NOT NULL REFERENCES workspaces,
     store_id     text NOT NULL,
     embedding    vector NOT NULL,
+    indexed      boolean NOT NULL DEFAULT false,
     PRIMARY KEY (version_id, model)
 );
 CREATE INDEX memory_vectors_by_store ON memory_vectors (store_id, model);
+CREATE INDEX memory_vectors_to_index ON memory_vectors (store_id) WHERE NOT indexed;
 CREATE INDEX memory_vectors_256 ON memory_vectors USING hnsw ((embedding::vector(256)) vector_cosine_ops)
-    WHERE dimension = 256;
+    WHERE indexed AND dimension = 256;
 CREATE INDEX memory_vectors_384 ON memory_vectors USING hnsw ((embedding::vector(384)) vector_cosine_ops)
-    WHERE dimension = 384;
+    WHERE indexed AND dimension = 384;
 CREATE INDEX memory_vectors_768 ON memory_vectors USING hnsw ((embedding::vector(768)) vector_cosine_ops)
-    WHERE dimension = 768;
+    WHERE indexed AND dimension = 768;
 CREATE INDEX memory_vectors_1024 ON memory_vectors USING hnsw ((embedding::vector(1024)) vector_cosine_ops)
-    WHERE dimension = 1024;
+    WHERE indexed AND dimension = 1024;
 CREATE INDEX memory_vectors_1536 ON memory_vectors USING hnsw ((embedding::vector(1536)) vector_cosine_ops)
-    WHERE dimension = 1536;
+    WHERE indexed AND dimension = 1536;
 
 -- What lies under /mnt/memory in a sandbox, as it was last written there or taken from there.
 CREATE TABLE shown_memories (

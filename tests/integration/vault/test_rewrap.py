@@ -43,7 +43,7 @@ async def test_every_key_moves_under_the_newest_master_key_and_nothing_else_chan
     async with database.transaction(WORKSPACE) as connection:
         before = await both(connection, world, credential.id, keyring)
     done = await rewrap(database, widened)
-    assert (done.master_key_id, done.rewrapped, done.unreadable) == (alone.newest_id, 3, 0)
+    assert (done.master_key_id, done.rewrapped, done.unreadable) == (alone.newest_id, 4, 0)
     async with database.transaction(WORKSPACE) as connection:
         assert await both(connection, world, credential.id, widened) == before
         assert await both(connection, world, credential.id, alone) == before
@@ -78,7 +78,7 @@ async def test_keys_of_a_missing_master_key_stay_as_they_are_and_are_counted(
 ):
     credential = await add(world.first_vault)
     done = await rewrap(database, Keyring(text=SecretStr(new_master_key())))
-    assert (done.rewrapped, done.unreadable) == (0, 2)
+    assert (done.rewrapped, done.unreadable) == (0, 3)
     async with database.transaction(WORKSPACE) as connection:
         assert (await both(connection, world, credential.id, keyring))[0] == "the-secret"
 
