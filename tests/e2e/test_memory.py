@@ -1,5 +1,10 @@
 """Memory as an agent has it: in its prompt, with its tools, and as files in its sandbox."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +12,7 @@ import pytest
 from harness_adapters.contract import HarnessName
 from tests.support.client import Client, run, script, text
 from tests.support.harnesses import MODELS, available
+from tests.support.stack import Stack
 
 SECRET = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
 
@@ -147,3 +153,37 @@ async def test_a_read_only_store_stays_what_it_is(client: Client):
     )
     assert "read-only" in edited and "read-only" in saved
     assert again == "shall not"
+
+
+def bulkhead(stack: Stack, *arguments: str, stdin: str = "") -> str:
+    """Run a command that must succeed, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "controlplane.cli", "memory", *arguments],
+        env={**os.environ, "BULKHEAD_DATA_DIR": str(stack.data_dir)},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_person_sees_and_corrects_it_from_the_command_line(stack: Stack, tmp_path: Path):
+    store = json.loads(bulkhead(stack, "create", "cli notes", "--json"))["id"]
+    line = {"path": "/db", "content": "We use MySQL", "type": "decisions", "created_at": "2024-01-01T00:00:00Z"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n\n")
+    for created in ("1", "0"):
+        assert f"created    {created}" in bulkhead(stack, "import", store, str(tmp_path / "in.jsonl"))
+    bulkhead(stack, "edit", "cli notes", "/db", "--content", "-", stdin="We use Postgres")
+    assert "We use Postgres" in bulkhead(stack, "show", store, "/db")
+    assert "/db" in bulkhead(stack, "list", store) and "cli notes" in bulkhead(stack, "list")
+    assert "/db" in bulkhead(stack, "search", store, "which database?")
+    found = json.loads(bulkhead(stack, "history", store, "/db", "--json"))
+    assert [(each["version"], each["operation"]) for each in found] == [(2, "modified"), (1, "created")]
+    diff = bulkhead(stack, "diff", store, "/db").splitlines()
+    assert diff[-2:] == ["-We use MySQL", "+We use Postgres"]
+    bulkhead(stack, "restore", store, "/db", "1")
+    exported = json.loads(bulkhead(stack, "export", store))
+    assert exported == {**line, "supersedes": None}
