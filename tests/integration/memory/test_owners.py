@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from controlplane.embedded.postgres import EmbeddedPostgres
+from controlplane.store import memory_search
+from controlplane.store.memory_search import Search
+from controlplane.store.memory_stores import StoreRecord
 from controlplane.store.pool import Database
 from tests.support.memory import Mind
 
@@ -80,7 +83,16 @@ async def _heard(mind: Mind, seed: int, others: str) -> list[str]:
     told = [
         await mind.use(session_id, name, **value) for name, value in [_call(calls, theirs.name) for _ in range(12)]
     ]
+    told += [await _scores(mind, mine, _sentence(calls)) for _ in range(3)]
     return [_IDS.sub("ID", each) for each in told]
+
+
+async def _scores(mind: Mind, store: StoreRecord, query: str) -> str:
+    """Return what a search over the API says, to the last digit."""
+    vector = await mind.preparer.question(query)
+    async with mind.database.transaction(mind.workspace_id) as connection:
+        hits = await memory_search.search(connection, [store.id], Search(query=query), vector=vector)
+    return repr([(hit.version.path, hit.score, hit.reason) for hit in hits])
 
 
 @pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 60), marks=pytest.mark.slow)])
