@@ -1,6 +1,7 @@
 """/v1/memory_stores/{id}/search and /import: finding what is kept, and keeping much at once."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -46,7 +47,7 @@ async def import_memories(
 ) -> Response:
     """Keep many memories, all or none. Repeated, nothing changes."""
     for index, line in enumerate(wanted.memories):
-        with _at(index):
+        with _line(index):
             memories.check(_content(line))
     drafts = [Draft(path=line.path, content=line.content) for line in wanted.memories]
     prepared = await exchange.parts.preparer.prepare(exchange.workspace_id, drafts)
@@ -68,7 +69,7 @@ async def imported(
 ) -> MemoriesImported:
     created = updated = unchanged = 0
     for index, (line, ready) in enumerate(zip(lines, prepared, strict=True)):
-        with _at(index):
+        with _line(index):
             content = _content(line).model_copy(update={"content": ready.checked().content})
             before = await memories.at(connection, store.id, line.path)
             if before is None:
@@ -90,18 +91,15 @@ async def imported(
     return MemoriesImported(created=created, updated=updated, unchanged=unchanged, redacted=redacted)
 
 
-class _at:
-    """Puts the place of a line in front of the field of an error in it."""
-
-    def __init__(self, index: int):
-        self._index = index
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, BulkheadError) and error.field and error.field != "memory_store_id":
-            error.field = f"memories.{self._index}.{error.field}"
+@contextmanager
+def _line(index: int) -> Generator[None]:
+    """Put the place of a line in front of the field of an error in it."""
+    try:
+        yield
+    except BulkheadError as error:
+        if error.field and error.field != "memory_store_id":
+            error.field = f"memories.{index}.{error.field}"
+        raise
 
 
 def _content(line: ImportedMemory) -> MemoryContent:

@@ -326,3 +326,23 @@ async def test_memories_of_another_store_are_not_told_from_none(client: AsyncAnt
             await client.beta.memory_stores.memories.retrieve(memory_id, memory_store_id=store.id)
         errors.append(caught.value.body["error"]["message"].replace(memory_id, "ID"))
     assert errors[0] == errors[1]
+
+
+async def test_a_bad_line_of_an_import_is_named_and_nothing_is_kept(http: httpx.AsyncClient, store: Any):
+    lines = [{"path": "/good", "content": "x"}, {"path": "bad", "content": "x"}]
+    answer = await http.post(f"/v1/memory_stores/{store.id}/import", json={"memories": lines})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "memories.1.path")
+    lines[1] = {"path": "/good/file", "content": "x"}
+    answer = await http.post(f"/v1/memory_stores/{store.id}/import", json={"memories": lines})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (409, "memories.1.path")
+    assert (await http.get(f"/v1/memory_stores/{store.id}/memories")).json()["data"] == []
+
+
+async def test_an_update_that_is_repeated_is_answered_as_the_first_time(http: httpx.AsyncClient, store: Any):
+    made = await save(http, store, "/n", "one")
+    url = f"/v1/memory_stores/{store.id}/memories/{made['id']}"
+    body, key = {"content": "two", "version": 1}, {"idempotency-key": f"u-{store.id}"}
+    first, again = [await http.post(url, json=body, headers=key) for _ in range(2)]
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json() == again.json()
+    assert (await http.post(url, json=body)).status_code == 409
