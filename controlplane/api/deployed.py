@@ -27,6 +27,7 @@ from controlplane.api.wire.deployments import (
 from controlplane.api.wire.sessions import AgentAtVersion, MountRequest
 from controlplane.store import agents, triggers
 from controlplane.store.deployments import DeploymentContent, DeploymentRecord, TriggerType
+from controlplane.store.memory_attached import Owners
 from controlplane.store.pool import Connection
 from controlplane.vault.keyring import Keyring
 
@@ -91,7 +92,9 @@ async def checked(connection: Connection, content: DeploymentContent, *, by: str
     if len(set(content.vault_ids)) < len(content.vault_ids):
         raise refused("vault_ids", "a vault appears more than once")
     await checked_content(connection, wanted)
-    await mounts_of(connection, wanted.resources or [], taken=[])
+    # A store that a session owns is no future session's, and neither is one of a user's.
+    owners = Owners(session_id="", agent_id=content.agent_id, user_id=None)
+    await mounts_of(connection, wanted.resources or [], owners, taken=[])
 
 
 def check_trigger(wanted: TriggerRequest | None, *, kept: TriggerType | None = None) -> None:

@@ -259,6 +259,10 @@ async def deleted_file(deployer: Deployer, made: dict[str, Any]) -> None:
     assert (await deployer.http.delete(f"/v1/files/{made['resources'][0]['file_id']}")).status_code == 200
 
 
+async def archived_store(deployer: Deployer, made: dict[str, Any]) -> None:
+    await deployer.post(f"/v1/memory_stores/{made['resources'][1]['memory_store_id']}/archive")
+
+
 async def closed_network(deployer: Deployer, made: dict[str, Any]) -> None:
     network = {"type": "limited", "allowed_hosts": ["example.com"], "allow_mcp_servers": False}
     await deployer.post(
@@ -289,6 +293,7 @@ ERRORS = [
     ("vault_archived_error", archived_vault, True),
     ("vault_not_found_error", deleted_vault, True),
     ("file_not_found_error", deleted_file, True),
+    ("memory_store_archived_error", archived_store, True),
     ("mcp_egress_blocked_error", closed_network, True),
     ("unknown_error", spent_budget, True),
     ("unknown_error", revoked_key, True),
@@ -302,7 +307,7 @@ async def test_the_rights_of_now_count(
     client: AsyncAnthropic, deployer: Deployer, kind: str, spoil: Any, pauses: bool, session: str
 ):
     made = await everything(deployer, session)
-    if session == "continue" and spoil is not deleted_environment and spoil is not deleted_file:
+    if session == "continue" and spoil not in (deleted_environment, deleted_file, archived_store):
         run = await deployer.outcome(made, minutes_ago(3))
         await deployer.rest(run)
         await look(deployer.api)
@@ -329,12 +334,13 @@ async def everything(deployer: Deployer, session: str) -> dict[str, Any]:
     vault = (await deployer.post("/v1/vaults", {"display_name": "v"}))["id"]
     budget = (await deployer.post("/v1/budgets", {"name": "b", "max_cost_usd": "1"}))["id"]
     file = (await deployer.http.post("/v1/files", files={"file": ("a.txt", b"x")})).json()["id"]
+    store = (await deployer.post("/v1/memory_stores", {"name": "m"}))["id"]
     key = (await deployer.post("/v1/api_keys", {"name": "another"}))["key"]
     body = await deployer.body(
         agent=agent,
         vault_ids=[vault],
         budget_ids=[budget],
-        resources=[{"type": "file", "file_id": file}],
+        resources=[{"type": "file", "file_id": file}, {"type": "memory_store", "memory_store_id": store}],
         session=session,
         schedule=EVERY_MINUTE,
     )
