@@ -53,8 +53,8 @@ _LIMITS = "attacks/egress/test_limits.py"
 _REVOCATION = "attacks/egress/test_revocation.py"
 
 EGRESS = [
-    _egress("Only hosts on the list", "rules", 'if policy.networking == "limited" and not _is_listed',
-            "if False and not _is_listed", _DESTINATIONS, f"{_LIMITS}::test_an_empty_environment_reaches_nothing"),
+    _egress("Only hosts on the list", "rules", 'if policy.networking == "limited" and not is_listed',
+            "if False and not is_listed", _DESTINATIONS, f"{_LIMITS}::test_an_empty_environment_reaches_nothing"),
     _egress("A name is matched label by label", "rules", 'if not name or not host.endswith("." + name):',
             "if not name or not host.endswith(name):", _DESTINATIONS),
     _egress("A wildcard binding is one label", "rules", 'return wildcard == "any_depth" or',

@@ -21,17 +21,17 @@ async def scheduler(api: Api) -> Scheduler:
     return Scheduler(database=api.database, client=await connect("127.0.0.1:9", "default"), submitter=api.submitter)
 
 
-def minutes_ago(count: int) -> datetime:
-    """A fire time of `EVERY_MINUTE`."""
-    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=count)
-
-
 class Deployer:
     """Makes deployments through the API, and fires them."""
 
     def __init__(self, api: Api, http: httpx.AsyncClient):
+        self._minute = datetime.now(UTC).replace(second=0, microsecond=0)
         self.api = api
         self.http = http
+
+    def minutes_ago(self, count: int) -> datetime:
+        """A fire time of `EVERY_MINUTE`, counted from the test's beginning: a minute may end in its middle."""
+        return self._minute - timedelta(minutes=count)
 
     async def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """POST and return the answer, which must be a success."""

@@ -12,7 +12,7 @@ from controlplane.store import due
 from controlplane.store.pool import ALL_WORKSPACES
 
 from .conftest import WORKSPACE, Api
-from .deploying import EVERY_MINUTE, HELLO, Deployer, minutes_ago, scheduler
+from .deploying import EVERY_MINUTE, HELLO, Deployer, scheduler
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def deployer(api: Api, http: httpx.AsyncClient) -> Deployer:
 
 async def test_a_firing_has_one_run_however_often_and_by_whomever_it_is_fired(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "allow"})
-    at = minutes_ago(1)
+    at = deployer.minutes_ago(1)
     await asyncio.gather(*(deployer.fire(made, at) for _ in range(6)))
     [run] = await deployer.runs(made)
     assert run["trigger_context"]["scheduled_at"] == at.isoformat().replace("+00:00", "Z")
@@ -34,8 +34,8 @@ async def test_a_firing_has_one_run_however_often_and_by_whomever_it_is_fired(de
 
 async def test_the_sdk_reads_runs(client: AsyncAnthropic, deployer: Deployer):
     made = await deployer.made()
-    await deployer.fire(made, minutes_ago(2))
-    await deployer.fire(made, minutes_ago(1))
+    await deployer.fire(made, deployer.minutes_ago(2))
+    await deployer.fire(made, deployer.minutes_ago(1))
     found = [run async for run in client.beta.deployment_runs.list(deployment_id=made["id"])]
     assert [run.trigger_context.type for run in found] == ["schedule", "schedule"]
     failed = [run async for run in client.beta.deployment_runs.list(deployment_id=made["id"], has_error=True)]
@@ -48,7 +48,7 @@ async def test_the_sdk_reads_runs(client: AsyncAnthropic, deployer: Deployer):
 async def test_what_the_schedule_has_no_more_does_not_fire(deployer: Deployer, change: str):
     made = await deployer.made()
     path = f"/v1/deployments/{made['id']}"
-    at = minutes_ago(1)
+    at = deployer.minutes_ago(1)
     if change == "not a time of it":
         at += timedelta(seconds=7)
     elif change == "another schedule":
@@ -61,20 +61,20 @@ async def test_what_the_schedule_has_no_more_does_not_fire(deployer: Deployer, c
 
 async def test_skip_leaves_a_record_of_what_it_leaves_out(deployer: Deployer):
     made = await deployer.made()
-    first = await deployer.outcome(made, minutes_ago(3))
-    second = await deployer.outcome(made, minutes_ago(2))
+    first = await deployer.outcome(made, deployer.minutes_ago(3))
+    second = await deployer.outcome(made, deployer.minutes_ago(2))
     assert (second["outcome"], second["error"]["code"], second["session_id"]) == ("skipped", "run_skipped", None)
     await deployer.rest(first)
     await look(deployer.api)
-    third = await deployer.outcome(made, minutes_ago(1))
+    third = await deployer.outcome(made, deployer.minutes_ago(1))
     assert third["state"] == "running"
 
 
 async def test_buffer_one_lets_one_wait_which_begins_when_the_first_has_ended(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "buffer_one"})
-    first = await deployer.outcome(made, minutes_ago(3))
-    second = await deployer.outcome(made, minutes_ago(2))
-    third = await deployer.outcome(made, minutes_ago(1))
+    first = await deployer.outcome(made, deployer.minutes_ago(3))
+    second = await deployer.outcome(made, deployer.minutes_ago(2))
+    third = await deployer.outcome(made, deployer.minutes_ago(1))
     assert [run["state"] for run in (first, second, third)] == ["running", "waiting", "ended"]
     assert third["outcome"] == "skipped"
     await deployer.rest(first)
@@ -85,9 +85,9 @@ async def test_buffer_one_lets_one_wait_which_begins_when_the_first_has_ended(de
 
 async def test_cancel_other_stops_the_one_before(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "cancel_other"})
-    first = await deployer.outcome(made, minutes_ago(2))
+    first = await deployer.outcome(made, deployer.minutes_ago(2))
     await deployer.execute("UPDATE sessions SET status = 'running' WHERE id = %s", first["session_id"])
-    second = await deployer.outcome(made, minutes_ago(1))
+    second = await deployer.outcome(made, deployer.minutes_ago(1))
     assert second["state"] == "running"
     assert (await deployer.runs(made))[0]["outcome"] == "cancelled"
     events = (await deployer.http.get(f"/v1/sessions/{first['session_id']}/events")).json()["data"]
@@ -98,15 +98,15 @@ async def test_cancel_other_stops_the_one_before(deployer: Deployer):
 async def test_allow_lets_all_run(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "allow"})
     for count in (3, 2, 1):
-        await deployer.fire(made, minutes_ago(count))
+        await deployer.fire(made, deployer.minutes_ago(count))
     assert {run["state"] for run in await deployer.runs(made)} == {"running"}
 
 
 async def test_a_firing_beyond_the_window_is_recorded_as_missed(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "catchup_window": 300})
-    late = await deployer.outcome(made, minutes_ago(7))
+    late = await deployer.outcome(made, deployer.minutes_ago(7))
     assert (late["outcome"], late["error"]["code"]) == ("missed", "run_missed")
-    assert (await deployer.outcome(made, minutes_ago(3)))["state"] == "running"
+    assert (await deployer.outcome(made, deployer.minutes_ago(3)))["state"] == "running"
 
 
 @pytest.mark.parametrize(("window", "missed"), [("10m", 10), ("2h", 0)])
@@ -141,14 +141,14 @@ async def test_after_an_hours_absence_all_twelve_firings_are_accounted_for(
 async def test_after_max_runs_nothing_fires(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "allow", "max_runs": 2})
     for count in (4, 3, 2, 1):
-        await deployer.fire(made, minutes_ago(count))
+        await deployer.fire(made, deployer.minutes_ago(count))
     assert len(await deployer.runs(made)) == 2
     assert (await deployer.get(made))["schedule"]["upcoming_runs_at"] == []
 
 
 async def test_beyond_its_deadline_a_run_is_interrupted(deployer: Deployer):
     made = await deployer.made(deadline="1h", pause_on_failure=1)
-    run = await deployer.outcome(made, minutes_ago(1))
+    run = await deployer.outcome(made, deployer.minutes_ago(1))
     await deployer.execute("UPDATE sessions SET status = 'running' WHERE id = %s", run["session_id"])
     await look(deployer.api)
     assert (await deployer.runs(made))[0]["state"] == "running"
@@ -165,7 +165,7 @@ async def test_beyond_its_deadline_a_run_is_interrupted(deployer: Deployer):
 async def test_failures_in_a_row_pause_and_a_success_forgives_them(deployer: Deployer):
     made = await deployer.made(pause_on_failure=2)
     for count, stop in ((5, "retries_exhausted"), (4, "end_turn"), (3, "refusal"), (2, "budget_reached")):
-        run = await deployer.outcome(made, minutes_ago(count))
+        run = await deployer.outcome(made, deployer.minutes_ago(count))
         assert (await deployer.get(made))["status"] == "active"
         await deployer.rest(run, type=stop)
         await look(deployer.api)
@@ -176,7 +176,7 @@ async def test_failures_in_a_row_pause_and_a_success_forgives_them(deployer: Dep
 
 async def test_what_waits_for_a_person_has_not_ended(deployer: Deployer):
     made = await deployer.made()
-    run = await deployer.outcome(made, minutes_ago(1))
+    run = await deployer.outcome(made, deployer.minutes_ago(1))
     await deployer.rest(run, type="requires_action")
     await look(deployer.api)
     assert (await deployer.runs(made))[0]["state"] == "running"
@@ -184,27 +184,27 @@ async def test_what_waits_for_a_person_has_not_ended(deployer: Deployer):
 
 async def test_a_run_goes_on_in_the_session_of_the_one_before(deployer: Deployer):
     made = await deployer.made(session="continue")
-    first = await deployer.outcome(made, minutes_ago(4))
+    first = await deployer.outcome(made, deployer.minutes_ago(4))
     await deployer.rest(first)
     await look(deployer.api)
-    second = await deployer.outcome(made, minutes_ago(3))
+    second = await deployer.outcome(made, deployer.minutes_ago(3))
     assert second["session_id"] == first["session_id"] == (await deployer.get(made))["session_id"]
     events = (await deployer.http.get(f"/v1/sessions/{first['session_id']}/events")).json()["data"]
     assert [event["type"] for event in events] == ["user.message", "user.message"]
     await deployer.rest(second)
     await look(deployer.api)
     await deployer.post(f"/v1/sessions/{first['session_id']}/archive")
-    third = await deployer.outcome(made, minutes_ago(2))
+    third = await deployer.outcome(made, deployer.minutes_ago(2))
     assert third["session_id"] not in (None, first["session_id"]), "an archived one takes nothing; a new one begins"
 
 
 async def test_a_backfill_runs_what_has_no_run_one_after_the_other(deployer: Deployer):
     made = await deployer.made()
-    fired = await deployer.outcome(made, minutes_ago(3))
+    fired = await deployer.outcome(made, deployer.minutes_ago(3))
     await deployer.rest(fired)
     await look(deployer.api)
     path = f"/v1/deployments/{made['id']}/backfill"
-    wanted = {"start_at": minutes_ago(4).isoformat(), "end_at": minutes_ago(2).isoformat()}
+    wanted = {"start_at": deployer.minutes_ago(4).isoformat(), "end_at": deployer.minutes_ago(2).isoformat()}
     assert len((await deployer.post(path, {**wanted, "dry_run": True}))["times"]) == 2
     assert len(await deployer.runs(made)) == 1
     runs = (await deployer.post(path, wanted))["runs"]
@@ -308,11 +308,11 @@ async def test_the_rights_of_now_count(
 ):
     made = await everything(deployer, session)
     if session == "continue" and spoil not in (deleted_environment, deleted_file, archived_store):
-        run = await deployer.outcome(made, minutes_ago(3))
+        run = await deployer.outcome(made, deployer.minutes_ago(3))
         await deployer.rest(run)
         await look(deployer.api)
     await spoil(deployer, made)
-    run = await deployer.outcome(made, minutes_ago(2))
+    run = await deployer.outcome(made, deployer.minutes_ago(2))
     assert (run["outcome"], run["session_id"]) == ("failed", None)
     assert run["error"]["type"] == kind
     assert run["error"]["message"]
@@ -355,22 +355,24 @@ async def test_whoever_unpauses_stands_in_for_a_revoked_key(deployer: Deployer):
         made = (await leaving.post("/v1/deployments", json=body)).json()
     assert made["created_by"] == key["id"]
     await deployer.post(f"/v1/api_keys/{key['id']}/revoke")
-    failed = await deployer.outcome(made, minutes_ago(3))
+    failed = await deployer.outcome(made, deployer.minutes_ago(3))
     assert failed["error"]["code"] == "key_revoked"
     after = await deployer.post(f"/v1/deployments/{made['id']}/unpause")
     assert after["created_by"] != key["id"]
-    assert (await deployer.outcome(made, minutes_ago(2)))["state"] == "running"
+    assert (await deployer.outcome(made, deployer.minutes_ago(2)))["state"] == "running"
 
 
 async def test_more_runs_than_anybody_follows_are_refused_and_do_not_pause(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "allow"})
-    wanted = {"start_at": minutes_ago(101).isoformat(), "end_at": minutes_ago(2).isoformat()}
+    start = deployer.minutes_ago(101)
+    wanted = {"start_at": start.isoformat(), "end_at": (start + timedelta(minutes=99)).isoformat()}
     runs = (await deployer.post(f"/v1/deployments/{made['id']}/backfill", wanted))["runs"]
     assert [run["state"] for run in runs] == ["running"] * 100
-    more = {"start_at": minutes_ago(102).isoformat(), "end_at": minutes_ago(102).isoformat()}
+    before = (start - timedelta(minutes=1)).isoformat()
+    more = {"start_at": before, "end_at": before}
     answer = await deployer.http.post(f"/v1/deployments/{made['id']}/backfill", json=more)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_runs")
-    run = await deployer.outcome(made, minutes_ago(1))
+    run = await deployer.outcome(made, deployer.minutes_ago(1))
     assert run["error"]["type"] == "session_rate_limited_error"
     assert (await deployer.get(made))["status"] == "active"
 
@@ -382,9 +384,9 @@ async def test_what_cannot_be_begun_for_no_reason_known_is_given_up(deployer: De
         'UPDATE deployments SET initial_events = \'[{"type": "no.such"}]\' WHERE id = %s', made["id"]
     )
     with pytest.raises(ValueError, match="no\\.such"):
-        await deployer.fire(made, minutes_ago(1))
+        await deployer.fire(made, deployer.minutes_ago(1))
     assert await deployer.runs(made) == []
-    await deployer.fire(made, minutes_ago(1), give_up=True)
+    await deployer.fire(made, deployer.minutes_ago(1), give_up=True)
     [run] = await deployer.runs(made)
     assert run["error"]["type"] == "unknown_error"
     assert (await deployer.get(made))["paused_reason"]["error"]["code"] == "internal_error"
@@ -400,8 +402,8 @@ async def test_a_manual_run_that_fails_pauses_nothing(deployer: Deployer):
 
 async def test_archiving_lets_what_waits_not_begin(deployer: Deployer):
     made = await deployer.made(schedule={**EVERY_MINUTE, "overlap": "buffer_one"})
-    await deployer.fire(made, minutes_ago(2))
-    await deployer.fire(made, minutes_ago(1))
+    await deployer.fire(made, deployer.minutes_ago(2))
+    await deployer.fire(made, deployer.minutes_ago(1))
     await deployer.post(f"/v1/deployments/{made['id']}/archive")
     await look(deployer.api)
     assert [run["outcome"] or run["state"] for run in await deployer.runs(made)] == ["running", "cancelled"]
@@ -409,7 +411,7 @@ async def test_archiving_lets_what_waits_not_begin(deployer: Deployer):
 
 async def test_the_message_is_what_the_deployment_says(deployer: Deployer):
     made = await deployer.made()
-    run = await deployer.outcome(made, minutes_ago(1))
+    run = await deployer.outcome(made, deployer.minutes_ago(1))
     events = (await deployer.http.get(f"/v1/sessions/{run['session_id']}/events")).json()["data"]
     assert events[0]["content"] == HELLO["content"]
 

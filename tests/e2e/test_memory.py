@@ -36,7 +36,10 @@ async def results(client: Client, session_id: str, *steps: dict[str, Any]) -> li
         return [text(event) for event in watcher.of("agent.tool_result")]
 
 
-@pytest.mark.parametrize("harness", ["builtin", "opencode", "claude-agent-sdk", "codex"])
+@pytest.mark.parametrize(
+    "harness",
+    ["builtin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("opencode", "claude-agent-sdk", "codex"))],
+)
 async def test_the_tools_work_on_every_harness(client: Client, harness: HarnessName):
     available(harness)
     store_id, resources = await attached(client)

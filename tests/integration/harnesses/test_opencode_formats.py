@@ -10,6 +10,8 @@ from tests.integration.harnesses.talk import Talk
 from tests.integration.models.conftest import Gateway
 from tests.support.harnesses import available
 
+pytestmark = pytest.mark.slow
+
 globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})
 
 
