@@ -139,12 +139,12 @@ class ToolRunner:
         receipt = opening_receipt(call.tool_use_id, box)
         provider = self._keeper.provider(box)
         try:
-            remembered: list[str] = []
-            if row.sandbox_id is None:
-                # An earlier attempt may have started the command: what it has written is not to be written over.
-                remembered += await self._shelf.before(call, box, provider)
+            # An earlier attempt may have started the command: what it has written is not to be written over.
+            is_first = row.sandbox_id is None
+            remembered = await self._shelf.before(call, box, provider) if is_first else ()
             result = await self._result(call, box, row)
-            remembered += await self._shelf.after(call, box, provider)
+            if remembered is not None:
+                remembered = [*remembered, *await self._shelf.after(call, box, provider)]
         except SandboxLostError:
             await self._keeper.lost(box)
             return await self._lose(call)
@@ -156,7 +156,7 @@ class ToolRunner:
             sentence = "\n".join(filter(None, [receipt, f"Not done: {error}."]))
             return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
         refused = await self._refusals.during(call, box.id) if box.details.way_out else []
-        outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused, remembered=remembered)
+        outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused, remembered=remembered or ())
         condemned = await self._keeper.condemn(box) if result.must_recycle else None
         state = await self._finish(
             call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"})

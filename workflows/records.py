@@ -202,8 +202,11 @@ class Remembering(Protocol):
 class Shelf(Protocol):
     """Memory as files of a sandbox."""
 
-    async def before(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:
-        """Save edits that nobody has seen, then have the files say what memory says; return what to tell of it."""
+    async def before(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str] | None:
+        """Save edits that nobody has seen, then have the files say what memory says; return what to tell of it.
+
+        None: the session has no memory, and nothing is to be looked at after the command.
+        """
         ...
 
     async def after(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:

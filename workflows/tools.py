@@ -84,9 +84,10 @@ class TurnTools:
         return await self._outcome(call)
 
     def _problem(self, use: ToolUse) -> str | None:
-        if use.name not in {tool.name for tool in self._turn.spec.tools}:
+        tool = next((tool for tool in self._turn.spec.tools if tool.name == use.name), None)
+        if tool is None:
             return f"There is no tool named {use.name!r}."
-        return toolset.check(use.name, use.input)
+        return toolset.check(use.name, use.input, is_custom=toolset.is_custom(tool))
 
     async def _run(self, call: ToolCallInput, queue: str) -> None:
         """Have the call run where its session's sandbox is; what arrives at the wrong host has not been started."""

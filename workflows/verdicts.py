@@ -58,10 +58,12 @@ def verdict(agent_tools: Iterable[Mapping[str, Any]], name: str) -> Verdict:
     attached to. ``auto`` leaves it to rules; where none says otherwise, a person is asked.
     """
     entries = list(agent_tools)
-    if name == PROVISION or name in MEMORY_TOOLS:
+    if name == PROVISION:
         return "allow"
     if name != EXECUTE and any(entry["type"] == "custom" and entry["name"] == name for entry in entries):
         return "client"
+    if name in MEMORY_TOOLS:
+        return "allow"
     wanted = "bash" if name == EXECUTE else name
     policies = [_policy(entry, wanted) for entry in entries if entry["type"] != "custom"]
     return "allow" if all(policy in {None, "always_allow"} for policy in policies) else "ask"

@@ -56,11 +56,11 @@ class MemoryFolder:
         self._database = database
         self._preparer = preparer
 
-    async def before(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> list[str]:
+    async def before(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> list[str] | None:
         """See `Shelf.before`."""
         stores = await self._stores(call)
         if not stores:
-            return []
+            return None
         notes = await self._take(call, box, provider, stores, step="before")
         for store in stores:
             notes += await self._show(call, box, provider, store)

@@ -155,7 +155,7 @@ async def _has_read_what_nobody_vouches_for(connection: Connection, session_id: 
         "SELECT EXISTS (SELECT FROM tool_calls c LEFT JOIN events e ON e.id = c.result_event_id"
         "   WHERE c.session_id = %(session)s AND c.id <> %(call)s"
         "     AND c.state IN ('dispatched', 'confirmed', 'unknown')"
-        "     AND c.name <> %(provision)s AND (c.name <> ALL(%(memory)s)"
+        "     AND c.name <> %(provision)s AND (c.name <> ALL(%(memory)s) OR c.verdict = 'client'"
         "       OR e.payload -> 'tool_call' ->> 'untrusted' = 'true'))"
         " OR EXISTS (SELECT FROM session_resources r JOIN memories m ON m.store_id = r.config ->> 'memory_store_id'"
         "   WHERE r.session_id = %(session)s AND r.type = 'memory_store' AND m.memory_type IS NOT NULL"

@@ -2,7 +2,7 @@
 
 from harness_adapters.toolset.commands import Continuation, SandboxCommand, command, continuation
 from harness_adapters.toolset.definitions import EXECUTE, PROVISION, definitions
-from harness_adapters.toolset.inputs import INVALID_INPUT, check
+from harness_adapters.toolset.inputs import INVALID_INPUT, check, is_custom
 from harness_adapters.toolset.memory import BY_NAME as MEMORY_TOOLS
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "command",
     "continuation",
     "definitions",
+    "is_custom",
 ]

@@ -167,10 +167,12 @@ def definitions(agent_tools: Sequence[Mapping[str, Any]], *, memory: bool = Fals
     """Return what an agent with the ``tools`` of the wire format shows its model.
 
     Always the two sandbox tools first; with ``memory``, of a session that has some, the tools for it; then what its
-    toolset enables; then its custom tools. A custom tool that takes a name already given is left out: a name means
-    one tool.
+    toolset enables; then its custom tools. A name means one tool: a custom one goes before one for memory, which
+    its agent knows nothing of, and is left out if another has its name.
     """
-    found = {tool.name: tool for tool in (*SANDBOX_TOOLS, *(DEFINITIONS if memory else ()))}
+    own = {entry["name"] for entry in agent_tools if entry.get("type") == "custom"}
+    for_memory = [tool for tool in DEFINITIONS if memory and tool.name not in own]
+    found = {tool.name: tool for tool in (*SANDBOX_TOOLS, *for_memory)}
     for entry in agent_tools:
         if entry.get("type") == _TOOLSET:
             found |= {tool.name: tool for tool in AGENT_TOOLS if _enabled(entry, tool.name)}

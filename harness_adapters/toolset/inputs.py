@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from harness_adapters.contract import ToolDefinition
 from harness_adapters.toolset.definitions import BUILTIN, EXECUTE
 from harness_adapters.toolset.memory import BY_NAME
 
@@ -21,10 +22,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def check(name: str, value: Mapping[str, Any]) -> str | None:
+def check(name: str, value: Mapping[str, Any], *, is_custom: bool = False) -> str | None:
     """Return what is wrong with ``value`` as the input of the tool ``name``, or None.
 
-    The input of a tool that does not run in a sandbox is for its own maker to judge: only unreadable arguments are
+    The input of a custom tool, whatever its name, is for its own maker to judge: only unreadable arguments are
     refused here.
     """
     if INVALID_INPUT in value:
@@ -33,10 +34,15 @@ def check(name: str, value: Mapping[str, Any]) -> str | None:
             " cuts them off), so nothing was run. Call it again with valid JSON, in smaller pieces if it was long."
         )
     tool = BUILTIN.get(name) or BY_NAME.get(name)
-    if tool is None:
+    if tool is None or is_custom:
         return None
     problem = next(_problems(tool.input_schema, dict(value), ""), None) or _extra_rules(name, value)
     return None if problem is None else f"{name}: {problem}; nothing was run."
+
+
+def is_custom(tool: ToolDefinition) -> bool:
+    """Say whether a tool that a model is shown is none of ours, whatever its name."""
+    return tool != (BUILTIN.get(tool.name) or BY_NAME.get(tool.name))
 
 
 def _problems(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[str]:

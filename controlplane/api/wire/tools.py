@@ -23,9 +23,8 @@ from controlplane.definitions import (
     WebFetchTool,
     WebSearchTool,
 )
-from harness_adapters.toolset import MEMORY_TOOLS
 
-RESERVED_TOOL_NAMES = frozenset({"sandbox_provision", "sandbox_execute", *MEMORY_TOOLS})
+RESERVED_TOOL_NAMES = frozenset({"sandbox_provision", "sandbox_execute"})
 TOOLSET_NAMES = ("bash", "edit", "read", "write", "glob", "grep", "web_fetch", "web_search")
 MAX_TOOLS = 256
 MAX_MCP_SERVERS = 20

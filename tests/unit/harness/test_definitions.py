@@ -1,6 +1,6 @@
 """What an agent's `tools` come to."""
 
-from harness_adapters.toolset import definitions
+from harness_adapters.toolset import MEMORY_TOOLS, definitions, is_custom
 
 TOOLSET = "agent_toolset_20260401"
 BOTH = ["sandbox_provision", "sandbox_execute"]
@@ -37,3 +37,15 @@ def test_custom_tools_are_shown_with_their_schema():
 def test_a_custom_tool_cannot_take_the_name_of_a_sandbox_tool():
     taken = {"type": "custom", "name": "sandbox_execute", "description": "mine", "input_schema": {"type": "object"}}
     assert [tool.description for tool in definitions([taken])] == [tool.description for tool in definitions([])]
+
+
+def test_the_tools_for_memory_come_with_memory():
+    assert not set(MEMORY_TOOLS) & set(_names([]))
+    assert [tool.name for tool in definitions([], memory=True)] == [*BOTH, *MEMORY_TOOLS]
+
+
+def test_a_custom_tool_keeps_its_name_beside_memory():
+    own = {"type": "custom", "name": "save_memory", "description": "mine", "input_schema": {"type": "object"}}
+    found = {tool.name: tool for tool in definitions([own], memory=True)}
+    assert found["save_memory"].description == "mine" and is_custom(found["save_memory"])
+    assert set(found) == {*BOTH, *MEMORY_TOOLS} and not is_custom(found["memory_read"])

@@ -67,3 +67,10 @@ def test_a_bad_call_is_refused_with_the_field(name: str, value: dict[str, object
     assert problem.startswith(name) or name in problem
     assert said in problem
     assert "nothing was run" in problem
+
+
+@pytest.mark.parametrize("name", ["read", "save_memory"])
+def test_a_custom_tools_input_is_its_makers_to_judge_whatever_its_name(name: str):
+    assert check(name, {"anything": 1}) is not None
+    assert check(name, {"anything": 1}, is_custom=True) is None
+    assert check(name, {INVALID_INPUT: "{"}, is_custom=True) is not None

@@ -34,6 +34,8 @@ def toolset(default: str, **own: str) -> dict[str, Any]:
         ([toolset("always_ask", bash="always_allow")], "sandbox_execute", "allow"),
         ([toolset("always_ask")], "sandbox_provision", "allow"),
         ([{**CUSTOM, "name": "sandbox_execute"}], "sandbox_execute", "allow"),
+        ([], "save_memory", "allow"),
+        ([{**CUSTOM, "name": "save_memory"}], "save_memory", "client"),
     ],
 )
 def test_who_decides(tools: list[dict[str, Any]], name: str, expected: Verdict) -> None:
