@@ -48,17 +48,22 @@ async def test_saves_of_an_agent_happen_once_whoever_is_killed(client: Client, s
     resources = [{"type": "memory_store", "memory_store_id": store["id"]}]
     session_id = await client.session(resources=resources)
     steps = [
-        {"tools": [{"name": "save_memory", "input": {"path": f"/{number}", "content": f"memory {number}"}}]}
+        {
+            "first_byte_ms": 300,
+            "tools": [{"name": "save_memory", "input": {"path": f"/{number}", "content": f"memory {number}"}}],
+        }
         for number in range(20)
     ]
     async with client.watching(session_id) as watcher:
         await client.say(session_id, script(*steps, {"text": "done"}))
         for number, part in enumerate(["memory", "brain", "memory", "api", "memory", "postgres", "memory"]):
             await watcher.until(lambda w, n=number: len(w.of("agent.tool_result")) >= 2 * n + 1)
+            assert "session.status_idle" not in watcher.types, "the turn must be under way at every kill"
             await _kill(stack, part)
         await watcher.until_idle(timeout_seconds=120)
         said = [text(event) for event in watcher.of("agent.tool_result")]
     assert said == [f"Saved: /{number} is version 1 now." for number in range(20)]
+    await stack.ready_again()
     versions = _counts(stack, f"SELECT count(*) FROM memory_versions WHERE store_id = '{store['id']}'")  # noqa: S608
     assert versions == [(20,)]
 
