@@ -223,12 +223,18 @@ def limited(*hosts: str, provider: str = "namespace") -> dict[str, Any]:
     return {"provider": provider, "networking": {"type": "limited", "allowed_hosts": list(hosts)}}
 
 
+_CLIENTS = (
+    "httpx", "httpcore", "h11", "anyio", "sniffio", "idna", "certifi", "typing_extensions", "requests", "urllib3",
+    "charset_normalizer",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def httpx_archive() -> bytes:
-    """httpx with what it needs, as one file that Python can import from."""
+def clients_archive() -> bytes:
+    """httpx and requests with what they need, as one file that Python can import from."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("httpx", "httpcore", "h11", "anyio", "sniffio", "idna", "certifi", "typing_extensions"):
+        for name in _CLIENTS:
             spec = find_spec(name)
             if spec is None or spec.origin is None:
                 continue
@@ -241,12 +247,12 @@ def httpx_archive() -> bytes:
 
 
 @pytest.fixture(scope="module", params=PROVIDERS)
-async def hands(request: pytest.FixtureRequest, world: World, httpx_archive: bytes) -> AsyncGenerator[Hands]:
+async def hands(request: pytest.FixtureRequest, world: World, clients_archive: bytes) -> AsyncGenerator[Hands]:
     """A session with a vault in an environment that reaches some hosts, on each provider."""
     if request.param == "docker" and (missing := await docker_available()) is not None:
         pytest.skip(missing)
-    file_id = await world.client.upload("httpx.zip", httpx_archive)
-    mounts = [{"type": "file", "file_id": file_id, "mount_path": "/workspace/httpx.zip"}]
+    file_id = await world.client.upload("clients.zip", clients_archive)
+    mounts = [{"type": "file", "file_id": file_id, "mount_path": "/workspace/clients.zip"}]
     reached = ("files.test", "git.test", "api.test", "second.test", "plain.test")
     config = limited(*reached, provider=request.param)
     async with world.hands(config=config, vault_ids=[world.vault_id], resources=mounts) as opened:
@@ -286,13 +292,13 @@ _TOOLS = {
         "from the repository",
     ),
     "requests": (
-        "pip",
-        "python3 -c 'from pip._vendor import requests; print(requests.get(\"https://files.test/checkout/README\").text)'",
+        "python3",
+        "PYTHONPATH=clients.zip python3 -c 'import requests; print(requests.get(\"https://files.test/checkout/README\").text)'",
         "from the repository",
     ),
     "httpx": (
         "python3",
-        "PYTHONPATH=httpx.zip python3 -c 'import httpx; print(httpx.get(\"https://files.test/checkout/README\").text)'",
+        "PYTHONPATH=clients.zip python3 -c 'import httpx; print(httpx.get(\"https://files.test/checkout/README\").text)'",
         "from the repository",
     ),
     "fetch": (
@@ -313,7 +319,7 @@ async def test_a_program_reaches_an_allowed_host_without_set_up(hands: Hands, to
     program, command, expected = _TOOLS[tool]
     if "missing" in await hands.run(f"command -v {program} > /dev/null || echo missing"):
         pytest.skip(f"there is no {program} in this sandbox")
-    told = await hands.run(f"rm -rf t && mkdir t && cd t && ln -s ../httpx.zip . && {command}")
+    told = await hands.run(f"rm -rf t && mkdir t && cd t && ln -s ../clients.zip . && {command}")
     assert expected in told, told
     assert "[network]" not in told
 
