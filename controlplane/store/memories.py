@@ -297,15 +297,16 @@ def taken(path: str) -> ConflictError:
 async def _make_way(connection: Connection, store: StoreRecord, path: str) -> None:
     """Refuse a path that is taken, unless by what has expired, or that would make a file of a folder."""
     folders = [path[:place] for place, character in enumerate(path) if character == "/" and place]
-    found = await rows(
+    while row := await one(
         connection,
         "SELECT * FROM memories WHERE store_id = %(store_id)s"
-        " AND (path = ANY(%(taken)s) OR (path > %(inside)s AND path < %(beyond)s)) LIMIT 1",
+        " AND (path = ANY(%(taken)s) OR (path > %(inside)s AND path < %(beyond)s))"
+        " ORDER BY expires_at <= clock_timestamp() NULLS FIRST LIMIT 1",
         # '0' is the character after '/'.
         {"store_id": store.id, "taken": [path, *folders], "inside": path + "/", "beyond": path + "0"},
-    )
-    for other in map(MemoryRecord.model_validate, found):
-        if other.path == path and other.expires_at is not None and other.expires_at <= datetime.now(UTC):
+    ):
+        other = MemoryRecord.model_validate(row)
+        if other.expires_at is not None and other.expires_at <= datetime.now(UTC):
             await remove(connection, store, other, Author(is_person=True))
         elif other.path == path:
             raise taken(path)

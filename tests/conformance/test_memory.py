@@ -279,6 +279,17 @@ async def test_what_has_expired_is_out_of_sight(http: httpx.AsyncClient, store: 
     assert again["content"] == "Ada is back"
 
 
+async def test_what_has_expired_is_in_nobodys_way(http: httpx.AsyncClient, store: Any):
+    for path in ("/a", "/b/1", "/b/2"):
+        await save(http, store, path, "gone", expires_at="2020-01-01T00:00:00Z")
+    assert (await save(http, store, "/a/below", "a folder now"))["path"] == "/a/below"
+    assert (await save(http, store, "/b", "a file now"))["path"] == "/b"
+    await save(http, store, "/c/1", "gone", expires_at="2020-01-01T00:00:00Z")
+    await save(http, store, "/c/2", "here")
+    refused = await http.post(f"/v1/memory_stores/{store.id}/memories", json={"path": "/c", "content": "a file"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "memory_path_taken")
+
+
 async def test_a_session_gets_stores_that_its_owner_may_have(
     client: AsyncAnthropic, http: httpx.AsyncClient, agent: Any, environment: Any, store: Any
 ):
