@@ -1,5 +1,6 @@
 """Memory as an agent has it: in its prompt, with its tools, and as files in its sandbox."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -66,6 +67,22 @@ async def test_the_tools_work_on_every_harness(client: Client, harness: HarnessN
     assert (told["session_id"], told["tool"], told["model"]) == (session_id, "save_memory", MODELS[harness])
     assert told["turn_id"] and told["tool_use_id"]
     assert versions[0]["created_by"] == {"type": "session_actor", "session_id": session_id}
+
+
+async def test_what_has_expired_is_taken_away_without_anybody_asking(client: Client):
+    store_id, _ = await attached(client)
+    url = f"/v1/memory_stores/{store_id}"
+    await client.post(f"{url}/memories", {"path": "/old", "content": "x", "expires_at": "2020-01-01T00:00:00Z"})
+    await client.post(f"{url}/memories", {"path": "/new", "content": "y"})
+    async with asyncio.timeout(60):
+        versions = (await client.get(f"{url}/memory_versions"))["data"]
+        while len(versions) < 3:
+            await asyncio.sleep(0.2)
+            versions = (await client.get(f"{url}/memory_versions"))["data"]
+    assert [(each["path"], each["operation"]) for each in versions if each["path"] == "/old"] == [
+        ("/old", "deleted"),
+        ("/old", "created"),
+    ]
 
 
 async def test_a_turn_begins_with_the_blocks_and_what_has_to_do_with_it(client: Client):
