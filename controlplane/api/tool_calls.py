@@ -8,7 +8,9 @@ from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, de
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.tool_calls import ToolCall
 from controlplane.store import calls, sessions
+from controlplane.store.calls import CallRecord
 from controlplane.store.positions import Position
+from harness_adapters import toolset
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/tool_calls", tags=["sessions"])
 
@@ -23,5 +25,12 @@ async def list_tool_calls(
         await sessions.last_seq(connection, session_id)
         found = await calls.listing(connection, session_id, beyond=cursor.position(), limit=limit + 1)
     shown, following = cut(found, limit, "tool_calls", lambda each: Position(created_at=each.intended_at, id=each.id))
-    data = [ToolCall(**each.model_dump()) for each in shown]
+    data = [_shown(each) for each in shown]
     return json_response(Page[ToolCall](data=data, next_page=following))
+
+
+def _shown(call: CallRecord) -> ToolCall:
+    ran_with = call.input if call.edited_input is None else call.edited_input
+    is_ours = call.verdict != "client"
+    exec_id = toolset.exec_id(call.name, ran_with, call.id) if is_ours else None
+    return ToolCall(**call.model_dump(), exec_id=exec_id)

@@ -53,6 +53,14 @@ def continuation(name: str, value: Mapping[str, Any]) -> Continuation | None:
     return Continuation.model_validate(value)
 
 
+def exec_id(name: str, value: Mapping[str, Any], call_id: str) -> str | None:
+    """Return the id under which the sandbox knows the command of a call; None for a tool that has none."""
+    if name not in _COMMANDS:
+        return None
+    earlier = value.get("exec_id") if name == EXECUTE else None
+    return earlier if isinstance(earlier, str) else call_id
+
+
 def command(name: str, value: Mapping[str, Any]) -> SandboxCommand:
     """Return the command for a call that `check` has nothing against; raises KeyError for a tool that has none."""
     return _COMMANDS[name](value)

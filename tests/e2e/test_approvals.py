@@ -56,6 +56,7 @@ async def test_a_call_waits_until_it_is_allowed_and_then_runs(client: Client) ->
     assert (row["state"], row["decision"]) == ("confirmed", "allow")
     assert row["decided_by"].startswith("key_")
     assert watcher.of("user.tool_confirmation")[0]["decided_by"] == row["decided_by"]
+    assert row["exec_id"] == use["id"]
     assert all([row["decided_at"], row["dispatched_at"], row["sandbox_id"], row["result_event_id"]])
 
 

@@ -9,7 +9,7 @@ from controlplane.api.wire.common import Answer, Request
 
 
 class ToolCall(Answer):
-    """A tool call and how far it is. Its id is the tool use's event id, and the id under which its command ran."""
+    """A tool call and how far it is. Its id is the tool use's event id."""
 
     type: Literal["tool_call"] = "tool_call"
     id: str
@@ -34,6 +34,10 @@ class ToolCall(Answer):
     decided_by: str | None = Field(description="The id of the API key, or `expiry`.")
     decided_at: datetime | None
     sandbox_id: str | None
+    exec_id: str | None = Field(
+        description="Of a command: the id under which its sandbox runs it, at most once. A call that goes on with an"
+        " earlier command has that one's."
+    )
     result_event_id: str | None
     intended_at: datetime
     dispatched_at: datetime | None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness_adapters.toolset import check, command
+from harness_adapters.toolset import check, command, exec_id
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -265,3 +265,21 @@ def test_the_commands_run_with_busybox_alone(tmp_path: Path):
             check=False,
         )
         assert said in done.stdout, (name, done)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("sandbox_execute", {"command": "true"}, "sevt_call"),
+        ("sandbox_execute", {"exec_id": "sevt_earlier", "stdin": "y"}, "sevt_earlier"),
+        ("bash", {"command": "true"}, "sevt_call"),
+        ("bash", {"command": "true", "exec_id": "sevt_earlier"}, "sevt_call"),
+        ("sandbox_execute", {"exec_id": 7}, "sevt_call"),
+        ("sandbox_provision", {}, None),
+        ("save_memory", {"path": "/a"}, None),
+    ],
+)
+def test_a_command_is_known_by_the_id_of_the_call_that_started_it(
+    name: str, value: dict[str, Any], expected: str | None
+):
+    assert exec_id(name, value, "sevt_call") == expected
