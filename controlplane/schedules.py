@@ -49,8 +49,6 @@ _AWAY = (RPCError, RuntimeError)
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _AT_ONCE = 8
-_MOST_MISSED = 100
-"""Firings that are recorded as missed at a time; of a longer absence the latest are."""
 
 
 class Scheduler:
@@ -96,7 +94,7 @@ class Scheduler:
         now = datetime.now(UTC)
 
         async def step(found: Firing) -> None:
-            await found.make_up(now - timedelta(seconds=FIRE_PATIENCE_SECONDS), most=_MOST_MISSED)
+            await found.make_up(now - timedelta(seconds=FIRE_PATIENCE_SECONDS))
 
         await self._with(each.workspace_id, each.id, step)
 

@@ -110,11 +110,13 @@ async def get_deployment(exchange: CurrentExchange, deployment_id: str) -> Respo
 async def update_deployment(
     exchange: CurrentExchange, deployment_id: str, wanted: DeploymentUpdate = reads(DeploymentUpdate)
 ) -> Response:
-    """Change a deployment. Runs that run already go on as they are."""
+    """Change a deployment. Runs that run already go on as they are; what was due before begins by the old schedule."""
 
-    async def change(connection: Connection, before: DeploymentRecord, now: datetime) -> None:
+    async def change(connection: Connection, firing: Firing, before: DeploymentRecord, now: datetime) -> None:
         content = await changed(connection, before, wanted, now=now)
         await checked(connection, content, by=exchange.key_id)
+        if content.schedule != before.schedule:
+            await firing.make_up(now)
         await deployments.replace(connection, before, content, now=now)
         if "trigger" in wanted.model_fields_set:
             await put_trigger(connection, before, wanted.trigger, keyring=exchange.parts.keyring)
@@ -126,7 +128,8 @@ async def update_deployment(
 async def pause_deployment(exchange: CurrentExchange, deployment_id: str) -> Response:
     """Keep a deployment from running by itself; pausing it again changes nothing."""
 
-    async def change(connection: Connection, before: DeploymentRecord, now: datetime) -> None:
+    async def change(connection: Connection, firing: Firing, before: DeploymentRecord, now: datetime) -> None:
+        await firing.call_off("the deployment was paused before it could begin")
         await deployments.pause(connection, before.id, {"type": "manual"}, now=now)
 
     return await _changed(exchange, deployment_id, change)
@@ -139,7 +142,7 @@ async def unpause_deployment(exchange: CurrentExchange, deployment_id: str) -> R
     Where the key that it acted for was revoked, it acts for the caller's from now on.
     """
 
-    async def change(connection: Connection, before: DeploymentRecord, now: datetime) -> None:
+    async def change(connection: Connection, _: Firing, before: DeploymentRecord, now: datetime) -> None:
         if before.paused_reason is not None:
             await deployments.unpause(connection, before.id, by=exchange.key_id, now=now)
 
@@ -154,6 +157,7 @@ async def archive_deployment(exchange: CurrentExchange, deployment_id: str) -> R
         now = _now()
         before = await deployments.lock(connection, deployment_id)
         if before.archived_at is None:
+            await Firing(connection, before, now=now).call_off("the deployment was archived before it could begin")
             await deployments.archive(connection, deployment_id, now=now)
         return wire_deployment(await deployments.get(connection, deployment_id), now=now)
 
@@ -209,16 +213,22 @@ async def backfill_deployment(
 async def _changed(
     exchange: Exchange,
     deployment_id: str,
-    change: Callable[[Connection, DeploymentRecord, datetime], Awaitable[None]],
+    change: Callable[[Connection, Firing, DeploymentRecord, datetime], Awaitable[None]],
 ) -> Response:
+    queued: Queued = []
+
     async def effect(connection: Connection) -> Deployment:
         now = _now()
         before = await deployments.lock(connection, deployment_id)
         require_unarchived("deployment", before.id, before.archived_at)
-        await change(connection, before, now)
+        firing = Firing(connection, before, now=now)
+        await change(connection, firing, before, now)
+        queued.extend(firing.queued)
         return wire_deployment(await deployments.get(connection, deployment_id), now=now)
 
-    return await exchange.once(effect)
+    response = await exchange.once(effect)
+    _tell(exchange, queued)
+    return response
 
 
 def _check_range(wanted: BackfillRequest, now: datetime) -> None:

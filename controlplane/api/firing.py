@@ -31,6 +31,9 @@ _INSTANT = timedelta(microseconds=1)
 _LONGEST_ABSENCE = timedelta(days=7)
 """Of a longer one nothing older is looked at: no catch-up window is longer."""
 
+_MOST_MISSED = 100
+"""Firings that are recorded as missed at a time; of a longer absence the latest are."""
+
 MAX_OPEN_RUNS = 100
 """Of one deployment that wait or run: far more than anybody follows, and a bound for what never ends."""
 
@@ -93,17 +96,31 @@ class Firing:
             if not others or schedule.overlap != "buffer_one":
                 await self._begin(run, others)
 
-    async def make_up(self, until: datetime, *, most: int) -> None:
-        """Fire at the times up to ``until`` that no run is recorded of, the latest ``most`` of them."""
-        schedule, start = self._deployment.schedule, self._deployment.next_at
-        if schedule is None or start is None:
-            return
-        times = fire_times(schedule, max(start, until - _LONGEST_ABSENCE) - _INSTANT)
-        due = deque(takewhile(lambda at: at <= until, times), maxlen=most)
-        for at in due:
+    async def make_up(self, until: datetime) -> None:
+        """Fire at the times up to ``until`` that no run is recorded of, as the schedule says.
+
+        Before the schedule changes, this is done up to now: by the new one the times would have no run.
+        """
+        for at in self._unrecorded(until):
             await self.on_time(at)
             self._deployment = await deployments.get(self._connection, self._deployment.id)
-        await deployments.advance(self._connection, self._deployment, beyond=max(until, start))
+        if self._deployment.next_at is not None:
+            beyond = max(until, self._deployment.next_at - _INSTANT)
+            await deployments.advance(self._connection, self._deployment, beyond=beyond)
+
+    async def call_off(self, reason: str) -> None:
+        """Record of the firings that are due and have not begun that they do not: the deployment is being stopped."""
+        for at in self._unrecorded(self._now):
+            run = await self._record(NewRun(id=run_id(self._deployment.id, at), kind="schedule", scheduled_at=at))
+            if run is not None:
+                await self._leave_out(run, "cancelled", reason)
+
+    def _unrecorded(self, until: datetime) -> list[datetime]:
+        schedule, start = self._deployment.schedule, self._deployment.next_at
+        if schedule is None or start is None:
+            return []
+        times = fire_times(schedule, max(start, until - _LONGEST_ABSENCE) - _INSTANT)
+        return list(deque(takewhile(lambda at: at <= until, times), maxlen=_MOST_MISSED))
 
     async def at_once(self, new: NewRun) -> RunRecord:
         """Run now, whatever else runs."""
@@ -276,6 +293,7 @@ class Firing:
             await self._pause({"type": "unknown_error", "code": "too_many_failures", "message": message})
 
     async def _pause(self, error: dict[str, Any]) -> None:
+        await self.call_off("the deployment was paused before it could begin")
         reason = {"type": "error", "error": error}
         await deployments.pause(self._connection, self._deployment.id, reason, now=self._now)
         self._deployment = await deployments.get(self._connection, self._deployment.id)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from anthropic import AsyncAnthropic
 
-from controlplane.store import due
+from controlplane.store import deployments, due
 from controlplane.store.pool import ALL_WORKSPACES
 
 from .conftest import WORKSPACE, Api
@@ -136,6 +136,63 @@ async def test_after_an_hours_absence_all_twelve_firings_are_accounted_for(
     async with deployer.api.database.transaction(ALL_WORKSPACES) as connection:
         waiting = await due.neglected(connection, older_than=timedelta(0))
     assert made["id"] not in [each.id for each in waiting]
+
+
+async def absent(deployer: Deployer, made: dict[str, Any], *, since: datetime) -> None:
+    """Have nobody fire a deployment since then."""
+    await deployer.execute("UPDATE deployments SET next_at = %s WHERE id = %s", since, made["id"])
+
+
+@pytest.mark.parametrize("jitter", [0, 3600])
+async def test_a_change_of_the_schedule_loses_nothing_that_was_due(deployer: Deployer, jitter: int):
+    made = await deployer.made(schedule={**EVERY_MINUTE, "catchup_window": 150, "jitter": jitter})
+    await absent(deployer, made, since=deployer.minutes_ago(5))
+    yearly = {"type": "cron", "expression": "0 0 29 2 *", "timezone": "UTC"}
+    path = f"/v1/deployments/{made['id']}"
+    changed = await deployer.post(path, {"schedule": yearly})
+    assert changed["schedule"]["upcoming_runs_at"][0].startswith("2028-02-29")
+    runs = await deployer.runs(made)
+    times = [datetime.fromisoformat(run["trigger_context"]["scheduled_at"]) for run in runs]
+    assert times[:6] == [deployer.minutes_ago(count) for count in (5, 4, 3, 2, 1, 0)]
+    began = [index for index, run in enumerate(runs) if run["state"] == "running"]
+    assert [run["outcome"] for run in runs[: began[0]]] == ["missed"] * began[0]
+    assert (began[0] == 0) == (jitter > 0)
+    assert {run["outcome"] for run in runs[began[0] + 1 :]} == {"skipped"}
+    assert runs[began[0]]["session_id"] in [session_id for session_id, _ in deployer.api.submitter.told]
+    await deployer.fire(made, deployer.minutes_ago(1))
+    await deployer.post(path, {"schedule": yearly})
+    assert len(await deployer.runs(made)) == len(runs), "again: all of them have one"
+
+
+@pytest.mark.parametrize("how", ["pause", "archive"])
+async def test_what_was_due_when_somebody_stops_a_deployment_is_recorded_and_does_not_begin(
+    deployer: Deployer, how: str
+):
+    made = await deployer.made()
+    await absent(deployer, made, since=deployer.minutes_ago(2))
+    await deployer.post(f"/v1/deployments/{made['id']}/{how}")
+    runs = await deployer.runs(made)
+    assert len(runs) in (3, 4)
+    assert {(run["outcome"], run["session_id"]) for run in runs} == {("cancelled", None)}
+
+
+async def test_what_was_due_when_a_run_pauses_its_deployment_is_recorded(deployer: Deployer):
+    made = await deployer.made()
+    await archived_environment(deployer, made)
+    await absent(deployer, made, since=deployer.minutes_ago(3))
+    await (await scheduler(deployer.api)).make_up(due.Due(id=made["id"], workspace_id=WORKSPACE))
+    outcomes = [run["outcome"] for run in await deployer.runs(made)]
+    assert outcomes[0] == "failed"
+    assert outcomes[1:4] == ["cancelled"] * 3
+
+
+async def test_two_that_make_up_for_an_absence_leave_the_next_time_due(deployer: Deployer):
+    made = await deployer.made()
+    before = (await deployer.get(made))["schedule"]["upcoming_runs_at"][0]
+    await (await scheduler(deployer.api)).make_up(due.Due(id=made["id"], workspace_id=WORKSPACE))
+    async with deployer.api.database.transaction(WORKSPACE) as connection:
+        record = await deployments.get(connection, made["id"])
+    assert record.next_at == datetime.fromisoformat(before)
 
 
 async def test_after_max_runs_nothing_fires(deployer: Deployer):
