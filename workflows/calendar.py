@@ -20,9 +20,11 @@ from workflows.cron import Cron
 Dst = Literal["skip", "run_once", "run_twice"]
 
 FURTHEST = timedelta(days=366 * 9)
-"""How far a fire time is looked for: a 29th of February may be eight years away."""
+"""How far from one fire time the next is looked for: a 29th of February may be eight years away."""
 
 _DAY = timedelta(days=1)
+_HOUR = timedelta(hours=1)
+_MINUTE = timedelta(minutes=1)
 _NOON = time(12)
 
 
@@ -52,11 +54,13 @@ def is_zone(name: str) -> bool:
 
 
 def fire_times(rule: Rule, after: datetime) -> Iterator[datetime]:
-    """Yield the instants after ``after`` at which the rule fires, each later than the one before."""
-    ends = min(rule.ends_at or datetime.max.replace(tzinfo=UTC), after + FURTHEST)
-    found = _by_cron(rule, after, ends) if rule.expression is not None else _by_interval(rule, after)
+    """Yield the instants after ``after`` at which the rule fires, each later than the one before.
+
+    It ends where the rule does, or where nothing comes for as long as `FURTHEST`.
+    """
+    found = _by_cron(rule, after) if rule.expression is not None else _by_interval(rule, after)
     for instant in found:
-        if instant > ends:
+        if rule.ends_at is not None and instant > rule.ends_at:
             return
         yield instant
 
@@ -93,24 +97,43 @@ def _by_interval(rule: Rule, after: datetime) -> Iterator[datetime]:
             number = max(number + 1, -((rule.anchor - midnight) // step))
             continue
         yield instant
+        latest = instant + FURTHEST
         number += 1
 
 
-def _by_cron(rule: Rule, after: datetime, ends: datetime) -> Iterator[datetime]:
+def _by_cron(rule: Rule, after: datetime) -> Iterator[datetime]:
     expression, zone = _parsed(rule.expression or ""), ZoneInfo(rule.timezone)
-    day = after.astimezone(zone).date()
-    day -= _DAY if _changes_within(zone, day - _DAY) else timedelta()
-    last = ends.astimezone(zone).date() + _DAY
-    while day <= last:
+    first = after.astimezone(zone).date()
+    first -= _DAY if _changes_within(zone, first - _DAY) else timedelta()
+    while (day := expression.next_date(first, _last_date(rule, zone, after))) is not None:
         # Around a change at midnight the instants of two dates may interleave: then they are put in order together.
-        changes = _changes_within(zone, day)
-        dates = [day, day + _DAY] if changes else [day]
-        instants = (each for date_ in dates for each in _of_date(rule, expression, zone, date_))
-        for instant in sorted(set(instants)) if changes else instants:
+        dates = [day, day + _DAY] if _changes_within(zone, day) else [day]
+        if len(dates) == 1 and not _changes_within(zone, day - _DAY):
+            instants = _of_plain_date(rule, expression, zone, day, after)
+        else:
+            instants = iter(sorted({each for date_ in dates for each in _of_date(rule, expression, zone, date_)}))
+        for instant in instants:
             if instant > after:
                 after = instant
                 yield instant
-        day += len(dates) * _DAY
+        first = dates[-1] + _DAY
+
+
+def _last_date(rule: Rule, zone: ZoneInfo, after: datetime) -> date:
+    last = after + FURTHEST
+    return min(rule.ends_at or last, last).astimezone(zone).date() + _DAY
+
+
+def _of_plain_date(rule: Rule, expression: Cron, zone: ZoneInfo, day: date, after: datetime) -> Iterator[datetime]:
+    """Yield the instants of a date around which no clock changes, without the hours that are over."""
+    if day in rule.exclude_dates:
+        return
+    midnight = datetime.combine(day, time(), UTC) - (datetime.combine(day, _NOON, zone).utcoffset() or timedelta())
+    for hour in expression.hours:
+        begins = midnight + hour * _HOUR
+        if begins + _HOUR > after:
+            for minute in expression.minutes:
+                yield begins + minute * _MINUTE
 
 
 def _of_date(rule: Rule, expression: Cron, zone: ZoneInfo, day: date) -> Iterator[datetime]:
@@ -118,16 +141,16 @@ def _of_date(rule: Rule, expression: Cron, zone: ZoneInfo, day: date) -> Iterato
         return
     for hour in expression.hours:
         for minute in expression.minutes:
-            local = datetime.combine(day, time(hour, minute))
-            yield from _instants(local, zone, rule.dst, by_elapsed_time=expression.every_hour)
+            yield from _instants(datetime.combine(day, time(hour, minute)), zone, rule.dst, expression)
 
 
-def _instants(local: datetime, zone: ZoneInfo, dst: Dst, *, by_elapsed_time: bool) -> list[datetime]:
+def _instants(local: datetime, zone: ZoneInfo, dst: Dst, expression: Cron) -> list[datetime]:
     """Return when the clocks of a zone show a local time, or what stands for it."""
     first = local.replace(tzinfo=zone, fold=0)
     second = local.replace(tzinfo=zone, fold=1)
     if first.utcoffset() == second.utcoffset():
         return [first.astimezone(UTC)]
+    by_elapsed_time = expression.every_hour
     earlier, later = sorted((first.astimezone(UTC), second.astimezone(UTC)))
     if earlier.astimezone(zone).replace(tzinfo=None) != local:
         skipped = dst == "skip" or (dst == "run_once" and by_elapsed_time)

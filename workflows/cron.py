@@ -1,7 +1,9 @@
 """Cron expressions of five fields, as POSIX has them; pure."""
 
 import re
+from calendar import monthrange
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -41,8 +43,8 @@ class Cron:
 
     minutes: tuple[int, ...]
     hours: tuple[int, ...]
-    days: frozenset[int]
-    months: frozenset[int]
+    days: tuple[int, ...]
+    months: tuple[int, ...]
     weekdays: frozenset[int]
     any_day: bool
     any_weekday: bool
@@ -54,6 +56,32 @@ class Cron:
         if self.any_day or self.any_weekday:
             return day in self.days and weekday in self.weekdays
         return day in self.days or weekday in self.weekdays
+
+    def next_date(self, first: date, last: date) -> date | None:
+        """Return the first date from ``first`` to ``last`` that counts; only those that may are looked at."""
+        for year in range(first.year, last.year + 1):
+            for month in self.months:
+                begins = (first.year, first.month)
+                if (year, month) >= begins:
+                    found = self._next_of_month(year, month, first.day if (year, month) == begins else 1)
+                    if found is not None:
+                        return found if found <= last else None
+        return None
+
+    def _next_of_month(self, year: int, month: int, day: int) -> date | None:
+        length = monthrange(year, month)[1]
+        both_count = self.any_day or self.any_weekday
+        for each in self.days if both_count else range(1, length + 1):
+            if day <= each <= length:
+                found = date(year, month, each)
+                if self.admits(month, each, found.isoweekday() % 7):
+                    return found
+        return None
+
+    def is_same_after(self, shift: timedelta) -> bool:
+        """Say whether the minutes of the hour stay what they are when the clocks are put on or back by ``shift``."""
+        minutes = int(shift.total_seconds()) // 60
+        return {(minute + minutes) % 60 for minute in self.minutes} == set(self.minutes)
 
     @property
     def every_hour(self) -> bool:
@@ -76,8 +104,8 @@ def parse(expression: str) -> Cron:
     return Cron(
         minutes=tuple(sorted(minutes)),
         hours=tuple(sorted(hours)),
-        days=frozenset(days),
-        months=frozenset(months),
+        days=tuple(sorted(days)),
+        months=tuple(sorted(months)),
         weekdays=frozenset(day % 7 for day in weekdays),
         any_day=parts[2].startswith("*"),
         any_weekday=parts[4].startswith("*"),

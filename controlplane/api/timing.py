@@ -125,5 +125,5 @@ def _check_fires(settings: ScheduleSettings, now: datetime) -> None:
     elif upcoming(without_both, now, 1):
         field, reason = "exclude_dates", "no date is left on which the schedule fires"
     else:
-        field, reason = "expression", "it never fires: no such date exists"
+        field, reason = "expression", "it never fires: there is no such date within nine years"
     raise refused(f"schedule.{field}", reason, code="never_fires", next_step="correct the field")

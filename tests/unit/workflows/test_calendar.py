@@ -1,6 +1,7 @@
 """When schedules fire, compared with clocks that are looked at minute by minute."""
 
 import itertools
+import sys
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -77,6 +78,31 @@ def test_leap_days_and_short_months():
         12,
     ]
     assert upcoming(rule("0 0 29 2 *"), at("2096-03-01T00:00:00Z"), 1) == [at("2104-02-29T00:00:00Z")]
+
+
+def test_the_next_five_times_are_five_however_rare_they_are():
+    found = upcoming(rule("0 0 29 2 *"), at("2090-03-01T00:00:00Z"), 5)
+    assert [each.year for each in found] == [2092, 2096, 2104, 2108, 2112]
+    # Nine years are looked ahead from each: the 29ths of February that are Sundays are 28 years apart.
+    assert [each.year for each in upcoming(rule("0 0 29 2 */7"), ANCHOR, 5)] == [2032]
+
+
+@pytest.mark.parametrize("expression", ["0 0 29 2 *", "0 0 31 2 *", "0 0 31 */2 *", "* * * * *"])
+def test_only_what_may_count_is_looked_at(expression: str):
+    """The API computes the next times of a page of deployments on its event loop."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    upcoming(rule(expression), ANCHOR, 5)  # its parsing is kept
+    sys.setprofile(count)
+    try:
+        upcoming(rule(expression), at("2026-11-27T23:58:30Z"), 5)
+    finally:
+        sys.setprofile(None)
+    assert calls < 300, calls
 
 
 def test_what_cannot_be_never_fires():

@@ -9,8 +9,8 @@ def test_fields_lists_ranges_and_steps():
     found = parse("5,*/20 9-17/4 1-3 JAN,jul mon-fri")
     assert found.minutes == (0, 5, 20, 40)
     assert found.hours == (9, 13, 17)
-    assert found.days == {1, 2, 3}
-    assert found.months == {1, 7}
+    assert found.days == (1, 2, 3)
+    assert found.months == (1, 7)
     assert found.weekdays == {1, 2, 3, 4, 5}
 
 
