@@ -33,8 +33,9 @@ class Rule(BaseModel):
 
     ``dst`` is about the local times that a clock change skips or repeats. `skip`: nothing runs at either. `run_once`:
     what was skipped runs at the change, what is repeated runs the first time; but a schedule of every hour goes by
-    the time that passes: no hour of it is missing, and none is there twice. `run_twice`: what is repeated runs both
-    times, and what was skipped at the change.
+    the time that passes, where the change leaves its minutes what they are: then no hour of it is missing, and none
+    is there twice. Half an hour's change does not, of most: then each hour of the clock has its run, once.
+    `run_twice`: what is repeated runs both times, and what was skipped at the change.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -150,8 +151,8 @@ def _instants(local: datetime, zone: ZoneInfo, dst: Dst, expression: Cron) -> li
     second = local.replace(tzinfo=zone, fold=1)
     if first.utcoffset() == second.utcoffset():
         return [first.astimezone(UTC)]
-    by_elapsed_time = expression.every_hour
     earlier, later = sorted((first.astimezone(UTC), second.astimezone(UTC)))
+    by_elapsed_time = expression.every_hour and expression.is_same_after(later - earlier)
     if earlier.astimezone(zone).replace(tzinfo=None) != local:
         skipped = dst == "skip" or (dst == "run_once" and by_elapsed_time)
         return [] if skipped else [_change(zone, earlier, later)]

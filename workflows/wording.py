@@ -1,7 +1,7 @@
 """A schedule in words, so that a person sees what was understood; pure."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from workflows import cron
@@ -28,8 +28,8 @@ def in_words(rule: Rule) -> str:
     parts = [_when(rule)]
     if rule.exclude_dates:
         parts.append("not on " + _listed([each.isoformat() for each in sorted(rule.exclude_dates)]))
-    if rule.expression is not None and not _has_one_offset(rule.timezone):
-        parts.append(_changes(rule))
+    if rule.expression is not None and len(offsets := _offsets(rule.timezone)) > 1:
+        parts.append(_changes(rule, cron.parse(rule.expression), max(offsets) - min(offsets)))
     if rule.ends_at is not None:
         local = rule.ends_at.astimezone(ZoneInfo(rule.timezone))
         parts.append(f"until {local:%Y-%m-%d %H:%M:%S}")
@@ -50,8 +50,8 @@ def _when(rule: Rule) -> str:
     return f"{_times(expression)}{_days(expression)}, {rule.timezone} time"
 
 
-def _changes(rule: Rule) -> str:
-    if rule.dst == "run_once" and rule.expression is not None and cron.parse(rule.expression).every_hour:
+def _changes(rule: Rule, expression: Cron, shift: timedelta) -> str:
+    if rule.dst == "run_once" and expression.every_hour and expression.is_same_after(shift):
         return "through a clock change it goes by the time that passes"
     return _CHANGES[rule.dst]
 
@@ -116,6 +116,6 @@ def _counted(number: int, unit: str) -> str:
     return f"{number} {unit}" + ("" if number == 1 else "s")
 
 
-def _has_one_offset(timezone: str) -> bool:
+def _offsets(timezone: str) -> set[timedelta]:
     zone = ZoneInfo(timezone)
-    return len({datetime(2026, month, 1, tzinfo=zone).utcoffset() for month in range(1, 13)}) == 1
+    return {datetime(2026, month, 1, tzinfo=zone).utcoffset() or timedelta() for month in range(1, 13)}

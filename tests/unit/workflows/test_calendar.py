@@ -55,6 +55,42 @@ def test_a_schedule_of_every_hour_goes_by_the_time_that_passes(zone: str):
         assert all(later - earlier == timedelta(minutes=5) for earlier, later in itertools.pairwise(found))
 
 
+@pytest.mark.parametrize("minute", [0, 15, 30, 45])
+@pytest.mark.parametrize("zone", ZONES)
+def test_an_hourly_schedule_runs_once_in_each_hour(zone: str, minute: int):
+    for change in changes(zone):
+        found = around(rule(f"{minute} * * * *", zone), change)
+        hours = [f"{each.astimezone(ZoneInfo(zone)):%d %H %z}" for each in found]
+        if zone == "Australia/Lord_Howe":
+            # Its half hour leaves no time that passes to go by, but each hour of the clock.
+            hours = [each[:5] for each in hours]
+            clock = (change + timedelta(minutes=5 * number) for number in range(-12 * 12, 12 * 12))
+            assert {f"{each.astimezone(ZoneInfo(zone)):%d %H}" for each in clock} <= set(hours)
+        else:
+            assert all(later - earlier == timedelta(hours=1) for earlier, later in itertools.pairwise(found))
+        assert len(set(hours)) == len(hours)
+
+
+@pytest.mark.parametrize(
+    ("expression", "day", "wanted"),
+    [
+        ("15 * * * *", "2026-10-04", ["01:15+10:30", "02:30+11:00", "03:15+11:00"]),
+        ("45 * * * *", "2026-10-04", ["01:45+10:30", "02:45+11:00", "03:45+11:00"]),
+        ("30 * * * *", "2026-04-05", ["01:30+11:00", "02:30+10:30", "03:30+10:30"]),
+        ("0,30 * * * *", "2026-04-05", ["01:00+11:00", "01:30+11:00", "01:30+10:30", "02:00+10:30"]),
+        ("0,30 * * * *", "2026-10-04", ["01:00+10:30", "01:30+10:30", "02:30+11:00", "03:00+11:00"]),
+    ],
+)
+def test_a_change_of_half_an_hour(expression: str, day: str, wanted: list[str]):
+    zone = ZoneInfo("Australia/Lord_Howe")
+    found = upcoming(
+        rule(expression, zone.key), datetime.fromisoformat(f"{day}T00:59").replace(tzinfo=zone), len(wanted)
+    )
+    assert [
+        each.astimezone(zone).isoformat()[11:16] + each.astimezone(zone).isoformat()[19:] for each in found
+    ] == wanted
+
+
 @pytest.mark.parametrize("zone", ZONES)
 def test_times_that_no_change_touches_are_what_the_clocks_show(zone: str):
     for change in changes(zone):

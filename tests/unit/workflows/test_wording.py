@@ -46,3 +46,15 @@ def test_what_is_left_out_and_what_a_clock_change_does_is_said():
 def test_an_interval_in_words():
     assert in_words(Rule(interval_seconds=5400, anchor=ANCHOR)) == "Every 90 minutes from 2026-01-01 00:00:00 UTC on."
     assert duration(86_400) == "1 day"
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "said"),
+    [
+        ("15 * * * *", "Europe/Berlin", "goes by the time that passes"),
+        ("*/5 * * * *", "Australia/Lord_Howe", "goes by the time that passes"),
+        ("15 * * * *", "Australia/Lord_Howe", "one that is repeated counts once"),
+    ],
+)
+def test_what_a_clock_change_does_to_a_schedule_of_every_hour(expression: str, zone: str, said: str):
+    assert said in in_words(Rule(expression=expression, timezone=zone, anchor=ANCHOR))
