@@ -45,6 +45,7 @@ _ERROR_TYPES = {
     "vault_not_found": "vault_not_found_error",
     "file_not_found": "file_not_found_error",
     "memory_store_archived": "memory_store_archived_error",
+    "memory_store_not_found": "session_resource_not_found_error",
     "mcp_egress_blocked": "mcp_egress_blocked_error",
     "too_many_runs": "session_rate_limited_error",
     "key_revoked": "unknown_error",

@@ -320,6 +320,11 @@ async def archived_store(deployer: Deployer, made: dict[str, Any]) -> None:
     await deployer.post(f"/v1/memory_stores/{made['resources'][1]['memory_store_id']}/archive")
 
 
+async def deleted_store(deployer: Deployer, made: dict[str, Any]) -> None:
+    path = f"/v1/memory_stores/{made['resources'][1]['memory_store_id']}"
+    assert (await deployer.http.delete(path)).status_code == 200
+
+
 async def closed_network(deployer: Deployer, made: dict[str, Any]) -> None:
     network = {"type": "limited", "allowed_hosts": ["example.com"], "allow_mcp_servers": False}
     await deployer.post(
@@ -351,6 +356,7 @@ ERRORS = [
     ("vault_not_found_error", deleted_vault, True),
     ("file_not_found_error", deleted_file, True),
     ("memory_store_archived_error", archived_store, True),
+    ("session_resource_not_found_error", deleted_store, True),
     ("mcp_egress_blocked_error", closed_network, True),
     ("unknown_error", spent_budget, True),
     ("unknown_error", revoked_key, True),
@@ -364,7 +370,7 @@ async def test_the_rights_of_now_count(
     client: AsyncAnthropic, deployer: Deployer, kind: str, spoil: Any, pauses: bool, session: str
 ):
     made = await everything(deployer, session)
-    if session == "continue" and spoil not in (deleted_environment, deleted_file, archived_store):
+    if session == "continue" and spoil not in (deleted_environment, deleted_file, archived_store, deleted_store):
         run = await deployer.outcome(made, deployer.minutes_ago(3))
         await deployer.rest(run)
         await look(deployer.api)
