@@ -17,9 +17,9 @@ _FURTHEST_END = timedelta(days=36_500)
 def settings_of(
     wanted: ScheduleRequest, *, now: datetime, before: ScheduleSettings | None = None
 ) -> ScheduleSettings:
-    """Return what is kept of a schedule; an interval that stays as it was goes on from where it began."""
+    """Return what is kept of a schedule; one whose interval stays as it was goes on from where it began."""
     _check(wanted, now)
-    keeps_anchor = before is not None and wanted.interval is not None and before.interval_seconds == wanted.interval
+    keeps_anchor = before is not None and before.interval_seconds == wanted.interval
     settings = ScheduleSettings(
         expression=wanted.expression,
         interval_seconds=wanted.interval,

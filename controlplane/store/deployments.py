@@ -144,19 +144,24 @@ async def lock(connection: Connection, deployment_id: str) -> DeploymentRecord:
 async def replace(
     connection: Connection, before: DeploymentRecord, content: DeploymentContent, *, now: datetime
 ) -> None:
-    """Give a deployment new content; with another agent, environment or means its next run begins a new session."""
+    """Give a deployment new content; with another agent, environment or means its next run begins a new session.
+
+    Another schedule counts its runs anew: one that has no run left would never fire.
+    """
     same_session = _session_means(before) == _session_means(content)
+    same_schedule = before.schedule == content.schedule
     await connection.execute(
         "UPDATE deployments SET name = %(name)s, description = %(description)s, metadata = %(metadata)s,"
         " agent_id = %(agent_id)s, agent_version = %(agent_version)s, environment_id = %(environment_id)s,"
         " initial_events = %(initial_events)s, resources = %(resources)s, vault_ids = %(vault_ids)s,"
         " budget = %(budget)s, budget_ids = %(budget_ids)s, schedule = %(schedule)s, session = %(session)s,"
         " deadline_seconds = %(deadline_seconds)s, pause_on_failure = %(pause_on_failure)s,"
-        " session_id = CASE WHEN %(same_session)s THEN session_id END, updated_at = clock_timestamp()"
+        " session_id = CASE WHEN %(same_session)s THEN session_id END, updated_at = clock_timestamp(),"
+        " runs_started = CASE WHEN %(same_schedule)s THEN runs_started ELSE 0 END"
         " WHERE id = %(id)s",
-        {"id": before.id, "same_session": same_session, **_columns(content)},
+        {"id": before.id, "same_session": same_session, "same_schedule": same_schedule, **_columns(content)},
     )
-    if content.schedule != before.schedule:
+    if not same_schedule:
         await rearm(connection, before.id, now=now)
 
 

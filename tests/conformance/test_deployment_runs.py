@@ -203,6 +203,20 @@ async def test_after_max_runs_nothing_fires(deployer: Deployer):
     assert (await deployer.get(made))["schedule"]["upcoming_runs_at"] == []
 
 
+async def test_another_schedule_counts_its_runs_anew_and_the_same_one_does_not(deployer: Deployer):
+    once = {**EVERY_MINUTE, "overlap": "allow", "max_runs": 1}
+    made = await deployer.made(schedule=once)
+    path = f"/v1/deployments/{made['id']}"
+    await deployer.fire(made, deployer.minutes_ago(4))
+    same = await deployer.post(path, {"schedule": once})
+    assert (same["schedule"]["runs_started"], same["schedule"]["upcoming_runs_at"]) == (1, [])
+    changed = await deployer.post(path, {"schedule": {**once, "max_runs": 2}})
+    assert (changed["schedule"]["runs_started"], len(changed["schedule"]["upcoming_runs_at"])) == (0, 2)
+    for count in (3, 2, 1):
+        await deployer.fire(made, deployer.minutes_ago(count))
+    assert len(await deployer.runs(made)) == 3
+
+
 async def test_beyond_its_deadline_a_run_is_interrupted(deployer: Deployer):
     made = await deployer.made(deadline="1h", pause_on_failure=1)
     run = await deployer.outcome(made, deployer.minutes_ago(1))
