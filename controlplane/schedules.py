@@ -71,7 +71,7 @@ class Scheduler:
         """End a run whose session rests, and begin the one that waits for it."""
 
         async def step(found: Firing) -> None:
-            await found.end_rested(rested)
+            await found.end_rested(rested.run_id)
             await found.promote()
 
         await self._with(rested.workspace_id, rested.deployment_id, step)

@@ -18,10 +18,19 @@ from controlplane.api.wire.events import InputEvent, Text, UserMessage
 from controlplane.api.wire.sessions import AgentAtVersion, SessionCreate
 from controlplane.errors import BulkheadError, InvalidRequestError, NotFoundError, RateLimitedError
 from controlplane.ids import derived_id
-from controlplane.store import agents, deployment_runs, deployments, egress, environments, events, limits, sessions
+from controlplane.store import (
+    agents,
+    deployment_runs,
+    deployments,
+    due,
+    egress,
+    environments,
+    events,
+    limits,
+    sessions,
+)
 from controlplane.store.deployment_runs import FAILURES, NewRun, Outcome, RunRecord
 from controlplane.store.deployments import DeploymentContent, DeploymentRecord
-from controlplane.store.due import Rested
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from workflows.calendar import fire_times, fires_at
@@ -161,15 +170,18 @@ class Firing:
                 return
             await self._begin(run, others)
 
-    async def end_rested(self, rested: Rested) -> None:
-        """End a run whose session has come to rest, with what came of it."""
+    async def end_rested(self, run_id: str) -> None:
+        """End a run whose session has come to rest, with what came of it; one that goes on again is left alone."""
+        rested = await due.still_rested(self._connection, run_id)
+        if rested is None:
+            return
         stop = (rested.stop_reason or {}).get("type")
         if stop == "end_turn" and rested.failure is None:
-            await self._end(rested.run_id, "succeeded")
+            await self._end(run_id, "succeeded")
             return
         message = (rested.failure or rested.stop_reason or {}).get("message")
         reason = "its session is no more" if stop is None else f"its session came to rest: {stop}"
-        await self._end(rested.run_id, "failed", detail=f"{reason}: {message}" if message else reason)
+        await self._end(run_id, "failed", detail=f"{reason}: {message}" if message else reason)
 
     async def end_overdue(self) -> None:
         """Interrupt what runs beyond the deadline."""

@@ -29,8 +29,8 @@ class Rested(_Frozen):
     failure: dict[str, Any] | None
 
 
-async def rested(connection: Connection) -> list[Rested]:
-    """Return the runs whose sessions have nothing left to do.
+async def rested(connection: Connection, *, run_id: str | None = None) -> list[Rested]:
+    """Return the runs whose sessions have nothing left to do, or of ``run_id`` alone.
 
     One that waits for a person still runs, and so does one that goes on by itself within a minute. What waits behind
     a turn that has failed does not go on by itself.
@@ -40,7 +40,7 @@ async def rested(connection: Connection) -> list[Rested]:
         """
         SELECT r.id AS run_id, r.deployment_id, r.workspace_id, s.stop_reason, s.failure
           FROM deployment_runs r LEFT JOIN sessions s ON s.id = r.session_id
-         WHERE r.state = 'running'
+         WHERE r.state = 'running' AND (%(run_id)s::text IS NULL OR r.id = %(run_id)s)
            AND (s.id IS NULL OR s.archived_at IS NOT NULL OR s.status = 'terminated'
                 OR (s.status = 'idle' AND s.stop_reason IS NOT NULL AND s.stop_reason ->> 'type' <> 'requires_action'
                     AND NOT (s.resume_wanted AND coalesce(s.resume_at, now()) < now() + interval '1 minute')
@@ -48,9 +48,17 @@ async def rested(connection: Connection) -> list[Rested]:
                                                            AND e.seq > coalesce(s.held_seq, 0))))
          LIMIT 500
         """,
-        {},
+        {"run_id": run_id},
     )
     return [Rested.model_validate(row) for row in found]
+
+
+async def still_rested(connection: Connection, run_id: str) -> Rested | None:
+    """Return a run whose session has nothing left to do, and give it nothing to do until the transaction ends."""
+    await connection.execute(
+        "SELECT FROM sessions WHERE id = (SELECT session_id FROM deployment_runs WHERE id = %s) FOR UPDATE", (run_id,)
+    )
+    return next(iter(await rested(connection, run_id=run_id)), None)
 
 
 async def overdue(connection: Connection) -> list[Due]:

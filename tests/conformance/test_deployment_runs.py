@@ -245,6 +245,21 @@ async def test_failures_in_a_row_pause_and_a_success_forgives_them(deployer: Dep
     assert (await deployer.post(f"/v1/deployments/{made['id']}/unpause"))["failures"] == 0
 
 
+async def test_a_run_that_goes_on_while_it_is_being_ended_is_left_alone(deployer: Deployer):
+    made = await deployer.made()
+    run = await deployer.outcome(made, deployer.minutes_ago(1))
+    await deployer.rest(run, type="retries_exhausted")
+    async with deployer.api.database.transaction(ALL_WORKSPACES) as connection:
+        [rested] = [each for each in await due.rested(connection) if each.run_id == run["id"]]
+    path = f"/v1/sessions/{run['session_id']}/events"
+    await deployer.post(path, {"events": [HELLO]})
+    await deployer.execute(
+        "UPDATE sessions SET status = 'running', stop_reason = NULL WHERE id = %s", run["session_id"]
+    )
+    await (await scheduler(deployer.api)).end(rested)
+    assert (await deployer.runs(made))[0]["state"] == "running"
+
+
 async def test_what_waits_for_a_person_has_not_ended(deployer: Deployer):
     made = await deployer.made()
     run = await deployer.outcome(made, deployer.minutes_ago(1))
