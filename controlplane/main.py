@@ -33,7 +33,7 @@ _WORKER_PAUSE_SECONDS = 1.0
 async def run_api(settings: Settings) -> None:
     """The REST API, the reconciler that wakes neglected sessions, and what fires deployments."""
     from controlplane.api.app import create_app
-    from controlplane.api.server import ApiServer
+    from controlplane.api.server import ApiServer, serve_beside
     from controlplane.memory.remote import RemotePreparer
     from controlplane.readiness import Readiness
     from controlplane.schedules import Scheduler
@@ -55,19 +55,14 @@ async def run_api(settings: Settings) -> None:
         preparer=RemotePreparer(settings.memory_url),
     )
     scheduler = Scheduler(database=database, client=client, submitter=wakeups)
-    background = [
-        asyncio.create_task(each)
-        for each in (
+    try:
+        await serve_beside(
+            ApiServer(app, host=settings.host, port=settings.port),
             Reconciler(database=database, wakeups=wakeups).run(),
             scheduler.run(),
             _fire_deployments(settings, scheduler),
         )
-    ]
-    try:
-        await ApiServer(app, host=settings.host, port=settings.port).serve()
     finally:
-        for task in background:
-            await _stop(task)
         await database.close()
 
 

@@ -166,7 +166,10 @@ class Scheduler:
             async with self._database.transaction(ALL_WORKSPACES) as connection:
                 found = await look(connection)
         except psycopg.Error as error:
-            _log.warning("schedules_unread", cause=str(error).strip())
+            _log.warning("schedules_unread", step=act.__name__, cause=str(error).strip())
+            return
+        except Exception:  # noqa: BLE001 - a scheduler that stops is worse than one that failed
+            _log.warning("schedules_unread", step=act.__name__, exc_info=True)
             return
         slots = asyncio.Semaphore(_AT_ONCE)
 

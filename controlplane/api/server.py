@@ -1,6 +1,9 @@
 """Uvicorn, but one that lets the event streams end before it waits for them."""
 
+import asyncio
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,3 +40,28 @@ class ApiServer(uvicorn.Server):
         """End the streams, then stop as uvicorn does."""
         self._parts.hub.end_streams()
         await super().shutdown(sockets)
+
+
+async def serve_beside(server: uvicorn.Server, *background: Coroutine[Any, Any, None]) -> None:
+    """Serve until told to exit, with ``background`` running as long.
+
+    Should a part of it end, the server exits and this raises: an API that fires nothing any more, and answers as if
+    it did, is worse than one that is started again.
+    """
+    tasks = [asyncio.create_task(each) for each in background]
+
+    def exits(_: asyncio.Task[None]) -> None:
+        server.should_exit = True
+
+    for task in tasks:
+        task.add_done_callback(exits)
+    try:
+        await server.serve()
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError(f"{task.get_coro()!r} has ended, which should run as long as the server")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

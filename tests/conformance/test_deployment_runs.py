@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from anthropic import AsyncAnthropic
+from pydantic import ValidationError
 
 from controlplane.store import deployments, due
 from controlplane.store.pool import ALL_WORKSPACES
@@ -506,6 +507,33 @@ async def test_the_message_is_what_the_deployment_says(deployer: Deployer):
     run = await deployer.outcome(made, deployer.minutes_ago(1))
     events = (await deployer.http.get(f"/v1/sessions/{run['session_id']}/events")).json()["data"]
     assert events[0]["content"] == HELLO["content"]
+
+
+async def test_a_row_that_nobody_can_read_does_not_end_the_scheduler(deployer: Deployer):
+    made, other = await deployer.made(), await deployer.made()
+    run = await deployer.outcome(made, deployer.minutes_ago(1))
+    # Nothing that we write: as a hand in the database may have left it.
+    await deployer.execute("UPDATE events SET processed_at = now() WHERE session_id = %s", run["session_id"])
+    await deployer.execute(
+        "UPDATE sessions SET status = 'idle', failure = '1', stop_reason = '{\"type\": \"end_turn\"}' WHERE id = %s",
+        run["session_id"],
+    )
+    with pytest.raises(ValidationError):
+        await look(deployer.api)
+    running = asyncio.create_task((await scheduler(deployer.api)).run())
+    try:
+        for minutes in (3, 5):  # the second time, it has met the row
+            await absent(deployer, other, since=deployer.minutes_ago(minutes))
+            async with asyncio.timeout(30):
+                while True:
+                    if len(await deployer.runs(other)) >= minutes:
+                        break
+                    await asyncio.sleep(0.1)
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await deployer.execute("UPDATE sessions SET failure = NULL WHERE id = %s", run["session_id"])
 
 
 async def look(api: Api) -> None:
