@@ -33,6 +33,8 @@ from workflows.calendar import upcoming
 from workflows.contracts import DEPLOYMENT_WORKFLOW, SCHEDULE_QUEUE, DeploymentInput, FiringInput, schedule_id
 from workflows.limits import (
     FIRE_PATIENCE_SECONDS,
+    PROJECTION_LEASE,
+    PROJECTION_TIMEOUT,
     RECONCILE_SECONDS,
     SCHEDULE_HORIZON,
     SCHEDULE_HORIZON_LEAST,
@@ -99,18 +101,32 @@ class Scheduler:
         await self._with(each.workspace_id, each.id, step)
 
     async def project(self, each: Due) -> None:
-        """Have Temporal's schedule be as the deployment's row says. The row comes first: killed in between, again."""
+        """Have Temporal's schedule be as the deployment's row says. The row comes first: killed in between, again.
+
+        No transaction is open while Temporal is talked to: while it is slow, requests need the connections.
+        """
         async with self._database.transaction(each.workspace_id) as connection:
-            if not await due.claim_projection(connection, each.id):
+            if not await due.claim_projection(connection, each.id, lease=PROJECTION_LEASE):
                 return
             record = await deployments.get(connection, each.id)
-            times, renew_at = _ahead(record.schedule, datetime.now(UTC)) if record.schedule else ([], None)
-            if record.schedule is not None and record.fires and times:
-                await self._put(record, record.schedule, times)
-            else:
-                await self._delete(record.id)
-                renew_at = None
+        try:
+            async with asyncio.timeout(PROJECTION_TIMEOUT.total_seconds()):
+                renew_at = await self._tell(record)
+        except (*_AWAY, TimeoutError):
+            async with self._database.transaction(each.workspace_id) as connection:
+                await due.release_projection(connection, each.id)
+            raise
+        async with self._database.transaction(each.workspace_id) as connection:
             await due.projected(connection, each.id, version=record.version, renew_at=renew_at)
+
+    async def _tell(self, record: DeploymentRecord) -> datetime | None:
+        """Tell Temporal of a deployment, and return when it must be told of more times."""
+        times, renew_at = _ahead(record.schedule, datetime.now(UTC)) if record.schedule else ([], None)
+        if record.schedule is None or not record.fires or not times:
+            await self._delete(record.id)
+            return None
+        await self._put(record, record.schedule, times)
+        return renew_at
 
     async def _put(self, record: DeploymentRecord, settings: ScheduleSettings, times: list[datetime]) -> None:
         wanted = _schedule(record, settings, times)
@@ -177,7 +193,7 @@ class Scheduler:
             async with slots:
                 try:
                     await act(each)
-                except (*_AWAY, psycopg.Error) as error:
+                except (*_AWAY, TimeoutError, psycopg.Error) as error:
                     _log.warning("schedule_step_failed", step=act.__name__, cause=str(error).strip())
                 except Exception:  # noqa: BLE001 - one deployment's trouble must not be all others'
                     _log.warning("schedule_step_failed", step=act.__name__, exc_info=True)

@@ -92,6 +92,12 @@ SCHEDULE_HORIZON_LEAST = 4
 """How many fire times Temporal is given ahead: those of so long, but never more than the first number or fewer than
 the last. A schedule of every minute is told of more every half hour, one of every day every other day."""
 
+PROJECTION_TIMEOUT = timedelta(seconds=15)
+"""For telling Temporal of one deployment: three calls of five seconds each."""
+
+PROJECTION_LEASE = timedelta(seconds=30)
+"""How long nobody else tells it. Twice the time-out, so that what a slow process says last is never the older."""
+
 FIRE_PATIENCE_SECONDS = 10.0
 """How long after a fire time no run may be recorded before the reconciler fires it itself: far above what a firing
 takes on a busy machine; it is for what Temporal has lost or was told too late."""

@@ -98,27 +98,36 @@ async def unprojected(connection: Connection) -> list[Due]:
     """Return the deployments whose schedule at Temporal is not as it should be, or will soon run dry."""
     return await _due(
         connection,
-        "SELECT id, workspace_id FROM deployments WHERE projected_version < version OR renew_at < clock_timestamp()"
-        " ORDER BY updated_at LIMIT 200",
+        "SELECT id, workspace_id FROM deployments WHERE (projected_version < version OR renew_at < clock_timestamp())"
+        " AND coalesce(projecting_until, '-infinity') < clock_timestamp() ORDER BY updated_at LIMIT 200",
     )
 
 
-async def claim_projection(connection: Connection, deployment_id: str) -> bool:
-    """Keep other processes from telling Temporal of a deployment until the transaction ends, unless one does."""
+async def claim_projection(connection: Connection, deployment_id: str, *, lease: timedelta) -> bool:
+    """Keep others from telling Temporal of a deployment for so long, unless one tells it already; say whether so.
+
+    One that dies meanwhile costs this time, and no firing: what Temporal was not told of is made up for.
+    """
     found = await rows(
         connection,
-        "SELECT pg_try_advisory_xact_lock(hashtextextended(%(id)s, 7100419)) AS claimed",
-        {"id": deployment_id},
+        "UPDATE deployments SET projecting_until = clock_timestamp() + %(lease)s WHERE id = %(id)s"
+        " AND coalesce(projecting_until, '-infinity') < clock_timestamp() RETURNING id",
+        {"id": deployment_id, "lease": lease},
     )
-    return found[0]["claimed"]
+    return bool(found)
 
 
 async def projected(connection: Connection, deployment_id: str, *, version: int, renew_at: datetime | None) -> None:
-    """Note what Temporal has heard of a deployment, and when it must hear more."""
+    """Note what Temporal has heard of a deployment, and when it must hear more; others may tell it again."""
     await connection.execute(
-        "UPDATE deployments SET projected_version = %s, renew_at = %s WHERE id = %s",
+        "UPDATE deployments SET projected_version = %s, renew_at = %s, projecting_until = NULL WHERE id = %s",
         (version, renew_at, deployment_id),
     )
+
+
+async def release_projection(connection: Connection, deployment_id: str) -> None:
+    """Let others tell Temporal of a deployment, of which it could not be told."""
+    await connection.execute("UPDATE deployments SET projecting_until = NULL WHERE id = %s", (deployment_id,))
 
 
 async def _due(connection: Connection, query: Any, **parameters: Any) -> list[Due]:

@@ -27,7 +27,7 @@ from tests.integration.schedules.conftest import WORKSPACE
 from tests.support.clocks import ZONES, changes, touched
 from workflows.calendar import Dst, Rule, between
 from workflows.contracts import schedule_id
-from workflows.worker import connect_patiently
+from workflows.worker import connect, connect_patiently
 
 _numbers = itertools.count(1)
 _PATIENCE_SECONDS = 30
@@ -218,3 +218,35 @@ async def test_a_kill_between_the_row_and_the_server_heals(
         await connection.execute("UPDATE deployments SET projected_version = 0")
     assert await project(scheduler, database, deployment_id)
     assert await times_of(temporal, deployment_id)
+
+
+async def test_no_connection_is_held_while_the_server_does_not_answer(database: Database, deployment_id: str):
+    asked, mute = asyncio.Event(), asyncio.Event()
+
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await mute.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
+    address = "{}:{}".format(*listener.sockets[0].getsockname())
+    narrow = Database(database.url, max_connections=1, wait_seconds=2)
+    await narrow.open()
+    slow = Scheduler(database=narrow, client=await connect(address, "default"), submitter=Nobody())
+    telling = asyncio.create_task(slow.project(due.Due(id=deployment_id, workspace_id=WORKSPACE)))
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await asked.wait()
+        async with narrow.transaction(WORKSPACE) as connection:
+            assert not await due.claim_projection(connection, deployment_id, lease=timedelta(0)), "it has the claim"
+            assert deployment_id not in [each.id for each in await due.unprojected(connection)]
+        assert not telling.done()
+    finally:
+        mute.set()
+        await asyncio.gather(telling, return_exceptions=True)
+        listener.close()
+        await narrow.close()
+    async with database.transaction(WORKSPACE) as connection:
+        assert deployment_id in [each.id for each in await due.unprojected(connection)], (
+            "it failed, and is told again"
+        )
