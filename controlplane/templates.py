@@ -41,6 +41,8 @@ def parse(text: str) -> Template:
     """Return a template; raises `TemplateError`."""
     if len(text) > LONGEST_TEMPLATE:
         raise TemplateError(f"longer than {LONGEST_TEMPLATE} characters")
+    if not text.strip():
+        raise TemplateError("it says nothing")
     return Template(parts=tuple(_parts(text)))
 
 

@@ -22,6 +22,9 @@ Dst = Literal["skip", "run_once", "run_twice"]
 FURTHEST = timedelta(days=366 * 9)
 """How far from one fire time the next is looked for: a 29th of February may be eight years away."""
 
+_NO_PLACES = {"localtime", "Factory"}
+"""Names in the database that are no zones: of the machine, and of one that nobody has set up."""
+
 _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 _MINUTE = timedelta(minutes=1)
@@ -187,4 +190,4 @@ def _parsed(expression: str) -> Cron:
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - _NO_PLACES

@@ -112,6 +112,19 @@ def parse(expression: str) -> Cron:
     )
 
 
+def check(expression: str) -> None:
+    """Refuse what is no expression, or has a step that is never taken; raises `CronError`.
+
+    `parse` reads `*/99` as crond does, as the first value alone, which nobody means who writes it.
+    """
+    parse(expression)
+    for part, field in zip(expression.split(), _FIELDS, strict=True):
+        for item in part.split(","):
+            match = _ITEM.fullmatch(item)
+            if match is not None and match["step"] and int(match["step"]) > field.high:
+                raise CronError(f"the {field.name} {_quoted(item)} has a step beyond {field.high}")
+
+
 def _values(text: str, field: Field) -> set[int]:
     found: set[int] = set()
     for item in text.split(","):

@@ -3,6 +3,7 @@
 import json
 import math
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import JsonValue
 from starlette.requests import Request
@@ -15,6 +16,9 @@ MAX_JSON_BYTES = 10 * 1024 * 1024
 
 MAX_DEPTH = 64
 """Deeper than any real schema, far below what Python's recursion bears."""
+
+MAX_FIELDS = 1000
+"""Of a form: far more than any sender of events has."""
 
 DRAINED_BYTES = 64 * 1024 * 1024
 """How much of a refused body is read and thrown away, so that the client gets to read the answer."""
@@ -64,6 +68,26 @@ def parse(raw: bytes, content_type: str) -> JsonValue:
         raise _malformed(str(error)) from error
     _check(value)
     return value
+
+
+def parse_form(raw: bytes) -> dict[str, JsonValue]:
+    """Return the fields of a form, those that are there more than once as lists; raises `InvalidRequestError`."""
+    try:
+        pairs = parse_qsl(
+            raw.decode(), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"the body is not a valid form: {error}",
+            code="malformed_form",
+            next_step="send fields as application/x-www-form-urlencoded has them, in UTF-8",
+        ) from error
+    found: dict[str, list[JsonValue]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    fields: dict[str, JsonValue] = {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+    _check(fields)
+    return fields
 
 
 def _malformed(reason: str) -> InvalidRequestError:

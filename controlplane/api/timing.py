@@ -68,7 +68,7 @@ def _said(settings: ScheduleSettings) -> str:
     if settings.jitter_seconds:
         parts.append(f"Each is put off by up to {duration(settings.jitter_seconds)}.")
     if settings.max_runs is not None:
-        parts.append(f"At most {settings.max_runs} times.")
+        parts.append("Once at most." if settings.max_runs == 1 else f"At most {settings.max_runs} times.")
     return " ".join(parts)
 
 
@@ -101,7 +101,7 @@ def _check(wanted: ScheduleRequest, now: datetime) -> None:
 
 def _check_expression(wanted: ScheduleRequest, expression: str) -> None:
     try:
-        cron.parse(expression)
+        cron.check(expression)
     except CronError as error:
         raise refused(
             "schedule.expression",

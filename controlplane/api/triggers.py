@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from controlplane import signatures, templates
 from controlplane.api import bodies
+from controlplane.api.checks import refused
 from controlplane.api.exchange import json_response
 from controlplane.api.firing import Firing
 from controlplane.api.parts import Parts, parts_of
@@ -26,7 +27,11 @@ router = APIRouter(prefix="/v1/deployments/{deployment_id}/trigger", tags=["depl
 _log = structlog.get_logger(__name__)
 
 _LONGEST_PAYLOAD = 1024 * 1024
-_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+_JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+_BODY = {
+    "requestBody": {"required": True, "content": {kind: {"schema": {"type": "object"}} for kind in (_JSON, _FORM)}}
+}
 
 
 @router.post("", response_model=TriggerAnswer, openapi_extra=_BODY)
@@ -39,12 +44,25 @@ async def trigger_deployment(request: Request, deployment_id: str) -> Response:
     parts = parts_of(request)
     body = await bodies.read(request, limit=_LONGEST_PAYLOAD)
     trigger, delivery = await _signed(parts, request, deployment_id, body)
-    payload = bodies.parse(body, request.headers.get("content-type", "application/json"))
+    payload = _payload(trigger, body, request.headers.get("content-type", _JSON))
     if trigger.type == "github" and request.headers.get("x-github-event") == "ping":
         return json_response(TriggerAnswer(run_id=None, duplicate=False))
     if trigger.type == "slack" and isinstance(payload, dict) and payload.get("type") == "url_verification":
         return JSONResponse({"challenge": payload.get("challenge")})
     return json_response(await _started(parts, trigger, delivery, payload))
+
+
+def _payload(trigger: Trigger, body: bytes, content_type: str) -> JsonValue:
+    """Return what a delivery says: JSON, or the fields of a form, of which GitHub has one with JSON in it."""
+    if content_type.partition(";")[0].strip().lower() != _FORM:
+        return bodies.parse(body, content_type)
+    fields = bodies.parse_form(body)
+    if trigger.type != "github":
+        return fields
+    payload = fields.get("payload")
+    if not isinstance(payload, str):
+        raise refused("payload", "missing, or there more than once", next_step="send the JSON as the field payload")
+    return bodies.parse(payload.encode(), _JSON)
 
 
 async def _signed(parts: Parts, request: Request, deployment_id: str, body: bytes) -> tuple[Trigger, Delivery]:

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.definition import FromOption, body, resolve
+from controlplane.cli.definition import FromOption, Reference, body, resolve
 from controlplane.cli.failure import Failure
-from controlplane.cli.server import Server, checked_id, connected
+from controlplane.cli.server import Server, connected
 from controlplane.cli.sessions import limit_of, said
 from controlplane.cli.vaults import read_secret
 
@@ -25,11 +25,6 @@ _RUN_COLUMNS = (
 _RUN_FIELDS = (*_RUN_COLUMNS, "error.message", "ended_at")
 
 
-def _deployment_id(given: str) -> str:
-    return checked_id("deployment", given)
-
-
-DeploymentId = Annotated[str, typer.Argument(callback=_deployment_id)]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")]
 
 
@@ -115,59 +110,59 @@ def show_all(
 
 @app.command("show")
 @connected
-def show(server: Server, deployment: DeploymentId) -> None:
+def show(server: Server, deployment: Reference) -> None:
     """Show a deployment."""
-    server.output.object(server.get(f"/v1/deployments/{deployment}"), _FIELDS)
+    server.output.object(server.get(f"{_path(server, deployment)}"), _FIELDS)
 
 
 @app.command("next")
 @connected
-def upcoming(server: Server, deployment: DeploymentId) -> None:
+def upcoming(server: Server, deployment: Reference) -> None:
     """Say in words when a deployment fires, and the next five times."""
-    found = server.get(f"/v1/deployments/{deployment}")
+    found = server.get(f"{_path(server, deployment)}")
     server.output.object(found, ("status", "schedule.in_words", "schedule.upcoming_runs_at"))
 
 
 @app.command("pause")
 @connected
-def pause(server: Server, deployment: DeploymentId) -> None:
+def pause(server: Server, deployment: Reference) -> None:
     """Keep a deployment from running by itself."""
-    server.output.object(server.post(f"/v1/deployments/{deployment}/pause"), _FIELDS)
+    server.output.object(server.post(f"{_path(server, deployment)}/pause"), _FIELDS)
 
 
 @app.command("unpause")
 @connected
-def unpause(server: Server, deployment: DeploymentId) -> None:
+def unpause(server: Server, deployment: Reference) -> None:
     """Let a deployment run by itself again, from now on."""
-    server.output.object(server.post(f"/v1/deployments/{deployment}/unpause"), _FIELDS)
+    server.output.object(server.post(f"{_path(server, deployment)}/unpause"), _FIELDS)
 
 
 @app.command("archive")
 @connected
-def archive(server: Server, deployment: DeploymentId) -> None:
+def archive(server: Server, deployment: Reference) -> None:
     """End a deployment for good."""
-    server.output.object(server.post(f"/v1/deployments/{deployment}/archive"), _FIELDS)
+    server.output.object(server.post(f"{_path(server, deployment)}/archive"), _FIELDS)
 
 
 @app.command("run")
 @connected
-def run(server: Server, deployment: DeploymentId) -> None:
+def run(server: Server, deployment: Reference) -> None:
     """Run a deployment now."""
-    server.output.object(server.post(f"/v1/deployments/{deployment}/run"), _RUN_FIELDS)
+    server.output.object(server.post(f"{_path(server, deployment)}/run"), _RUN_FIELDS)
 
 
 @app.command("backfill")
 @connected
 def backfill(
     server: Server,
-    deployment: DeploymentId,
+    deployment: Reference,
     start: Annotated[str, typer.Option("--from", help="RFC 3339, as 2026-05-01T00:00:00Z.")],
     end: Annotated[str, typer.Option("--to", help="RFC 3339; not in the future.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the times, and run nothing.")] = False,
 ) -> None:
     """Run a deployment for the times of a past range that it has no run of."""
     wanted: dict[str, Any] = {"start_at": start, "end_at": end, "dry_run": dry_run}
-    found = server.post(f"/v1/deployments/{deployment}/backfill", wanted)
+    found = server.post(f"{_path(server, deployment)}/backfill", wanted)
     if dry_run and not server.as_json:
         server.output.table([{"time": time} for time in found["times"]], ("time",))
         return
@@ -178,15 +173,20 @@ def backfill(
 @connected
 def runs(
     server: Server,
-    deployment: Annotated[str | None, typer.Argument(help="Of this deployment alone.")] = None,
+    deployment: Annotated[str | None, typer.Argument(help="Of this deployment alone, by id or name.")] = None,
     limit: Limit = 20,
     failed: Annotated[bool, typer.Option("--errors", help="Only those that did not begin.")] = False,
 ) -> None:
     """List runs, newest first."""
+    deployment_id = resolve(server, "deployments", deployment) if deployment is not None else None
     found = server.listing(
-        "/v1/deployment_runs", limit=limit, deployment_id=deployment, has_error="true" if failed else None
+        "/v1/deployment_runs", limit=limit, deployment_id=deployment_id, has_error="true" if failed else None
     )
     server.output.table(found, _RUN_COLUMNS)
+
+
+def _path(server: Server, deployment: str) -> str:
+    return f"/v1/deployments/{resolve(server, 'deployments', deployment)}"
 
 
 def _trigger(kind: str, template: str | None) -> dict[str, Any]:

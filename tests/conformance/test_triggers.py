@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ SECRETS = {
     "slack": KEY.decode(),
     "standard_webhooks": "whsec_" + base64.b64encode(KEY).decode(),
 }
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 TEMPLATE = "Somebody says: {{ payload.text }}"
 
 Signer = Callable[..., dict[str, str]]
@@ -137,10 +139,25 @@ async def test_bad_bodies_are_refused_after_the_signature(hub: Sender):
     assert (await hub.send(b"not json")).status_code == 400
     assert (await hub.send(b'{"a": "\\u0000"}')).status_code == 400
     assert (await hub.send(b"[" * 5000 + b"]" * 5000)).status_code == 400
-    form = await hub.send(b"payload=x", headers={"content-type": "application/x-www-form-urlencoded"})
-    assert (form.status_code, form.json()["error"]["field"]) == (400, "Content-Type")
+    xml = await hub.send(b"<a/>", headers={"content-type": "text/xml"})
+    assert (xml.status_code, xml.json()["error"]["field"]) == (400, "Content-Type")
+    forms = [b"payload=x", b"text=x", b"payload={}&payload={}", b"payload=%ff", b"payload=%00", b"x", b"a=&" * 1001]
+    for number, body in enumerate(forms):
+        refused = await hub.send(body, headers=FORM, delivery=f"form-{number}")
+        assert refused.status_code == 400, body
     assert (await hub.send(b"x" * (1024 * 1024 + 1))).status_code == 413
     assert await hub.deployer.runs(hub.deployment) == []
+
+
+async def test_a_form_is_a_payload_too(sender: Sender):
+    """As GitHub sends it unless told otherwise, and Slack from a slash command; what is signed is the raw body."""
+    is_github = "x-hub-signature-256" in sender.sign(b"")
+    said = {"payload": json.dumps({"text": "it & broke"})} if is_github else {"text": "it & broke"}
+    answer = await sender.send(urlencode(said).encode(), headers=FORM)
+    assert answer.status_code == 200, answer.text
+    [run] = await sender.deployer.runs(sender.deployment)
+    events = (await sender.deployer.http.get(f"/v1/sessions/{run['session_id']}/events")).json()["data"]
+    assert events[0]["content"][1]["text"] == "Somebody says: it & broke"
 
 
 async def test_what_senders_ask_when_they_are_set_up_starts_nothing(hub: Sender):

@@ -135,12 +135,13 @@ def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
     assert "upcoming_runs_at" in cli.text("deployments", "next", name)
     assert cli.json("deployments", "pause", name)["status"] == "paused"
     assert cli.json("deployments", "unpause", name)["status"] == "active"
-    assert cli.json("deployments", "run", name)["session_id"].startswith("sesn_")
+    assert cli.json("deployments", "show", "nightly")["id"] == name
+    assert cli.json("deployments", "run", "nightly")["session_id"].startswith("sesn_")
     now = datetime.now(UTC)
     spans = ("--from", (now - timedelta(days=3)).isoformat(), "--to", (now - timedelta(days=1)).isoformat())
     assert cli.text("deployments", "backfill", name, *spans, "--dry-run").count(":30:00") == 2
     assert len(cli.json("deployments", "backfill", name, *spans)) == 2
-    assert len(cli.json("deployments", "runs", name)) == 3
+    assert len(cli.json("deployments", "runs", "nightly")) == 3
     assert "lateness_seconds".upper() in cli.text("deployments", "runs", name)
     wrong = ("--cron", "61 * * * *", "--timezone", "UTC", "--message", "x")
     assert "schedule.expression" in cli.refused(*common, *wrong)

@@ -175,7 +175,9 @@ def test_zones_that_are(name: str):
     assert is_zone(name)
 
 
-@pytest.mark.parametrize("name", ["Europe/Atlantis", "", "../../etc/passwd", "/etc/localtime", "Europe", "CEST"])
+@pytest.mark.parametrize(
+    "name", ["Europe/Atlantis", "", "../../etc/passwd", "/etc/localtime", "Europe", "CEST", "localtime", "Factory"]
+)
 def test_zones_that_are_not(name: str):
     assert not is_zone(name)
 

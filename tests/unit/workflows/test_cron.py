@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflows.cron import CronError, parse
+from workflows.cron import CronError, check, parse
 
 
 def test_fields_lists_ranges_and_steps():
@@ -55,3 +55,17 @@ REFUSED = [
 def test_what_is_no_expression_says_why(expression: str, reason: str):
     with pytest.raises(CronError, match=reason):
         parse(expression)
+
+
+@pytest.mark.parametrize(
+    "expression", ["*/60 * * * *", "0 */24 * * *", "0 0 1-9/32 * *", "0 0 * */13 *", "0,*/99 * * * *"]
+)
+def test_a_step_that_is_never_taken_is_refused_and_still_read(expression: str):
+    parse(expression)
+    with pytest.raises(CronError, match="a step beyond"):
+        check(expression)
+
+
+@pytest.mark.parametrize("expression", ["*/59 */23 */31 */12 */7", "5/10 * * * *"])
+def test_other_steps_are_not_refused(expression: str):
+    check(expression)
