@@ -6,7 +6,9 @@ import hmac
 import json
 import os
 import signal
+import subprocess
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ def hello(said: str) -> list[dict[str, Any]]:
     return [{"type": "user.message", "content": [{"type": "text", "text": said}]}]
 
 
-async def deployed(client: Client, said: str, **more: Any) -> dict[str, Any]:
+async def deployed(client: Client, said: str, *, model: str = "scripted/test", **more: Any) -> dict[str, Any]:
     """Make a deployment of an agent that plays the script that it is told."""
-    agent = await client.post("/v1/agents", {"name": "a", "model": "scripted/test"})
+    agent = await client.post("/v1/agents", {"name": "a", "model": model})
     environment = await client.post("/v1/environments", {"name": "e"})
     body = {"name": "d", "agent": agent["id"], "environment_id": environment["id"], "initial_events": hello(said)}
     return await client.post("/v1/deployments", {**body, **more})
@@ -90,6 +92,89 @@ async def test_a_run_that_goes_on_keeps_what_was_said_and_its_files(client: Clie
     assert first["session_id"] == second["session_id"]
     events = await client.get(f"/v1/sessions/{first['session_id']}/events", types="agent.message")
     assert [text(each).split()[0] for each in events["data"]] == ["1", "2"]
+
+
+async def test_a_run_that_goes_on_keeps_its_memory(client: Client) -> None:
+    store = await client.post("/v1/memory_stores", {"name": "kept"})
+    attached = [{"type": "memory_store", "memory_store_id": store["id"]}]
+    save = {"tools": [{"name": "save_memory", "input": {"path": "/tea", "content": "Ada prefers tea."}}]}
+    made = await deployed(client, script(save, {"text": "saved"}), session="continue", resources=attached)
+    first = await client.post(f"/v1/deployments/{made['id']}/run")
+    await ended(client, made, 1)
+    read = {"tools": [{"name": "memory_read", "input": {"path": "/tea"}}]}
+    await client.post(
+        f"/v1/deployments/{made['id']}", {"initial_events": hello(script(read, {"text": "{{result}}"}))}
+    )
+    second = await client.post(f"/v1/deployments/{made['id']}/run")
+    assert [run["outcome"] for run in await ended(client, made, 2)] == ["succeeded", "succeeded"]
+    assert first["session_id"] == second["session_id"]
+    events = await client.get(f"/v1/sessions/{first['session_id']}/events", types="agent.message")
+    assert "Ada prefers tea." in text(events["data"][-1])
+
+
+async def test_a_spent_budget_of_a_run_stops_it_and_a_run_costs_what_its_session_does(client: Client) -> None:
+    model = "scripted/deployed"
+    await client.post("/v1/prices", {"model": model, "input": "1000", "output": "1000"})
+    budget = {"type": "limit", "max_list_cost": {"amount": "1", "currency": "USD"}}
+    said = script(run("true"), run("true"), run("true"), {"text": "never"})
+    made = await deployed(client, said, model=model, budget=budget)
+    started = await client.post(f"/v1/deployments/{made['id']}/run")
+    [found] = await ended(client, made, 1)
+    assert found["outcome"] == "failed"
+    assert "budget_reached" in found["detail"]
+    events = await client.get(f"/v1/sessions/{started['session_id']}/events", types="agent.message")
+    assert events["data"] == []
+    usage = (await client.get(f"/v1/sessions/{started['session_id']}"))["usage"]
+    assert Decimal(found["cost_usd"]) == Decimal(usage["cost_usd"]) > 0
+
+
+@pytest.mark.slow
+async def test_two_apis_on_one_database_fire_each_time_once(client: Client, stack: Stack, tmp_path: Path) -> None:
+    process = Path(f"/proc/{stack.parts()['api']}")
+    command = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    settings = dict(each.split(b"=", 1) for each in (process / "environ").read_bytes().split(b"\0") if b"=" in each)
+    with (tmp_path / "second").open("wb") as output:
+        second = subprocess.Popen(  # noqa: ASYNC220 - it only starts
+            command, env={**settings, b"BULKHEAD_PORT": b"0"}, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        schedule = {**EVERY_TWO_SECONDS, "overlap": "allow", "max_runs": 8}
+        made = await deployed(client, script({"text": "done"}), schedule=schedule)
+        found = await ended(client, made, 8)
+        assert second.poll() is None, (tmp_path / "second").read_text()
+    finally:
+        second.kill()
+        second.wait()
+    times = sorted(datetime.fromisoformat(each["trigger_context"]["scheduled_at"]) for each in found)
+    assert times == [times[0] + timedelta(seconds=2 * number) for number in range(8)]
+    sessions = await client.get("/v1/sessions", deployment_id=made["id"], limit="100")
+    assert sorted(each["id"] for each in sessions["data"]) == sorted(each["session_id"] for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_after_an_absence_of_the_control_plane_over_twelve_firings_each_has_its_run(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "data")
+    try:
+        stack.start()
+        stack.wait_ready()
+        schedule = {**EVERY_TWO_SECONDS, "overlap": "allow", "max_runs": 18}
+        async with Client(stack) as client:
+            made = await deployed(client, script({"text": "done"}), schedule=schedule)
+            before = len(await ended(client, made, 1))
+        stack.stop()
+        await asyncio.sleep(24)
+        stack.start()
+        stack.wait_ready()
+        async with Client(stack) as client:
+            found = await ended(client, made, 18)
+    finally:
+        stack.end()
+    times = sorted(datetime.fromisoformat(each["trigger_context"]["scheduled_at"]) for each in found)
+    assert times == [times[0] + timedelta(seconds=2 * number) for number in range(18)]
+    assert {each["outcome"] for each in found} == {"succeeded"}
+    assert before < 6, "twelve were due while it was away"
+    assert len({each["session_id"] for each in found}) == 18
 
 
 async def test_a_run_beyond_its_deadline_is_stopped(client: Client) -> None:

@@ -9,6 +9,7 @@ import pytest
 from temporalio.client import (
     Client,
     Schedule,
+    ScheduleActionExecutionStartWorkflow,
     ScheduleActionStartWorkflow,
     ScheduleBackfill,
     ScheduleOverlapPolicy,
@@ -83,6 +84,61 @@ async def test_at_every_clock_change_the_server_fires_when_the_rule_says(tempora
         wanted = [*between(rule, start, end, most=100), end]
         spec = ScheduleSpec(calendars=[calendar_of(each) for each in wanted])
         assert await started(temporal, spec, start, end, count=len(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("expression", "start", "end", "wanted"),
+    [
+        ("0 9 29 2 *", "2027-06-01", "2033-01-01", ["2028-02-29", "2032-02-29"]),
+        (
+            "0 9 31 * *",
+            "2027-12-31",
+            "2029-01-01",
+            [f"20{day}" for day in (
+                "27-12-31", "28-01-31", "28-03-31", "28-05-31", "28-07-31", "28-08-31", "28-10-31", "28-12-31"
+            )],
+        ),
+    ],
+    ids=["leap day", "the 31st"],
+)  # fmt: skip
+async def test_days_that_are_not_in_every_month_or_year(
+    temporal: Client, expression: str, start: str, end: str, wanted: list[str]
+):
+    first, last = (datetime.fromisoformat(f"{day}T00:00:00Z") for day in (start, end))
+    rule = Rule(expression=expression, timezone="UTC", anchor=first)
+    spec = ScheduleSpec(calendars=[calendar_of(each) for each in between(rule, first, last, most=100)])
+    found = await started(temporal, spec, first, last, count=len(wanted))
+    assert found == [datetime.fromisoformat(f"{day}T09:00:00Z") for day in wanted]
+
+
+async def test_jitter_puts_a_start_off_by_no_more_and_leaves_the_time_in_the_id(temporal: Client):
+    """What the run's id is made of is the time of the schedule: a firing that was put off is the same firing."""
+    jitter, name = timedelta(seconds=3), f"clock-{next(_numbers)}"
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    wanted = [soon + timedelta(seconds=number) for number in range(4)]
+    handle = await temporal.create_schedule(
+        name,
+        Schedule(
+            action=ScheduleActionStartWorkflow("nobody-runs-this", id=name, task_queue="nowhere"),
+            spec=ScheduleSpec(calendars=[calendar_of(each) for each in wanted], jitter=jitter),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.ALLOW_ALL),
+        ),
+    )
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while True:
+            found = (await handle.describe()).info
+            if found.num_actions == len(wanted):
+                break
+            await asyncio.sleep(0.2)
+    await handle.delete()
+    put_off: dict[datetime, timedelta] = {}
+    for each in found.recent_actions:
+        assert isinstance(each.action, ScheduleActionExecutionStartWorkflow)
+        at = datetime.fromisoformat(each.action.workflow_id.removeprefix(f"{name}-"))
+        put_off[at] = each.scheduled_at - at
+    assert sorted(put_off) == wanted
+    assert all(timedelta(0) <= by <= jitter for by in put_off.values())
+    assert any(put_off.values())
 
 
 @pytest.mark.parametrize(
