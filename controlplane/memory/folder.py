@@ -1,13 +1,12 @@
 """Memory as files: what a sandbox sees under /mnt/memory before a command, and what came of it after."""
 
 import posixpath
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from controlplane.errors import BulkheadError, UnavailableError
-from controlplane.memory import paths
+from controlplane.memory import inventory, paths
+from controlplane.memory.inventory import Inventory
 from controlplane.memory.preparing import Draft, Prepared, Preparer
 from controlplane.memory.rendering import Attached
 from controlplane.store import memories, memory_attached, shown_memories
@@ -20,15 +19,11 @@ from sandbox.contract import ExecRequest, SandboxError, SandboxProvider
 from sandbox.records import SandboxRow
 from workflows.contracts import ToolCallInput
 
-_log = structlog.get_logger(__name__)
-
 MOST_SHOWN = 1_000
 """Files of each store: each is written by itself, and all are hashed after each command."""
 _MOST_SHOWN_BYTES = 16 << 20
-_SECONDS = 60
-_MOST_OUTPUT_BYTES = 1 << 20
-_LIST = """cd /mnt/memory && mkdir -p -- {} || exit 1
-find . -type f ! -name '.bulkhead-*' -exec sha256sum -- {{}} +"""
+_NAMED = 5
+"""Of the files that something is told of; the others are counted."""
 _REMOVE = "cd /mnt/memory && xargs -0 rm -f --"
 
 
@@ -61,23 +56,34 @@ class MemoryFolder:
         stores = await self._stores(call)
         if not stores:
             return None
-        notes = await self._take(call, box, provider, stores, step="before")
-        for store in stores:
-            notes += await self._show(call, box, provider, store)
+        there, notes = await self._take(call, box, provider, stores, step="before")
+        if there.is_known:
+            for store in stores:
+                notes += await self._show(call, box, provider, store, spared=there.unread)
         return notes
 
     async def after(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> list[str]:
         """See `Shelf.after`."""
         stores = await self._stores(call)
-        return await self._take(call, box, provider, stores, step="after") if stores else []
+        if not stores:
+            return []
+        there, notes = await self._take(call, box, provider, stores, step="after")
+        return notes + _unknown(there)
 
     async def _stores(self, call: ToolCallInput) -> list[Attached]:
         async with self._database.transaction(call.workspace_id) as connection:
             return await memory_attached.attached(connection, call.session_id)
 
     async def _show(
-        self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider, store: Attached
+        self,
+        call: ToolCallInput,
+        box: SandboxRow,
+        provider: SandboxProvider,
+        store: Attached,
+        *,
+        spared: Collection[str],
     ) -> list[str]:
+        """``spared``: files that may hold edits which could not be read."""
         async with self._database.transaction(call.workspace_id) as connection:
             known = {each.path: each for each in await shown_memories.of_store(connection, box.id, store.store_id)}
             heads = await memories.below(connection, store.store_id, "/", limit=MOST_SHOWN + 1)
@@ -85,28 +91,39 @@ class MemoryFolder:
         folder = f"{MOUNT_ROOT}/{store.name}"
         mode = 0o644 if store.writable else 0o444
         for memory in shown:
+            if store.name + memory.path in spared:
+                continue
             before = known.get(memory.path)
             if before is None or before.sha256 != memory.sha256:
                 await provider.write_file(box.id, folder + memory.path, _once(memory.content), mode=mode)
             if before is None or (before.sha256, before.version) != (memory.sha256, memory.version):
                 async with self._database.transaction(call.workspace_id) as connection:
                     await shown_memories.put(connection, box.id, _as_shown(memory))
+        notes: list[str] = []
         there = {memory.path for memory in shown}
         gone = [each for each in known.values() if each.memory_id is not None and each.path not in there]
         if gone:
-            names = "".join(f"./{store.name}{each.path}\0" for each in gone)
-            request = ExecRequest(
-                exec_id=f"{call.tool_use_id}-gone-{store.store_id[-8:]}",
-                command=_REMOVE,
-                stdin=names,
-                cwd="/",
-                timeout_seconds=_SECONDS,
-            )
-            await provider.execute(box.id, request)
-            async with self._database.transaction(call.workspace_id) as connection:
-                await shown_memories.drop(connection, box.id, store.store_id, [each.path for each in gone])
+            notes += await self._clear(call, box, provider, store, [each.path for each in gone])
         if len(shown) < len(heads):
-            return [f"{folder} has only the first {len(shown)} memories of the store; search_memory finds all"]
+            notes.append(f"{folder} has only the first {len(shown)} memories of the store; search_memory finds all")
+        return notes
+
+    async def _clear(
+        self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider, store: Attached, gone: Sequence[str]
+    ) -> list[str]:
+        """Remove files of memories that are gone. What cannot be removed stays known: it is no new memory."""
+        request = ExecRequest(
+            exec_id=f"{call.tool_use_id}-gone-{store.store_id[-8:]}",
+            command=_REMOVE,
+            stdin="".join(f"./{store.name}{path}\0" for path in gone),
+            cwd="/",
+            timeout_seconds=inventory.SECONDS,
+        )
+        result = await provider.execute(box.id, request)
+        if result.exit_code != 0:
+            return [f"{MOUNT_ROOT}/{store.name} still has files of memories that are gone; they cannot be removed"]
+        async with self._database.transaction(call.workspace_id) as connection:
+            await shown_memories.drop(connection, box.id, store.store_id, gone)
         return []
 
     async def _take(
@@ -117,60 +134,26 @@ class MemoryFolder:
         stores: Sequence[Attached],
         *,
         step: str,
-    ) -> list[str]:
-        listed = await self._listed(call, box, provider, [store.name for store in stores], step=step)
-        if listed is None:
-            return [f"what lies under {MOUNT_ROOT} could not be listed, so edits there are not saved yet"]
+    ) -> tuple[Inventory, list[str]]:
+        names = [store.name for store in stores]
+        there = await inventory.taken(provider, box.id, names, exec_id=f"{call.tool_use_id}-memory-{step}")
         notes: list[str] = []
         edits: list[_Edit] = []
         for store in stores:
             async with self._database.transaction(call.workspace_id) as connection:
                 known = {e.path: e for e in await shown_memories.of_store(connection, box.id, store.store_id)}
-            for edit in _edits(store, known, listed.get(store.name, {})):
+            for edit in _edits(store, known, there):
                 if edit.sha256:
                     edit = await _read(provider, box, edit)  # noqa: PLW2901 - the same, with its content
                 edits.append(edit)
         try:
             ready = await self._prepared(call, edits)
         except UnavailableError:
-            return [f"edits under {MOUNT_ROOT} could not be saved now; they are with the next command"]
+            return there, [f"edits under {MOUNT_ROOT} could not be saved now; they are with the next command"]
         for edit in ready:
             async with self._database.transaction(call.workspace_id) as connection:
                 notes += await _Taking(connection, call, box).take(edit)
-        return notes
-
-    async def _listed(
-        self,
-        call: ToolCallInput,
-        box: SandboxRow,
-        provider: SandboxProvider,
-        folders: Sequence[str],
-        *,
-        step: str,
-    ) -> Mapping[str, Mapping[str, str]] | None:
-        """Return store's folder → path → hash of what lies there."""
-        request = ExecRequest(
-            exec_id=f"{call.tool_use_id}-memory-{step}",
-            command=_LIST.format(" ".join(folders)),
-            cwd="/",
-            timeout_seconds=_SECONDS,
-            max_output_bytes=_MOST_OUTPUT_BYTES,
-        )
-        try:
-            result = await provider.execute(box.id, request)
-        except SandboxError as error:
-            _log.warning("memory_folder_not_listed", cause=error.code)
-            return None
-        if result.status != "exited" or result.dropped_bytes:
-            return None
-        found: dict[str, dict[str, str]] = {}
-        for line in result.stdout.splitlines():
-            digest, _, name = line.partition("  ./")
-            store, _, path = name.partition("/")
-            # A name that sha256sum has to quote is one that no memory can have.
-            if len(digest) == 64 and path:
-                found.setdefault(store, {})["/" + path] = digest
-        return found
+        return there, notes
 
     async def _prepared(self, call: ToolCallInput, edits: Sequence[_Edit]) -> list[_Edit]:
         written = [edit for edit in edits if edit.content is not None]
@@ -264,14 +247,42 @@ class _Taking:
         await shown_memories.put(self._connection, self._box.id, known)
 
 
-def _edits(store: Attached, known: Mapping[str, ShownMemory], there: Mapping[str, str]) -> list[_Edit]:
+def _edits(store: Attached, known: Mapping[str, ShownMemory], there: Inventory) -> list[_Edit]:
+    """Return what differs from what is known; gone is only what is known not to be there."""
+    files = there.files.get(store.name, {})
     changed = [
         _Edit(store, path, known.get(path), sha256=digest)
-        for path, digest in there.items()
-        if path not in known or known[path].sha256 != digest
+        for path, digest in files.items()
+        if (path not in known and not inventory.is_unfinished(path))
+        or (path in known and known[path].sha256 != digest)
     ]
-    gone = [_Edit(store, path, each) for path, each in known.items() if each.memory_id and path not in there]
+    if not there.is_whole:
+        return changed
+    gone = [
+        _Edit(store, path, each)
+        for path, each in known.items()
+        if each.memory_id and path not in files and store.name + path not in there.unread
+    ]
     return changed + gone
+
+
+def _unknown(there: Inventory) -> list[str]:
+    """Return what the model is told of what could not be read."""
+    said: list[str] = []
+    if there.unread:
+        names = sorted(f"{MOUNT_ROOT}/{each}" for each in there.unread)
+        said.append(f"{_counted(names)} could not be read: edits there are not saved, and nothing of it is deleted")
+    if not there.is_whole:
+        said.append(
+            f"not all that lies under {MOUNT_ROOT} could be listed ({there.problem or 'for no reason that was said'}):"
+            " nothing is deleted from memory, and edits in what could not be listed are not saved yet"
+        )
+    return said
+
+
+def _counted(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 async def _read(provider: SandboxProvider, box: SandboxRow, edit: _Edit) -> _Edit:

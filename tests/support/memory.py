@@ -133,6 +133,12 @@ class Mind:
             changed = changed.model_copy(update={"content": content})
             return await memories.change(connection, locked, memory, changed, Author(is_person=True))
 
+    async def delete(self, memory: MemoryRecord) -> None:
+        """Delete a memory as a person does."""
+        async with self.database.transaction(self.workspace_id) as connection:
+            locked = await memory_stores.lock(connection, memory.store_id)
+            await memories.remove(connection, locked, memory, Author(is_person=True))
+
     async def contents(self, store: StoreRecord) -> dict[str, str]:
         """Return path → content of everything in a store."""
         async with self.database.transaction(self.workspace_id) as connection:

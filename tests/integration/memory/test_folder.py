@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
+
 from sandbox.contract import SandboxError
 from tests.support.house import Hands
 from tests.support.memory import Mind
@@ -87,3 +89,53 @@ async def test_what_went_on_in_the_background_is_saved_before_the_next_command(m
     _, said = await hands.run(await hands.dispatch("true"))
     assert "saved as version 1" in said
     assert await mind.contents(store) == {"/plan.md": "late\n"}
+
+
+async def _said(hands: Hands, command: str) -> str:
+    _, said = await hands.run(await hands.dispatch(command))
+    return said
+
+
+async def test_odd_names_come_back_as_they_were(mind: Mind, hands: Hands):
+    store = await mind.store()
+    kept = {"/.bulkhead-x.md": "dot", "/a\\b.md": "one", '/c"\'d $(e) *.md': "quoted", "/f\\\\g\\": "two", "/- ü": "x"}
+    for path, content in kept.items():
+        await mind.save(store, path, content)
+    await mind.attach(hands.house.session_id, store)
+    assert "memory" not in await _said(hands, "true")
+    assert await mind.contents(store) == kept
+    said = await _said(hands, "cd /mnt/memory/notes && printf 2 > 'a\\b.md' && rm .bulkhead-x.md && printf n > 'n\\w'")
+    assert "a\\b.md is saved as version 2" in said and ".bulkhead-x.md is deleted" in said
+    del kept["/.bulkhead-x.md"]
+    assert await mind.contents(store) == {**kept, "/a\\b.md": "2", "/n\\w": "n"}
+
+
+@pytest.mark.parametrize(
+    ("closed", "named"), [("plan.md", "notes/plan.md"), ("in", "./notes/in"), (".", "./notes"), ("..", "/mnt/memory")]
+)
+async def test_what_cannot_be_read_is_not_deleted(mind: Mind, hands: Hands, closed: str, named: str):
+    store = await mind.store()
+    for path in ("/plan.md", "/in/a.md", "/gone.md"):
+        await mind.save(store, path, path)
+    await mind.attach(hands.house.session_id, store)
+    said = await _said(hands, f"cd /mnt/memory/notes; rm gone.md; echo new > new.md; chmod 000 {closed}")
+    left = await mind.contents(store)
+    assert {"/plan.md", "/in/a.md"} <= set(left), said
+    assert "could not be" in said and named in said
+    said = await _said(hands, f"chmod 755 /mnt/memory /mnt/memory/notes; cd /mnt/memory/notes; chmod 755 {closed}")
+    assert "could not be" not in said
+    assert await mind.contents(store) == {"/in/a.md": "/in/a.md", "/new.md": "new\n", "/plan.md": "/plan.md"}
+
+
+async def test_a_file_that_cannot_be_removed_makes_no_new_memory(mind: Mind, hands: Hands):
+    store = await mind.store()
+    memory = await mind.save(store, "/in/a.md", "a")
+    await mind.attach(hands.house.session_id, store)
+    await _said(hands, "chmod 555 /mnt/memory/notes/in")
+    await mind.delete(memory)
+    assert "cannot be removed" in await _said(hands, "true")
+    assert await mind.contents(store) == {}
+    await _said(hands, "chmod 755 /mnt/memory/notes/in")
+    await _said(hands, "true")
+    assert await _said(hands, "ls /mnt/memory/notes/in") == "(no output)"
+    assert await mind.contents(store) == {}
