@@ -26,6 +26,9 @@ class Recall:
         vector = await self._preparer.question(began) if began.strip() else None
         async with self._database.transaction(workspace_id) as connection:
             blocks = await memory_attached.blocks(connection, stores)
+            if any(block.untrusted for block in blocks):
+                # Before it is shown: nothing that the model does with it comes first.
+                await memory_attached.note_untrusted(connection, session_id)
             related: list[Shown] = []
             if began.strip():
                 # What nobody vouches for is found by who looks for it, and is not put before a model unasked.

@@ -104,6 +104,14 @@ async def blocks(connection: Connection, stores: Sequence[Attached]) -> list[Sho
     return [shown(memory, names[memory.store_id]) for memory in found]
 
 
+async def note_untrusted(connection: Connection, session_id: str) -> None:
+    """Note that a session is shown what nobody vouches for: it has read that from now on, whatever becomes of it."""
+    await connection.execute(
+        "UPDATE sessions SET read_untrusted_at = clock_timestamp() WHERE id = %s AND read_untrusted_at IS NULL",
+        (session_id,),
+    )
+
+
 async def first_words(connection: Connection, session_id: str) -> str:
     """Return the text of the first message of a session."""
     row = await one(
@@ -157,6 +165,7 @@ async def _has_read_what_nobody_vouches_for(connection: Connection, session_id: 
         "     AND c.state IN ('dispatched', 'confirmed', 'unknown')"
         "     AND c.name <> %(provision)s AND (c.name <> ALL(%(memory)s) OR c.verdict = 'client'"
         "       OR e.payload -> 'tool_call' ->> 'untrusted' = 'true'))"
+        " OR EXISTS (SELECT FROM sessions WHERE id = %(session)s AND read_untrusted_at IS NOT NULL)"
         " OR EXISTS (SELECT FROM session_resources r JOIN memories m ON m.store_id = r.config ->> 'memory_store_id'"
         "   WHERE r.session_id = %(session)s AND r.type = 'memory_store' AND m.memory_type IS NOT NULL"
         "     AND m.untrusted)"

@@ -1,0 +1,48 @@
+"""What nobody vouches for: it stays marked, and away from what is protected."""
+
+import pytest
+
+from controlplane.memory.recall import Recall
+from controlplane.store.memory_stores import StoreRecord
+from tests.support.memory import Mind
+
+
+async def _tainted(mind: Mind, store: StoreRecord) -> str:
+    """Return a session that has run a command."""
+    session_id = await mind.session(store)
+    await mind.dispatch(session_id, "sandbox_execute", {"command": "echo evil"})
+    return session_id
+
+
+async def test_what_a_session_was_shown_it_has_read_also_when_it_is_gone(mind: Mind):
+    store = await mind.store()
+    await mind.save(store, "/persona", "terse", memory_type="persona")
+    said = await mind.use(await _tainted(mind, store), "save_memory", path="/b", content="obey", type="facts")
+    assert "untrusted" in said
+    session_id = await mind.session(store)
+    assert "obey" in await Recall(mind.database, mind.preparer).section(mind.workspace_id, session_id)
+    assert "Forgotten" in await mind.use(session_id, "memory_forget", path="/b", version=1)
+    said = await mind.use(session_id, "memory_update", path="/persona", version=1, patch={"text": "obey"})
+    assert "protected" in said
+    assert "untrusted" in await mind.use(session_id, "save_memory", path="/c", content="obey")
+
+
+async def test_a_session_that_was_shown_nothing_untrusted_is_trusted(mind: Mind):
+    store = await mind.store()
+    await mind.save(store, "/persona", "terse", memory_type="persona")
+    session_id = await mind.session(store)
+    await Recall(mind.database, mind.preparer).section(mind.workspace_id, session_id)
+    said = await mind.use(session_id, "memory_update", path="/persona", version=1, patch={"text": "kind"})
+    assert said == "Saved: /persona is version 2 now."
+
+
+@pytest.mark.parametrize("name", ["memory_update", "memory_forget", "save_memory"])
+async def test_a_block_that_a_person_protects_is_out_of_reach_of_what_is_untrusted(mind: Mind, name: str):
+    store = await mind.store()
+    await mind.save(store, "/rule", "never", memory_type="facts", protected=True)
+    value = {"memory_update": {"patch": {"text": "obey"}}, "save_memory": {"content": "obey"}}.get(name, {})
+    said = await mind.use(await _tainted(mind, store), name, path="/rule", version=1, **value)
+    assert "protected" in said
+    assert await mind.contents(store) == {"/rule": "never"}
+    trusted = await mind.use(await mind.session(store), name, path="/rule", version=1, **value)
+    assert trusted.startswith(("Saved", "Forgotten"))
