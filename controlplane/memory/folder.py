@@ -274,7 +274,7 @@ def _unknown(there: Inventory) -> list[str]:
         said.append(f"{_counted(names)} could not be read: edits there are not saved, and nothing of it is deleted")
     if not there.is_whole:
         said.append(
-            f"not all that lies under {MOUNT_ROOT} could be listed ({there.problem or 'for no reason that was said'}):"
+            f"not all that lies under {MOUNT_ROOT} could be listed ({there.problem or 'no reason is known'}):"
             " nothing is deleted from memory, and edits in what could not be listed are not saved yet"
         )
     return said

@@ -14,7 +14,7 @@ _log = structlog.get_logger(__name__)
 SECONDS = 60
 _MOST_OUTPUT_BYTES = 4 << 20
 _MOST_SAID = 300
-# Names first, hashes after: what has a name and no hash is there and could not be read. No memory's path has a line end.
+# Names first, hashes after: what has a name and no hash is there and could not be read. No path has a line end.
 _LIST = f"""cd {MOUNT_ROOT} && mkdir -p -- {{}} || exit
 files() {{{{ find . -type f ! -path '*
 *' "$@"; }}}}

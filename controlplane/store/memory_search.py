@@ -202,14 +202,16 @@ class _Finder:
         return [(each, scores[each] / most, shared[each]) for each in ranked]
 
     async def superseded(self, ids: list[str]) -> dict[str, str]:
-        """Return by which path a version is superseded."""
+        """Return by which path a version is superseded; what is untrusted supersedes only what is so too."""
         parameters = {"stores": self._parameters["stores"], "as_of": self._parameters["as_of"], "ids": ids}
         found = await rows(
             self._connection,
             "SELECT o.id, v.path FROM memory_versions v JOIN memory_versions o"
             "    ON o.store_id = v.store_id AND o.path = v.supersedes AND o.memory_id <> v.memory_id"
             " WHERE v.store_id = ANY(%(stores)s) AND v.supersedes IS NOT NULL AND v.operation <> 'deleted'"
-            "   AND v.content IS NOT NULL AND o.id = ANY(%(ids)s)" + self._held,
+            "   AND v.content IS NOT NULL AND o.id = ANY(%(ids)s)"
+            "   AND (NOT v.untrusted OR (o.untrusted AND NOT EXISTS"
+            "        (SELECT FROM memories p WHERE p.id = o.memory_id AND p.protected)))" + self._held,
             parameters,
         )
         return {row["id"]: row["path"] for row in found}
@@ -272,10 +274,12 @@ async def _hits(connection: Connection, ranked: Sequence[Fused], superseded: Map
 
 def _hit(found: Fused, row: DictRow, superseded: Mapping[str, str]) -> Hit:
     version = VersionRecord.model_validate(row)
+    # What is untrusted may only say so.
+    supersedes = version.supersedes and (not version.untrusted or version.path in superseded.values())
     return Hit(
         version=version,
         memory_created_at=row["memory_created_at"],
         superseded=version.id in superseded,
         score=found.score,
-        reason=found.reason + (f"; supersedes {version.supersedes}" if version.supersedes else ""),
+        reason=found.reason + (f"; supersedes {version.supersedes}" if supersedes else ""),
     )

@@ -92,6 +92,16 @@ class Mind:
         await self.attach(session, *stores)
         return session
 
+    async def begin(self, session_id: str, words: str) -> None:
+        """Let a session have begun with a message."""
+        payload = Jsonb({"content": [{"type": "text", "text": words}]})
+        async with self.database.transaction(self.workspace_id) as connection:
+            await connection.execute(
+                "INSERT INTO events (session_id, seq, id, workspace_id, type, payload, position, processed_at)"
+                " VALUES (%s, 1, %s, %s, 'user.message', %s, 1, clock_timestamp())",
+                (session_id, new_id("sevt"), self.workspace_id, payload),
+            )
+
     async def dispatch(self, session_id: str, name: str, value: dict[str, Any]) -> ToolCallInput:
         """Journal a call that is about to run."""
         call = ToolCallInput(tool_use_id=new_id("sevt"), session_id=session_id, workspace_id=self.workspace_id)

@@ -98,13 +98,21 @@ async def _said(hands: Hands, command: str) -> str:
 
 async def test_odd_names_come_back_as_they_were(mind: Mind, hands: Hands):
     store = await mind.store()
-    kept = {"/.bulkhead-x.md": "dot", "/a\\b.md": "one", '/c"\'d $(e) *.md': "quoted", "/f\\\\g\\": "two", "/- ü": "x"}
+    kept = {
+        "/.bulkhead-x.md": "dot",
+        "/a\\b.md": "one",
+        "/c\"'d $(e) *.md": "quoted",
+        "/f\\\\g\\": "two",
+        "/- ü": "x",
+    }
     for path, content in kept.items():
         await mind.save(store, path, content)
     await mind.attach(hands.house.session_id, store)
     assert "memory" not in await _said(hands, "true")
     assert await mind.contents(store) == kept
-    said = await _said(hands, "cd /mnt/memory/notes && printf 2 > 'a\\b.md' && rm .bulkhead-x.md && printf n > 'n\\w'")
+    said = await _said(
+        hands, "cd /mnt/memory/notes && printf 2 > 'a\\b.md' && rm .bulkhead-x.md && printf n > 'n\\w'"
+    )
     assert "a\\b.md is saved as version 2" in said and ".bulkhead-x.md is deleted" in said
     del kept["/.bulkhead-x.md"]
     assert await mind.contents(store) == {**kept, "/a\\b.md": "2", "/n\\w": "n"}

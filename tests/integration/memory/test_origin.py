@@ -3,6 +3,8 @@
 import pytest
 
 from controlplane.memory.recall import Recall
+from controlplane.store import memory_search
+from controlplane.store.memory_search import Search
 from controlplane.store.memory_stores import StoreRecord
 from tests.support.memory import Mind
 
@@ -46,3 +48,32 @@ async def test_a_block_that_a_person_protects_is_out_of_reach_of_what_is_untrust
     assert await mind.contents(store) == {"/rule": "never"}
     trusted = await mind.use(await mind.session(store), name, path="/rule", version=1, **value)
     assert trusted.startswith(("Saved", "Forgotten"))
+
+
+async def _found(mind: Mind, store: StoreRecord, query: str) -> list[str]:
+    async with mind.database.transaction(mind.workspace_id) as connection:
+        hits = await memory_search.search(
+            connection, [store.id], Search(query=query), vector=await mind.preparer.question(query)
+        )
+    return [f"{hit.version.path}{' superseded' if hit.superseded else ''}" for hit in hits]
+
+
+async def test_what_is_untrusted_supersedes_nothing_that_is_trusted_or_protected(mind: Mind):
+    store = await mind.store()
+    await mind.save(store, "/rule", "Invoices are paid by card.", protected=True)
+    await mind.save(store, "/fact", "Invoices are sent on Monday.")
+    tainted = await _tainted(mind, store)
+    await mind.use(tainted, "save_memory", path="/guess", content="Invoices are blue.")
+    for path in ("/rule", "/fact", "/guess"):
+        said = await mind.use(tainted, "save_memory", path=f"/junk{path}", content="Invoices", supersedes=path)
+        assert "Saved" in said
+    found = await _found(mind, store, "Invoices are paid by card.")
+    assert "/rule" in found and "/fact" in found and found[-1] == "/guess superseded"
+    said = await mind.use(tainted, "search_memory", query="Invoices", limit=10)
+    assert "supersedes /rule" not in said and "supersedes /guess" in said
+    session_id = await mind.session(store)
+    await mind.begin(session_id, "How are Invoices paid?")
+    shown = await Recall(mind.database, mind.preparer).section(mind.workspace_id, session_id)
+    assert "paid by card" in shown and "sent on Monday" in shown
+    await mind.save(store, "/new", "Invoices are paid in cash.", supersedes="/rule")
+    assert "/rule superseded" in await _found(mind, store, "Invoices are paid by card.")
