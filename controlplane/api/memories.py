@@ -66,6 +66,7 @@ async def create_memory(
             author_of(exchange),
             vector=prepared.vector,
             created_at=wanted.created_at,
+            untrusted=wanted.untrusted,
         )
         return wire_memory(made, view=view or "basic", redacted=prepared.redacted)
 
@@ -163,6 +164,7 @@ async def update_memory(
             content.model_copy(update={"content": prepared.content}),
             author_of(exchange),
             vector=prepared.vector,
+            untrusted=_origin(before, wanted),
         )
         return wire_memory(changed, view=view or "basic", redacted=prepared.redacted)
 
@@ -247,6 +249,12 @@ def _precondition_failed(field: str) -> ConflictError:
         field=field,
         next_step="read the memory again, and make the change to what it holds now",
     )
+
+
+def _origin(before: MemoryRecord, wanted: MemoryUpdate) -> bool | None:
+    """Return what the request says of the origin; what a patch leaves as it was is as untrusted as it was."""
+    is_patched = wanted.patch is not None and before.untrusted
+    return wanted.untrusted if wanted.untrusted is not None or not is_patched else True
 
 
 def _changed(before: MemoryRecord, wanted: MemoryUpdate) -> MemoryContent:

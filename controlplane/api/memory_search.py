@@ -74,7 +74,13 @@ async def imported(
             before = await memories.at(connection, store.id, line.path)
             if before is None:
                 await memories.create(
-                    connection, store, content, author, vector=ready.vector, created_at=line.created_at
+                    connection,
+                    store,
+                    content,
+                    author,
+                    vector=ready.vector,
+                    created_at=line.created_at,
+                    untrusted=bool(line.untrusted),
                 )
                 created += 1
                 continue
@@ -83,7 +89,14 @@ async def imported(
                 update=content.model_dump(include={"content", "memory_type", "supersedes"}, exclude_none=True)
             )
             changed = await memories.change(
-                connection, store, before, content, author, vector=ready.vector, held_from=line.created_at
+                connection,
+                store,
+                before,
+                content,
+                author,
+                vector=ready.vector,
+                held_from=line.created_at,
+                untrusted=line.untrusted,
             )
             unchanged += changed is before
             updated += changed is not before

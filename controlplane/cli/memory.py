@@ -24,6 +24,8 @@ _COLUMNS = ("path", "memory_type", "version", "content_size_bytes", "untrusted",
 _VERSION_COLUMNS = ("id", "version", "operation", "created_at", "created_by", "provenance.model", "untrusted")
 _IMPORTED_AT_ONCE = 200
 _LINE_FIELDS = ("path", "content", "type", "created_at", "supersedes")
+_LINE_EXTRAS = ("untrusted",)
+"""What stands in a line only where it is set."""
 
 Store = Annotated[str, typer.Argument(help="The store's id, or its name if no other has it.")]
 MemoryPath = Annotated[str, typer.Argument(help="The memory's path, such as /people/ada.md.")]
@@ -172,13 +174,15 @@ def restore(server: Server, store: Store, path: MemoryPath, version: Version) ->
             next_step=f"`bulkhead memory history` lists the versions of {path}",
         )
     before = _look_up(server, url, path)
+    # Who restores it does not vouch for it.
+    origin = {"untrusted": wanted["untrusted"]}
     if before is None:
-        made = {"path": path, "content": wanted["content"], "memory_type": wanted["memory_type"]}
+        made = {"path": path, "content": wanted["content"], "memory_type": wanted["memory_type"], **origin}
         saved = server.post(f"{url}/memories?view=full", made)
     else:
-        body = {"content": wanted["content"], "version": before["version"]}
+        body = {"content": wanted["content"], "version": before["version"], **origin}
         saved = server.post(f"{url}/memories/{before['id']}?view=full", body)
-    server.output.object(saved, ("path", "version", "memory_type"))
+    server.output.object(saved, ("path", "version", "memory_type", "untrusted"))
 
 
 @app.command("export")
@@ -189,7 +193,9 @@ def export(server: Server, store: Store, file: Annotated[Path | None, _FILE] = N
     with _opened(file) as output:
         for memory in found:
             line = {**memory, "type": memory["memory_type"]}
-            output.write(json.dumps({name: line[name] for name in _LINE_FIELDS}, ensure_ascii=False) + "\n")
+            kept = {name: line[name] for name in _LINE_FIELDS}
+            kept |= {name: line[name] for name in _LINE_EXTRAS if line[name]}
+            output.write(json.dumps(kept, ensure_ascii=False) + "\n")
 
 
 @app.command("import")
@@ -290,4 +296,4 @@ def _lines(file: Path | None) -> Iterator[Json]:
             raise Failure(f"line {number} is no JSON: {error}", code="malformed_json", field="file") from error
         if not isinstance(value, dict):
             raise Failure(f"line {number} is no JSON object", code="malformed_json", field="file")
-        yield {name: value[name] for name in _LINE_FIELDS if value.get(name) is not None}
+        yield {name: value[name] for name in (*_LINE_FIELDS, *_LINE_EXTRAS) if value.get(name) is not None}

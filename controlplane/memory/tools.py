@@ -1,6 +1,7 @@
 """The memory tools' effects: each in the transaction that confirms its call, so that it happens once or never."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from workflows.outcomes import failure
 from workflows.records import FinalState, JournaledCall
 
 _LISTED = 200
+_END = "[end of what is untrusted"
+_ENDS = re.compile(r"\[(?=\s*end\s+of\s+what\s+is\s+untrusted)", re.IGNORECASE)
 _SHOWN_CHARACTERS = 4_000
 """Of each hit of a search; the whole is read by its path."""
 
@@ -126,7 +129,7 @@ class _Work:
         memory = await self._at(store)
         head = {"store": store.name, "path": path, "version": memory.version, "type": memory.memory_type}
         head["updated_at"] = memory.updated_at.isoformat()
-        return _Done(f"{json.dumps(head)}\n{_marked(memory.content, memory.untrusted)}", memory.untrusted)
+        return _Done(f"{json.dumps(head)}\n{_marked(memory.content, memory.untrusted, self._call)}", memory.untrusted)
 
     async def _list(self, store: Attached, prefix: str) -> _Done:
         found = await memories.below(
@@ -160,7 +163,7 @@ class _Work:
         texts = [
             f"{by_id[hit.version.store_id]}:{hit.version.path} (version {hit.version.version},"
             f" {hit.version.held_from:%Y-%m-%d}; {hit.reason})\n"
-            + _marked((hit.version.content or "")[:_SHOWN_CHARACTERS], hit.version.untrusted)
+            + _marked((hit.version.content or "")[:_SHOWN_CHARACTERS], hit.version.untrusted, self._call)
             for hit in hits
         ]
         return _Done("\n\n".join(texts) or "Nothing was found.", any(hit.version.untrusted for hit in hits))
@@ -269,8 +272,12 @@ def _saved(memory: MemoryRecord, prepared: Prepared) -> str:
     return said
 
 
-def _marked(content: str, untrusted: bool) -> str:
-    return f"[{UNTRUSTED}]\n{content}\n[end of what is untrusted]" if untrusted else content
+def _marked(content: str, untrusted: bool, call: ToolCallInput) -> str:
+    """Return a content in a frame that nothing in it ends: its end has the call's id, which no writer knew."""
+    if not untrusted:
+        return content
+    end = f"{_END} {call.tool_use_id[-8:]}]"
+    return f"[{UNTRUSTED}; it ends with {end}]\n{_ENDS.sub('(', content)}\n{end}"
 
 
 def _moment(given: str | None) -> datetime | None:

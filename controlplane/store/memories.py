@@ -120,8 +120,12 @@ async def create(
     *,
     vector: Vector | None = None,
     created_at: datetime | None = None,
+    untrusted: bool = False,
 ) -> MemoryRecord:
-    """Make a memory in a locked store; raises `ConflictError` where the path is taken or the store is full."""
+    """Make a memory in a locked store; raises `ConflictError` where the path is taken or the store is full.
+
+    ``untrusted``: the content came from outside, whoever writes it.
+    """
     check(content)
     _check_origin(content, author)
     moment = created_at or datetime.now(UTC)
@@ -137,7 +141,7 @@ async def create(
         version_id=new_id("memver"),
         sha256=sha256(content.content),
         size_bytes=size,
-        untrusted=author.untrusted,
+        untrusted=author.untrusted or untrusted,
         created_at=moment,
         updated_at=moment,
     )
@@ -162,9 +166,15 @@ async def change(
     *,
     vector: Vector | None = None,
     held_from: datetime | None = None,
+    untrusted: bool | None = None,
 ) -> MemoryRecord:
-    """Give a memory of a locked store another content or path; nothing happens if both are what they were."""
-    if content == MemoryContent(**before.model_dump(include=set(MemoryContent.model_fields))):
+    """Give a memory of a locked store another content or path; nothing happens if all is what it was.
+
+    ``untrusted``: what a person says of the content's origin. Unsaid, new content of a person's is trusted, and what
+    is left as it was is what it was.
+    """
+    is_same = content == MemoryContent(**before.model_dump(include=set(MemoryContent.model_fields)))
+    if is_same and untrusted in (None, before.untrusted):
         return before
     check(content)
     _check_origin(content, author, before=before)
@@ -179,7 +189,7 @@ async def change(
             "version_id": new_id("memver"),
             "sha256": sha256(content.content),
             "size_bytes": size,
-            "untrusted": author.untrusted or (before.untrusted and not author.is_person),
+            "untrusted": author.untrusted or _stays_untrusted(before, content, author, said=untrusted),
             "updated_at": max(held_from or datetime.now(UTC), before.updated_at),
         }
     )
@@ -330,6 +340,12 @@ def _check_origin(content: MemoryContent, author: Author, *, before: MemoryRecor
             field="path",
             next_step="save it elsewhere, or have a person write it",
         )
+
+
+def _stays_untrusted(before: MemoryRecord, content: MemoryContent, author: Author, *, said: bool | None) -> bool:
+    if not author.is_person:
+        return before.untrusted
+    return said if said is not None else before.untrusted and content.content == before.content
 
 
 async def _close(connection: Connection, before: MemoryRecord, moment: datetime) -> None:

@@ -357,3 +357,38 @@ async def test_an_update_that_is_repeated_is_answered_as_the_first_time(http: ht
     assert (first.status_code, again.status_code) == (200, 200)
     assert first.json() == again.json()
     assert (await http.post(url, json=body)).status_code == 409
+
+
+async def test_an_untrusted_mark_stays_until_somebody_vouches(http: httpx.AsyncClient, store: Any):
+    made = await save(http, store, "/a", '{"x": "evil", "y": 1}', untrusted=True)
+    assert made["untrusted"]
+    url = f"/v1/memory_stores/{store.id}/memories/{made['id']}"
+    for body in ({"expires_at": "2100-01-01T00:00:00Z"}, {"path": "/b"}, {"protected": True}, {"patch": {"y": 2}}):
+        assert (await http.post(url, json=body)).json()["untrusted"], body
+    assert not (await http.post(url, json={"untrusted": False})).json()["untrusted"]
+    assert (await http.post(url, json={"untrusted": True})).json()["untrusted"]
+    assert not (await http.post(url, json={"content": "mine"})).json()["untrusted"]
+    line = {"path": "/in", "content": "evil", "untrusted": True}
+    for _ in range(2):
+        await http.post(f"/v1/memory_stores/{store.id}/import", json={"memories": [line]})
+    listed = (await http.get(f"/v1/memory_stores/{store.id}/memories", params={"path": "/in"})).json()["data"]
+    assert [(each["untrusted"], each["version"]) for each in listed] == [(True, 1)]
+
+
+async def test_a_search_is_narrowed_to_times_and_authors(http: httpx.AsyncClient, client: AsyncAnthropic, store: Any):
+    for year in (2023, 2024, 2025):
+        await save(http, store, f"/{year}", f"Ada met Bob in {year}", created_at=f"{year}-06-01T00:00:00Z")
+    made = await client.beta.memory_stores.memories.list(store.id)
+    version = await client.beta.memory_stores.memory_versions.list(store.id)
+    assert len(made.data) == 3
+    key = json.loads(version.data[0].model_dump_json())["created_by"]["api_key_id"]
+
+    async def paths(**narrowed: Any) -> set[str]:
+        return {hit["memory"]["path"] for hit in await search(http, store, "Ada Bob", **narrowed)}
+
+    assert await paths(created_after="2024-01-01T00:00:00Z") == {"/2024", "/2025"}
+    assert await paths(created_before="2024-12-01T00:00:00Z") == {"/2023", "/2024"}
+    between = {"created_after": "2024-01-01T00:00:00Z", "created_before": "2024-12-01T00:00:00Z"}
+    assert await paths(**between) == {"/2024"}
+    assert await paths(author=key) == {"/2023", "/2024", "/2025"}
+    assert await paths(author="sesn_other") == set()

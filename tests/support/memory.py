@@ -137,10 +137,14 @@ class Mind:
 
     async def overwrite(self, memory: MemoryRecord, content: str) -> MemoryRecord:
         """Give a memory another content as a person does."""
+        return await self.change(memory, content=content)
+
+    async def change(self, memory: MemoryRecord, **changes: Any) -> MemoryRecord:
+        """Change a memory as a person does."""
         async with self.database.transaction(self.workspace_id) as connection:
             locked = await memory_stores.lock(connection, memory.store_id)
             changed = MemoryContent(**memory.model_dump(include=set(MemoryContent.model_fields)))
-            changed = changed.model_copy(update={"content": content})
+            changed = changed.model_copy(update=changes)
             return await memories.change(connection, locked, memory, changed, Author(is_person=True))
 
     async def delete(self, memory: MemoryRecord) -> None:
@@ -148,6 +152,13 @@ class Mind:
         async with self.database.transaction(self.workspace_id) as connection:
             locked = await memory_stores.lock(connection, memory.store_id)
             await memories.remove(connection, locked, memory, Author(is_person=True))
+
+    async def read(self, store: StoreRecord, path: str) -> MemoryRecord:
+        """Return what is at a path."""
+        async with self.database.transaction(self.workspace_id) as connection:
+            found = await memories.at(connection, store.id, path)
+        assert found is not None
+        return found
 
     async def contents(self, store: StoreRecord) -> dict[str, str]:
         """Return path → content of everything in a store."""

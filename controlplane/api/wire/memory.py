@@ -114,6 +114,7 @@ class MemoryCreate(Request):
     supersedes: Path | None = Field(default=None, description="The path of a memory that holds no longer.")
     expires_at: Moment | None = None
     created_at: Moment | None = Field(default=None, description="Since when it holds, if not since now.")
+    untrusted: bool = Field(default=False, description="It came from where nobody vouches for it.")
 
     _check_type = field_validator("memory_type")(_type)
 
@@ -139,6 +140,9 @@ class MemoryUpdate(Request):
     protected: bool | None = None
     supersedes: Path | None = None
     expires_at: Moment | None = None
+    untrusted: bool | None = Field(
+        default=None, description="False vouches for it. Omitted: new content is trusted, the rest is as it was."
+    )
 
     _check_type = field_validator("memory_type")(_type)
 
@@ -247,6 +251,7 @@ class ImportedMemory(Request):
     type: str | None = None
     created_at: Moment | None = None
     supersedes: Path | None = None
+    untrusted: bool | None = None
 
     _check_type = field_validator("type")(_type)
 

@@ -110,9 +110,7 @@ async def test_odd_names_come_back_as_they_were(mind: Mind, hands: Hands):
     await mind.attach(hands.house.session_id, store)
     assert "memory" not in await _said(hands, "true")
     assert await mind.contents(store) == kept
-    said = await _said(
-        hands, "cd /mnt/memory/notes && printf 2 > 'a\\b.md' && rm .bulkhead-x.md && printf n > 'n\\w'"
-    )
+    said = await _said(hands, "cd /mnt/memory/notes; printf 2 > 'a\\b.md'; rm .bulkhead-x.md; printf n > 'n\\w'")
     assert "a\\b.md is saved as version 2" in said and ".bulkhead-x.md is deleted" in said
     del kept["/.bulkhead-x.md"]
     assert await mind.contents(store) == {**kept, "/a\\b.md": "2", "/n\\w": "n"}
