@@ -2,12 +2,13 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.memories import author_of
+from controlplane.api.memories import author_of, check_schema
 from controlplane.api.wire.memory import (
     ImportedMemory,
     MemoriesImported,
@@ -48,6 +49,7 @@ async def import_memories(
     """Keep many memories, all or none. Repeated, nothing changes."""
     for index, line in enumerate(wanted.memories):
         with _line(index):
+            check_schema(line.json_schema)
             memories.check(_content(line))
     drafts = [Draft(path=line.path, content=line.content) for line in wanted.memories]
     prepared = await exchange.parts.preparer.prepare(exchange.workspace_id, drafts)
@@ -85,9 +87,7 @@ async def imported(
                 created += 1
                 continue
             kept = MemoryContent(**before.model_dump(include=set(MemoryContent.model_fields)))
-            content = kept.model_copy(
-                update=content.model_dump(include={"content", "memory_type", "supersedes"}, exclude_none=True)
-            )
+            content = kept.model_copy(update={"content": content.content, **_settings(line)})
             changed = await memories.change(
                 connection,
                 store,
@@ -116,7 +116,14 @@ def _line(index: int) -> Generator[None]:
 
 
 def _content(line: ImportedMemory) -> MemoryContent:
-    return MemoryContent(path=line.path, content=line.content, memory_type=line.type, supersedes=line.supersedes)
+    return MemoryContent(path=line.path, content=line.content, **_settings(line))
+
+
+def _settings(line: ImportedMemory) -> dict[str, Any]:
+    """Return what a line says beside its content."""
+    given = {"memory_type": line.type} if line.type is not None else {}
+    names = {"supersedes", "size_limit", "json_schema", "protected", "expires_at"}
+    return given | line.model_dump(include=names, exclude_none=True)
 
 
 def _wire(hit: Hit) -> SearchHit:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from controlplane.cli import memory_lines
 from controlplane.cli.failure import Failure
+from controlplane.cli.memory_lines import EXTRAS, FIELDS
 from controlplane.cli.server import Json, Server, connected
 
 app = typer.Typer(help="What agents keep beyond a session.", no_args_is_help=True)
@@ -22,10 +23,6 @@ _STORE_FIELDS = ("id", "name", "description", "owner", "access", "memory_count",
 _STORE_COLUMNS = ("id", "name", "owner.type", "owner.id", "access", "memory_count", "created_at")
 _COLUMNS = ("path", "memory_type", "version", "content_size_bytes", "untrusted", "updated_at")
 _VERSION_COLUMNS = ("id", "version", "operation", "created_at", "created_by", "provenance.model", "untrusted")
-_IMPORTED_AT_ONCE = 200
-_LINE_FIELDS = ("path", "content", "type", "created_at", "supersedes")
-_LINE_EXTRAS = ("untrusted",)
-"""What stands in a line only where it is set."""
 
 Store = Annotated[str, typer.Argument(help="The store's id, or its name if no other has it.")]
 MemoryPath = Annotated[str, typer.Argument(help="The memory's path, such as /people/ada.md.")]
@@ -193,8 +190,8 @@ def export(server: Server, store: Store, file: Annotated[Path | None, _FILE] = N
     with _opened(file) as output:
         for memory in found:
             line = {**memory, "type": memory["memory_type"]}
-            kept = {name: line[name] for name in _LINE_FIELDS}
-            kept |= {name: line[name] for name in _LINE_EXTRAS if line[name]}
+            kept = {name: line[name] for name in FIELDS}
+            kept |= {name: line[name] for name in EXTRAS if line[name]}
             output.write(json.dumps(kept, ensure_ascii=False) + "\n")
 
 
@@ -204,8 +201,7 @@ def load(server: Server, store: Store, file: Annotated[Path | None, _FILE] = Non
     """Keep what JSON lines {path, content, type, created_at, supersedes} say. Repeated, nothing changes."""
     url = _url(server, store)
     totals: dict[str, int] = dict.fromkeys(("created", "updated", "unchanged", "redacted"), 0)
-    lines = _lines(file)
-    while batch := [*islice(lines, _IMPORTED_AT_ONCE)]:
+    for batch in memory_lines.batches(memory_lines.read(file)):
         done = server.post(f"{url}/import", {"memories": batch})
         for name in totals:
             totals[name] += done[name]
@@ -280,20 +276,3 @@ def _opened(file: Path | None) -> Any:
     if file is None or str(file) == "-":
         return open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)
     return file.open("w", encoding="utf-8")
-
-
-def _lines(file: Path | None) -> Iterator[Json]:
-    try:
-        text = sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{file} cannot be read: {error}", code="unreadable_file", field="file") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise Failure(f"line {number} is no JSON: {error}", code="malformed_json", field="file") from error
-        if not isinstance(value, dict):
-            raise Failure(f"line {number} is no JSON object", code="malformed_json", field="file")
-        yield {name: value[name] for name in (*_LINE_FIELDS, *_LINE_EXTRAS) if value.get(name) is not None}

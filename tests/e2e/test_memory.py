@@ -207,3 +207,39 @@ def test_a_person_sees_and_corrects_it_from_the_command_line(stack: Stack, tmp_p
     bulkhead(stack, "restore", store, "/db", "1")
     exported = json.loads(bulkhead(stack, "export", store))
     assert exported == {**line, "supersedes": None}
+
+
+def test_what_is_exported_can_be_imported(stack: Stack, tmp_path: Path):
+    first, second = (json.loads(bulkhead(stack, "create", "there and back", "--json"))["id"] for _ in range(2))
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    lines: list[dict[str, Any]] = [
+        {"path": "/ends", "content": "one\u2028two\u0085three\x0bfour\r\nfive", "untrusted": True},
+        {"path": "/long", "content": "word " * 2_400, "type": "facts", "size_limit": 20_000},
+        {"path": "/own", "content": '{"a": "b"}', "type": "own", "json_schema": schema, "protected": True},
+        {"path": "/soon", "content": "x", "expires_at": "2100-01-01T00:00:00Z"},
+        *({"path": f"/large/{number:03}", "content": f"{number} " + "a b " * 25_000} for number in range(3)),
+    ]
+    file = tmp_path / "lines.jsonl"
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    assert f"created    {len(lines)}" in bulkhead(stack, "import", first, str(file))
+    bulkhead(stack, "export", first, str(file))
+    assert f"created    {len(lines)}" in bulkhead(stack, "import", second, str(file))
+    assert f"unchanged  {len(lines)}" in bulkhead(stack, "import", second, str(file))
+    exported = [json.loads(line) for line in file.read_text().split("\n") if line]
+    by_path = {line.pop("path"): line for line in exported}
+    for line in lines:
+        wanted = {name: value for name, value in line.items() if name != "path"}
+        assert {name: by_path[line["path"]][name] for name in wanted} == wanted
+    own = json.loads(bulkhead(stack, "show", second, "/own", "--json"))
+    assert own["protected"] and own["json_schema"] == schema
+
+
+def test_a_restored_memory_is_no_more_trusted_than_it_was(stack: Stack, tmp_path: Path):
+    store = json.loads(bulkhead(stack, "create", "restored", "--json"))["id"]
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"path": "/a", "content": "evil", "untrusted": True}))
+    bulkhead(stack, "import", store, str(file))
+    bulkhead(stack, "edit", store, "/a", "--content", "good")
+    assert not json.loads(bulkhead(stack, "show", store, "/a", "--json"))["untrusted"]
+    bulkhead(stack, "restore", store, "/a", "1")
+    assert json.loads(bulkhead(stack, "show", store, "/a", "--json"))["untrusted"]

@@ -244,7 +244,7 @@ class SearchResults(Answer):
 
 
 class ImportedMemory(Request):
-    """A line of an import."""
+    """A line of an import; an omitted field leaves what is there as it is."""
 
     path: Path
     content: str
@@ -252,6 +252,10 @@ class ImportedMemory(Request):
     created_at: Moment | None = None
     supersedes: Path | None = None
     untrusted: bool | None = None
+    size_limit: SizeLimit | None = None
+    json_schema: dict[str, Any] | None = None
+    protected: bool | None = None
+    expires_at: Moment | None = None
 
     _check_type = field_validator("type")(_type)
 
