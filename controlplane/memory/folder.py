@@ -90,16 +90,23 @@ class MemoryFolder:
         shown = _fitting(heads)
         folder = f"{MOUNT_ROOT}/{store.name}"
         mode = 0o644 if store.writable else 0o444
+        refused: list[str] = []
         for memory in shown:
             if store.name + memory.path in spared:
                 continue
             before = known.get(memory.path)
             if before is None or before.sha256 != memory.sha256:
-                await provider.write_file(box.id, folder + memory.path, _once(memory.content), mode=mode)
+                try:
+                    await provider.write_file(box.id, folder + memory.path, _once(memory.content), mode=mode)
+                except SandboxError as error:
+                    if error.code != "file_refused":
+                        raise
+                    refused.append(str(error))
+                    continue
             if before is None or (before.sha256, before.version) != (memory.sha256, memory.version):
                 async with self._database.transaction(call.workspace_id) as connection:
                     await shown_memories.put(connection, box.id, _as_shown(memory))
-        notes: list[str] = []
+        notes = [_behind(folder, refused)] if refused else []
         there = {memory.path for memory in shown}
         gone = [each for each in known.values() if each.memory_id is not None and each.path not in there]
         if gone:
@@ -278,6 +285,14 @@ def _unknown(there: Inventory) -> list[str]:
             " nothing is deleted from memory, and edits in what could not be listed are not saved yet"
         )
     return said
+
+
+def _behind(folder: str, refused: Sequence[str]) -> str:
+    """Return what the model is told of files that could not be written: the command runs, and may make room."""
+    return (
+        f"{folder} could not be brought up to date, so files there are missing or say what memory said before:"
+        f" {_counted(refused)}. memory_read has what it says now; the next command tries again"
+    )
 
 
 def _counted(names: Sequence[str]) -> str:

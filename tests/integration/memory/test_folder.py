@@ -145,3 +145,18 @@ async def test_a_file_that_cannot_be_removed_makes_no_new_memory(mind: Mind, han
     await _said(hands, "true")
     assert await _said(hands, "ls /mnt/memory/notes/in") == "(no output)"
     assert await mind.contents(store) == {}
+
+
+async def test_a_full_folder_keeps_no_command_from_running(mind: Mind, hands: Hands):
+    store = await mind.store()
+    memory = await mind.save(store, "/plan.md", "one")
+    await mind.attach(hands.house.session_id, store)
+    await _said(hands, "head -c 100000000 /dev/zero > /mnt/memory/filler")
+    memory = await mind.overwrite(memory, "two " * 5_000)
+    said = await _said(hands, f"echo ran; cat {FILE}")
+    assert said.startswith("ran\none")
+    assert "could not be brought up to date" in said and "No space left on device" in said
+    await _said(hands, "rm /mnt/memory/filler")
+    said = await _said(hands, f"cat {FILE}")
+    assert "two two" in said and "[memory]" not in said
+    assert (await mind.read(store, "/plan.md")).version == memory.version
