@@ -64,7 +64,6 @@ async def mount_of(
         store = await memory_stores.get(connection, store_id)
     except NotFoundError as error:
         raise memory_stores.unknown(store_id, field=field) from error
-    memory_stores.require_unarchived(store, field=field)
     wanted = {
         "agent": owners.agent_id,
         "user": owners.user_id,
@@ -74,6 +73,7 @@ async def mount_of(
     if wanted[store.owner_kind] != store.owner_id:
         # What another one owns is not told from what is not there.
         raise memory_stores.unknown(store_id, field=field)
+    memory_stores.require_unarchived(store, field=field)
     name = slug(store.name)
     path = next(
         candidate

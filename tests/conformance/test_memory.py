@@ -8,6 +8,8 @@ import httpx
 import pytest
 from anthropic import APIStatusError, AsyncAnthropic, BadRequestError, ConflictError, NotFoundError
 
+from controlplane.ids import new_id
+
 SECRET = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
 
 
@@ -309,6 +311,19 @@ async def test_a_session_gets_stores_that_its_owner_may_have(
             resources=[{"type": "memory_store", "memory_store_id": of_user}],
         )
     assert caught.value.body["error"]["field"] == "resources.0.memory_store_id"
+    answers: list[dict[str, Any]] = []
+    archived = await owned(type="user", id="ada")
+    await client.beta.memory_stores.archive(archived)
+    for unreachable in (of_user, archived, new_id("memstore")):
+        with pytest.raises(NotFoundError) as caught:
+            await client.beta.sessions.create(
+                agent=agent.id,
+                environment_id=environment.id,
+                resources=[{"type": "memory_store", "memory_store_id": unreachable}],
+            )
+        error = caught.value.body["error"]
+        answers.append({**error, "message": error["message"].replace(unreachable, "ID")})
+    assert answers[0] == answers[1] == answers[2]
     made = await http.post(
         "/v1/sessions",
         json={
