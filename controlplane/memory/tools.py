@@ -179,7 +179,7 @@ class _Work:
         if before is not None and version is not None:
             memories.require_version(before, version)
         if name == names.FORGET:
-            await memories.remove(self._connection, locked, await self._at(store), author)
+            await memories.remove(self._connection, locked, await self._known(store, version), author)
             return _Done(f"Forgotten: {path}.")
         prepared = self._checked(before)
         if before is None:
@@ -235,6 +235,18 @@ class _Work:
         if "expires_in_days" in self._value:
             changes["expires_at"] = datetime.now(UTC) + timedelta(days=self._value["expires_in_days"])
         return kept.model_copy(update=changes)
+
+    async def _known(self, store: Attached, version: int | None) -> MemoryRecord:
+        """Return what is to be forgotten, if the session can have read it as it is."""
+        memory = await self._at(store)
+        if version is None and await memory_attached.is_news(self._connection, self._call.session_id, memory):
+            raise InvalidRequestError(
+                f"{memory.path} was changed by somebody else since this session began",
+                code="memory_precondition_failed",
+                field="version",
+                next_step="read it, then give the version that is to be forgotten",
+            )
+        return memory
 
     async def _at(self, store: Attached) -> MemoryRecord:
         memory = await memories.at(self._connection, store.store_id, self._value["path"])

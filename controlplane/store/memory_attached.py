@@ -112,6 +112,17 @@ async def note_untrusted(connection: Connection, session_id: str) -> None:
     )
 
 
+async def is_news(connection: Connection, session_id: str, memory: MemoryRecord) -> bool:
+    """Say whether a memory got what it says now since a session began, and not from that session."""
+    row = await one(
+        connection,
+        "SELECT EXISTS (SELECT FROM memory_versions v JOIN sessions s ON s.id = %(session)s WHERE v.id = %(version)s"
+        " AND v.created_at > s.created_at AND v.created_by ->> 'session_id' IS DISTINCT FROM s.id) AS is_news",
+        {"session": session_id, "version": memory.version_id},
+    )
+    return bool(row and row["is_news"])
+
+
 async def first_words(connection: Connection, session_id: str) -> str:
     """Return the text of the first message of a session."""
     row = await one(

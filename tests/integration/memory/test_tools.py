@@ -104,3 +104,16 @@ async def test_what_a_tool_refuses_names_the_field_and_the_next_step(mind: Mind)
         " path."
     )
     assert "no time" in await mind.use(session_id, "search_memory", query="x", as_of="yesterday")
+
+
+async def test_what_somebody_else_has_changed_is_not_forgotten_unread(mind: Mind):
+    store = await mind.store()
+    memory = await mind.save(store, "/a", "old")
+    await mind.save(store, "/b", "old")
+    session_id = await mind.session(store)
+    await mind.overwrite(memory, "new")
+    assert "changed by somebody else" in await mind.use(session_id, "memory_forget", path="/a")
+    assert "Forgotten" in await mind.use(session_id, "memory_forget", path="/b")
+    await mind.use(session_id, "save_memory", path="/c", content="own")
+    assert "Forgotten" in await mind.use(session_id, "memory_forget", path="/c")
+    assert "Forgotten" in await mind.use(session_id, "memory_forget", path="/a", version=2)
