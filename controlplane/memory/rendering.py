@@ -108,7 +108,7 @@ def _related(found: Sequence[Shown]) -> list[str]:
     lines: list[str] = []
     room = RELATED_CHARACTERS
     for memory in found:
-        line = f"- {memory.store}:{memory.path} (version {memory.version}): {_inert(memory.content)}"
+        line = f"- {_inert(f'{memory.store}:{memory.path}')} (version {memory.version}): {_inert(memory.content)}"
         if len(line) <= room:
             lines.append(line)
             room -= len(line)
