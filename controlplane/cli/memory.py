@@ -23,6 +23,7 @@ _STORE_FIELDS = ("id", "name", "description", "owner", "access", "memory_count",
 _STORE_COLUMNS = ("id", "name", "owner.type", "owner.id", "access", "memory_count", "created_at")
 _COLUMNS = ("path", "memory_type", "version", "content_size_bytes", "untrusted", "updated_at")
 _VERSION_COLUMNS = ("id", "version", "operation", "created_at", "created_by", "provenance.model", "untrusted")
+_SETTINGS = ("memory_type", "json_schema", "size_limit", "protected", "supersedes")
 
 Store = Annotated[str, typer.Argument(help="The store's id, or its name if no other has it.")]
 MemoryPath = Annotated[str, typer.Argument(help="The memory's path, such as /people/ada.md.")]
@@ -174,7 +175,7 @@ def restore(server: Server, store: Store, path: MemoryPath, version: Version) ->
     # Who restores it does not vouch for it.
     origin = {"untrusted": wanted["untrusted"]}
     if before is None:
-        made = {"path": path, "content": wanted["content"], "memory_type": wanted["memory_type"], **origin}
+        made = {"path": path, "content": wanted["content"], **{name: wanted[name] for name in _SETTINGS}, **origin}
         saved = server.post(f"{url}/memories?view=full", made)
     else:
         body = {"content": wanted["content"], "version": before["version"], **origin}

@@ -364,11 +364,11 @@ async def _record(
     is_there = operation != "deleted"
     await connection.execute(
         "INSERT INTO memory_versions (id, workspace_id, store_id, memory_id, version, operation, path, content,"
-        " sha256, size_bytes, memory_type, untrusted, supersedes, expires_at, created_by, provenance, held_from,"
-        " held_to)"
+        " sha256, size_bytes, memory_type, json_schema, size_limit, protected, untrusted, supersedes, expires_at,"
+        " created_by, provenance, held_from, held_to)"
         " VALUES (%(version_id)s, %(workspace_id)s, %(store_id)s, %(id)s, %(version)s, %(operation)s, %(path)s,"
-        " %(content)s, %(sha256)s, %(size_bytes)s, %(memory_type)s, %(untrusted)s, %(supersedes)s, %(expires_at)s,"
-        " %(actor)s, %(provenance)s, %(updated_at)s, %(held_to)s)",
+        " %(content)s, %(sha256)s, %(size_bytes)s, %(memory_type)s, %(json_schema)s, %(size_limit)s, %(protected)s,"
+        " %(untrusted)s, %(supersedes)s, %(expires_at)s, %(actor)s, %(provenance)s, %(updated_at)s, %(held_to)s)",
         {
             **_columns(memory),
             "operation": operation,

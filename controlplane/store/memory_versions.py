@@ -1,7 +1,7 @@
 """Versions of memories: read, listed, redacted."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +32,9 @@ class VersionRecord(_Frozen):
     sha256: str | None
     size_bytes: int | None
     memory_type: str | None
+    json_schema: dict[str, Any] | None
+    size_limit: int | None
+    protected: bool
     untrusted: bool
     supersedes: str | None
     created_by: dict[str, str] | None
@@ -121,7 +124,7 @@ async def redact(
         return version
     await connection.execute(
         "UPDATE memory_versions SET path = NULL, content = NULL, sha256 = NULL, size_bytes = NULL, supersedes = NULL,"
-        " redacted_at = clock_timestamp(), redacted_by = %s WHERE id = %s",
+        " json_schema = NULL, redacted_at = clock_timestamp(), redacted_by = %s WHERE id = %s",
         (Jsonb(by) if by else None, version_id),
     )
     await connection.execute("DELETE FROM memory_vectors WHERE version_id = %s", (version_id,))

@@ -243,3 +243,17 @@ def test_a_restored_memory_is_no_more_trusted_than_it_was(stack: Stack, tmp_path
     assert not json.loads(bulkhead(stack, "show", store, "/a", "--json"))["untrusted"]
     bulkhead(stack, "restore", store, "/a", "1")
     assert json.loads(bulkhead(stack, "show", store, "/a", "--json"))["untrusted"]
+
+
+def test_a_deleted_block_comes_back_as_it_was(stack: Stack):
+    store = json.loads(bulkhead(stack, "create", "deleted", "--json"))["id"]
+    settings = {"type": "own", "json_schema": {"type": "object"}, "size_limit": 20_000, "protected": True}
+    line = {"path": "/a", "content": json.dumps({"x": "word " * 2_000}), **settings}
+    bulkhead(stack, "import", store, "-", stdin=json.dumps(line))
+    before = json.loads(bulkhead(stack, "show", store, "/a", "--json"))
+    with stack.client as http:
+        assert http.delete(f"/v1/memory_stores/{store}/memories/{before['id']}").is_success
+    bulkhead(stack, "restore", store, "/a", "1")
+    after = json.loads(bulkhead(stack, "show", store, "/a", "--json"))
+    names = ("content", "memory_type", "json_schema", "size_limit", "protected")
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}

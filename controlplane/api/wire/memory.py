@@ -209,6 +209,9 @@ class MemoryVersion(Answer):
     redacted_by: dict[str, str] | None
     version: int
     memory_type: str | None
+    json_schema: dict[str, Any] | None
+    size_limit: int | None
+    protected: bool
     untrusted: bool
     supersedes: str | None
     provenance: dict[str, str] = Field(description="Session, turn, tool call, model and user, where there were such.")
