@@ -269,7 +269,14 @@ def _written(before: str) -> str:
     with tempfile.NamedTemporaryFile("w+", suffix=".md", encoding="utf-8") as file:
         file.write(before)
         file.flush()
-        subprocess.run([*editor.split(), file.name], check=True)
+        try:
+            subprocess.run([*editor.split(), file.name], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Failure(
+                f"the editor {editor!r} failed, so nothing is saved: {error}",
+                code="editor_failed",
+                next_step="set EDITOR to one that works, or give --content",
+            ) from error
         return Path(file.name).read_text(encoding="utf-8")
 
 

@@ -257,3 +257,18 @@ def test_a_deleted_block_comes_back_as_it_was(stack: Stack):
     after = json.loads(bulkhead(stack, "show", store, "/a", "--json"))
     names = ("content", "memory_type", "json_schema", "size_limit", "protected")
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
+
+
+@pytest.mark.parametrize("editor", ["false", "/no/such/editor"])
+def test_an_editor_that_fails_is_named(stack: Stack, editor: str):
+    store = json.loads(bulkhead(stack, "create", "edited", "--json"))["id"]
+    done = subprocess.run(
+        [sys.executable, "-m", "controlplane.cli", "memory", "edit", store, "/a"],
+        env={**os.environ, "BULKHEAD_DATA_DIR": str(stack.data_dir), "EDITOR": editor, "VISUAL": ""},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "editor_failed" in done.stderr and editor in done.stderr and "report" not in done.stderr
