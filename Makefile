@@ -24,9 +24,12 @@ lint: setup
 bench: setup
 	.venv/bin/python -m tests.bench
 
-# Random seeds of the fault matrix with the time-outs of production, then many sessions at once: `make soak minutes=600`.
+# Random seeds of the fault matrix with the time-outs of production, sandboxes and bodies in their largest numbers, and
+# many sessions at once: `make soak minutes=600`.
 soak: setup
 	.venv/bin/python -m tests.faults --minutes $(minutes) --real
+	.venv/bin/pytest --in-full tests/integration/sandbox/test_churn.py tests/attacks/sandbox/test_neighbours.py \
+	  tests/attacks/egress/test_limits.py
 	.venv/bin/python -m tests.soak
 
 clean:

@@ -18,6 +18,17 @@ _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make soak` asks for."""
+    parser.addoption("--in-full", action="store_true", help="the largest numbers: 200 containers, bodies of 10 GB")
+
+
+@pytest.fixture(scope="session")
+def in_full(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for the largest numbers."""
+    return bool(request.config.getoption("--in-full"))
+
+
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[EmbeddedPostgres]:
     """An embedded Postgres server."""

@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -242,6 +243,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=50, help="samples per figure")
     parser.add_argument("--only", action="append", choices=[*ALONE, *OF_CONTROL_PLANE], default=[])
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends with it
     on, found = machine(), asyncio.run(measure(options.times, options.only))
     if options.json:
         print(json.dumps({"machine": on, "figures": [asdict(each) for each in found]}, indent=2))

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -64,6 +65,7 @@ def main() -> None:
     what.add_argument("--minutes", type=float, help="play random seeds for so long")
     parser.add_argument("--real", action="store_true", help="with the time-outs of production, and stalls of 40 s")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends with it
     patience = Patience() if options.real else QUICK
     if options.seed is None:
         sys.exit(1 if asyncio.run(soak(options.minutes, patience)) else 0)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--tool-minutes", type=float, default=6, help="for one command with every harness; 0: none")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends with it
     found = asyncio.run(soak(options.sessions, options.running, options.minutes, options.idle, options.tool_minutes))
     faults = faults_of(found)
     if options.json:

@@ -21,9 +21,10 @@ async def _heart(beats: list[float]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_hostile_neighbours_spoil_nobodys_commands(provider: SandboxProvider) -> None:
+async def test_hostile_neighbours_spoil_nobodys_commands(provider: SandboxProvider, in_full: bool) -> None:
+    sandboxes = _SANDBOXES["namespace" if in_full else provider.name]
     beats: list[float] = []
-    async with town(provider, _SANDBOXES[provider.name]) as people:
+    async with town(provider, sandboxes) as people:
         beating = asyncio.create_task(_heart(beats))
         async with people.under_attack():
             results = [result for _, result in await people.business(_SECONDS, pause=1.0)]

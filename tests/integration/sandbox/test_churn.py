@@ -98,11 +98,12 @@ def _left_in_the_worker() -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_nothing_is_left_of_many_sandboxes(provider: SandboxProvider, tmp_path: Path) -> None:
+async def test_nothing_is_left_of_many_sandboxes(provider: SandboxProvider, tmp_path: Path, in_full: bool) -> None:
+    many = _MANY["namespace" if in_full else provider.name]
     async with churning(provider) as (churn, stage):
         await churn.run(0, _SETTLED)
         host, worker = _left_on_the_host(provider.name), _left_in_the_worker()
-        await churn.run(_SETTLED, _MANY[provider.name] - _SETTLED)
+        await churn.run(_SETTLED, many - _SETTLED)
         assert stage.proxy.attached() == []
         assert await provider.list_ids() == []
         after = _left_in_the_worker()
