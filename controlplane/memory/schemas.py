@@ -1,6 +1,7 @@
 """JSON Schemas of blocks: what a client may give, and what a content has against it. Loaded only where one is."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import re2
@@ -8,34 +9,75 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from controlplane.memory.blocks import Document, document
 
-_ELSEWHERE = {"patternProperties", "$ref", "$dynamicRef"}
+MAX_STEPS = 10_000
+"""Keywords that are looked at for one content: a third of a second at most. References can make a small schema take
+hours."""
+
+_TO_ONE = frozenset(
+    [
+        "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
+        "unevaluatedItems", "unevaluatedProperties",
+    ]
+)  # fmt: skip
+_TO_LIST = frozenset(["allOf", "anyOf", "oneOf", "prefixItems"])
+_TO_MAP = frozenset(["$defs", "definitions", "dependentSchemas", "properties"])
+"""Keywords with schemas in them; in all others a name such as `pattern` is data."""
+_UNSUPPORTED = ("patternProperties", "$dynamicRef", "$recursiveRef", "$id")
+
+_Rule = Callable[..., Iterator[ValidationError] | None]
+
+
+class _StoppedError(Exception):
+    """A content takes more steps than `MAX_STEPS`."""
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
     """Return why this is no schema for a block, or None."""
-    if any(
-        name in {"patternProperties", "$ref", "$dynamicRef"} and not _local(value) for name, value in _walk(schema)
-    ):
-        return "patternProperties, and references to anything outside of the schema, are not supported"
     try:
         Draft202012Validator.check_schema(schema)
-        for name, value in _walk(schema):
-            if name == "pattern":
-                re2.compile(value)
+        resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+        for each in _schemas(schema):
+            if problem := _unsupported(each):
+                return problem
+            if "$ref" in each:
+                resolver.lookup(each["$ref"])
     except SchemaError as error:
         return f"{_dotted(error.path) or 'the schema'}: {error.message[:200]}"
     except re2.error as error:
         return f"a pattern is none that RE2 takes: {error}"
+    except Unresolvable as error:
+        return f"it has nothing at {error.ref!r}"
+    except RecursionError:
+        return "it is nested too deeply"
+    return None
+
+
+def _unsupported(schema: Document) -> str | None:
+    if found := [name for name in _UNSUPPORTED if name in schema]:
+        return f"{found[0]} is not supported"
+    if not schema.get("$ref", "#").startswith("#"):
+        return "references to anything outside of the schema are not supported"
+    if "pattern" in schema:
+        re2.compile(schema["pattern"])
     return None
 
 
 def problems(content: str, schema: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the field and what is wrong with it, for everything in a content that its schema refuses."""
-    validator = _Validator(schema, registry=Registry())
-    errors = cast("list[ValidationError]", [*validator.iter_errors(document(content))])
+    validator = _validator()(schema, registry=Registry())
+    try:
+        errors = cast("list[ValidationError]", [*validator.iter_errors(document(content))])
+    except _StoppedError:
+        return [("", f"takes more than {MAX_STEPS:,} steps to check; give the block a simpler schema")]
+    except RecursionError:
+        return [("", "cannot be checked: the schema refers to itself without an end")]
+    except (Unresolvable, re2.error, ArithmeticError) as error:
+        return [("", f"cannot be checked: {type(error).__name__}")]
     errors.sort(key=_at)
     return [(_dotted(error.path), _said(error)) for error in errors[:5]]
 
@@ -45,25 +87,40 @@ def _at(error: ValidationError) -> str:
 
 
 def _said(error: ValidationError) -> str:
-    if error.validator in {"required", "additionalProperties", "type", "enum", "maxLength", "minLength", "pattern"}:
-        return str(error.message)[:300]
-    return f"does not satisfy {error.validator!r}"
+    """Return what is wrong without what stands there: that may be a secret."""
+    wanted: Any = error.validator_value
+    match error.validator:
+        case "required" | "additionalProperties" | "pattern" | "uniqueItems":
+            said = str(error.message)
+        case "type":
+            said = f"is not of type {wanted!r}"
+        case "enum":
+            said = f"is none of {wanted!r}"
+        case "maxLength":
+            said = f"is longer than {wanted} characters"
+        case "minLength":
+            said = f"is shorter than {wanted} characters"
+        case other:
+            said = f"does not satisfy {other!r}"
+    return said[:300]
 
 
-def _local(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("#")
-
-
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    waiting = [value]
+def _schemas(schema: Any) -> Iterator[Document]:
+    """Yield a schema and those in it; what stands anywhere else is data."""
+    waiting = [schema]
     while waiting:
         here = waiting.pop()
-        if isinstance(here, dict):
-            for name, inner in cast(Document, here).items():
-                yield name, inner
+        if not isinstance(here, dict):
+            continue
+        known = cast(Document, here)
+        yield known
+        for name, inner in known.items():
+            if name in _TO_ONE:
                 waiting.append(inner)
-        elif isinstance(here, list):
-            waiting += cast("list[Any]", here)
+            elif name in _TO_LIST:
+                waiting += inner
+            elif name in _TO_MAP:
+                waiting += inner.values()
 
 
 def _dotted(path: Any) -> str:
@@ -71,9 +128,43 @@ def _dotted(path: Any) -> str:
 
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
+    """Patterns are RE2's: one that a client wrote cannot keep a process busy."""
     if isinstance(instance, str) and not re2.search(pattern, instance):
         yield ValidationError(f"does not match {pattern!r}")
 
 
-_Validator = extend(Draft202012Validator, {"pattern": _pattern})
-"""Patterns are RE2's: one that a client wrote cannot keep a process busy."""
+def _unique(_: Any, wanted: bool, instance: Any, __: Any) -> Iterator[ValidationError]:
+    """In time that grows with the items, and not with their square."""
+    if wanted and isinstance(instance, list):
+        items = cast("list[Any]", instance)
+        if len({json.dumps(_plain(item), sort_keys=True) for item in items}) < len(items):
+            yield ValidationError("has the same item twice")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in which numbers that JSON Schema takes for the same are."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in cast(Document, value).items()}
+    return value
+
+
+def _validator() -> type[Draft202012Validator]:
+    """Return a validator for one content, which counts its steps."""
+    steps = 0
+
+    def counted(rule: _Rule) -> _Rule:
+        def count(*given: Any) -> Iterator[ValidationError] | None:
+            nonlocal steps
+            steps += 1
+            if steps > MAX_STEPS:
+                raise _StoppedError
+            return rule(*given)
+
+        return count
+
+    rules: dict[str, _Rule] = {**Draft202012Validator.VALIDATORS, "pattern": _pattern, "uniqueItems": _unique}
+    return extend(Draft202012Validator, {name: counted(rule) for name, rule in rules.items()})
