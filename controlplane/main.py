@@ -290,6 +290,7 @@ async def run_memory(settings: Settings) -> None:
             within=worker,
         )
     finally:
+        await preparer.close()
         await database.close()
 
 

@@ -34,7 +34,7 @@ async def search_memory_store(
     exchange: CurrentExchange, memory_store_id: str, wanted: SearchRequest = reads(SearchRequest)
 ) -> Response:
     """Find memories by meaning and by words; each says why. With `as_of`, in what was kept then."""
-    vector = await exchange.parts.preparer.question(wanted.query)
+    vector = await exchange.parts.preparer.question(exchange.workspace_id, wanted.query)
     search = Search(**wanted.model_dump())
     async with exchange.transaction() as connection:
         await memory_stores.get(connection, memory_store_id)

@@ -17,7 +17,8 @@ NONE = "none"
 
 _MOST_CHARACTERS = 8_000
 """Of a text: models read some thousand tokens at most, and what a memory is about stands at its beginning."""
-_ENDPOINT_SECONDS = 20.0
+_ENDPOINT_SECONDS = 10.0
+"""Shorter than a save waits: what gets no vector now gets it later."""
 _PATH_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -28,6 +29,10 @@ class Embedder(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return a vector for each text."""
+        ...
+
+    async def close(self) -> None:
+        """Close its connections, if it has any."""
         ...
 
 
@@ -47,6 +52,9 @@ class WordLlamaEmbedder:
         """See `Embedder.embed`."""
         found = await asyncio.to_thread(self._model.embed, _cut(texts), norm=True)
         return cast("list[list[float]]", found.tolist())
+
+    async def close(self) -> None:
+        """See `Embedder.close`."""
 
 
 class MiniLmEmbedder:
@@ -74,6 +82,9 @@ class MiniLmEmbedder:
         found = await asyncio.to_thread(self._model.encode, _cut(texts), normalize_embeddings=True)
         return cast("list[list[float]]", found.tolist())
 
+    async def close(self) -> None:
+        """See `Embedder.close`."""
+
 
 class EndpointEmbedder:
     """A model behind an OpenAI-compatible endpoint."""
@@ -95,6 +106,10 @@ class EndpointEmbedder:
         if len(vectors) != len(texts):
             raise ValueError(f"the endpoint gave {len(vectors)} vectors for {len(texts)} texts")
         return vectors
+
+    async def close(self) -> None:
+        """See `Embedder.close`."""
+        await self._client.aclose()
 
 
 def embedder(model: str, *, url: str = "", api_key: SecretStr | None = None) -> Embedder | None:

@@ -65,10 +65,10 @@ class Upkeep:
         if wanted is None:
             return
         async with self._database.transaction(ALL_WORKSPACES) as connection:
-            active = await memory_vectors.active(connection)
-        if active is None:
+            searched = await memory_vectors.active(connection)
+        active = searched.model if searched else wanted
+        if searched is None:
             await self._activate(wanted)
-            active = wanted
         while await self._preparer.fill(active, limit=_BATCH):
             pass
         if active != wanted:

@@ -14,7 +14,7 @@ from controlplane.memory.marks import Mark
 from controlplane.memory.preparing import Draft, Prepared, unavailable
 from controlplane.memory.scrub import scrub
 from controlplane.store import memory_vectors, recognition
-from controlplane.store.memory_vectors import Pending, Vector
+from controlplane.store.memory_vectors import Model, Pending, Vector
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.vault.keyring import Keyring
 
@@ -41,7 +41,7 @@ class LocalPreparer:
         self._keyring = keyring
         self._embedders = {each.model: each for each in embedders}
         self.wanted = embedders[0].model if embedders else None
-        self._active: tuple[float, str | None] = (0.0, None)
+        self._active: tuple[float, Model | None] = (0.0, None)
 
     async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:
         """See `Preparer.prepare`."""
@@ -51,13 +51,16 @@ class LocalPreparer:
         pairs = zip(cleaned, vectors, strict=True)
         return [each.model_copy(update={"vector": vector}) for each, vector in pairs]
 
-    async def question(self, text: str) -> Vector | None:
+    async def question(self, workspace_id: str, text: str) -> Vector | None:
         """See `Preparer.question`."""
-        return (await self.vectors([text]))[0]
+        known = await self._known(workspace_id)
+        clean = await asyncio.to_thread(scrub, text, key=known.key, known=known.marks)
+        return (await self.vectors([clean.text]))[0]
 
     async def vectors(self, texts: Sequence[str], *, model: str | None = None) -> Sequence[Vector | None]:
         """Return vectors of a model, else of the one that is searched with; None where it cannot be had now."""
-        name = model or await self._searched()
+        active = await self._searched()
+        name = model or (active.model if active else self.wanted)
         found = self._embedders.get(name or "")
         if found is None or not texts:
             return [None] * len(texts)
@@ -67,7 +70,16 @@ class LocalPreparer:
             # What went over the wire may quote the texts, or carry a key in its address.
             _log.warning("embedding_failed", model=found.model, cause=type(error).__name__)
             return [None] * len(texts)
+        usual = active.dimension if active and active.model == found.model else len(values[0])
+        if odd := [len(each) for each in values if len(each) != usual]:
+            _log.warning("embedding_odd", model=found.model, dimension=odd[0], usual=usual)
+            return [None] * len(texts)
         return [Vector(model=found.model, values=each) for each in values]
+
+    async def close(self) -> None:
+        """Close the connections of the models."""
+        for each in self._embedders.values():
+            await each.close()
 
     async def fill(self, model: str, *, limit: int) -> int:
         """Give versions that lack one their vector of a model; return how many there were.
@@ -94,11 +106,11 @@ class LocalPreparer:
                 workspace_id=pending.workspace_id,
             )
 
-    async def _searched(self) -> str | None:
+    async def _searched(self) -> Model | None:
         asked_at, model = self._active
         if model is None or time.monotonic() - asked_at > _MODEL_SECONDS:
             async with self._database.transaction(ALL_WORKSPACES) as connection:
-                model = await memory_vectors.active(connection) or self.wanted
+                model = await memory_vectors.active(connection)
             self._active = (time.monotonic(), model)
         return model
 

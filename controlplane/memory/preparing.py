@@ -47,8 +47,11 @@ class Preparer(Protocol):
         """Return what may be kept of each text."""
         ...
 
-    async def question(self, text: str) -> Vector | None:
-        """Return the vector of a question in the model that is searched with; None: search by words alone."""
+    async def question(self, workspace_id: str, text: str) -> Vector | None:
+        """Return the vector of a question without its secrets, of the model that is searched with.
+
+        None: search by words alone.
+        """
         ...
 
 
@@ -59,7 +62,7 @@ class Unprepared:
         """Refuse."""
         raise unavailable()
 
-    async def question(self, text: str) -> Vector | None:  # noqa: ARG002
+    async def question(self, workspace_id: str, text: str) -> Vector | None:  # noqa: ARG002
         """Return no vector."""
         return None
 

@@ -23,7 +23,7 @@ class Recall:
             if not stores:
                 return ""
             began = await memory_attached.first_words(connection, session_id)
-        vector = await self._preparer.question(began) if began.strip() else None
+        vector = await self._preparer.question(workspace_id, began) if began.strip() else None
         async with self._database.transaction(workspace_id) as connection:
             blocks = await memory_attached.blocks(connection, stores)
             if any(block.untrusted for block in blocks):

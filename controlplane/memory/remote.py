@@ -27,6 +27,7 @@ class Question(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    workspace_id: str
     text: str
 
 
@@ -50,10 +51,10 @@ class RemotePreparer:
         except (httpx.HTTPError, ValidationError) as error:
             raise unavailable() from error
 
-    async def question(self, text: str) -> Vector | None:
+    async def question(self, workspace_id: str, text: str) -> Vector | None:
         """See `Preparer.question`."""
         try:
-            body = Question(text=text).model_dump_json()
+            body = Question(workspace_id=workspace_id, text=text).model_dump_json()
             answer = await self._client.post("/question", content=body, timeout=_QUESTION_SECONDS)
             answer.raise_for_status()
             return VECTOR.validate_json(answer.content)

@@ -44,7 +44,8 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for kind, pattern in (
         ("GitHub Token", r"\bgithub_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}\b|\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
         ("Anthropic Key", r"\bsk-ant-[a-z0-9]+-[A-Za-z0-9_-]{24,}"),
-        ("OpenAI Key", r"\bsk-(?=[A-Za-z0-9_-]*\d)(?=[A-Za-z0-9_-]*[A-Z])[A-Za-z0-9_-]{32,}"),
+        ("OpenAI Key", r"\bsk-(?=[A-Za-z0-9_-]{0,60}\d)(?=[A-Za-z0-9_-]{0,60}[A-Z])[A-Za-z0-9_-]{32,}"),
+        ("OpenRouter Key", r"\bsk-or-v1-[0-9a-f]{64}\b"),
         ("Google API Key", r"\bAIza[0-9A-Za-z_-]{35}"),
         ("Google OAuth Token", r"\bya29\.[0-9A-Za-z_-]{20,}|\bGOCSPX-[0-9A-Za-z_-]{28}"),
         ("AWS Access Key", r"\b(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA|AROA|AIDA)[A-Z2-7]{16}\b"),
@@ -68,6 +69,13 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("New Relic Key", r"\bNRAK-[0-9A-Z]{27}\b"),
         ("Terraform Token", r"\b[0-9A-Za-z]{14}\.atlasv1\.[0-9A-Za-z_=-]{60,}"),
         ("Age Key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{58}\b"),
+        ("Airtable Token", r"\bpat[0-9A-Za-z]{14}\.[0-9a-f]{64}\b"),
+        ("Atlassian Token", r"\bAT[AC]TT3[0-9A-Za-z_=-]{50,}"),
+        ("Azure Signature", r"[?&;]sig=([0-9A-Za-z%+/]{40,}(?:%3[Dd]|=)?)"),
+        ("Brevo Key", r"\bxkeysib-[0-9a-f]{64}-[0-9A-Za-z]{16}\b"),
+        ("Docker Token", r"\bdckr_[op]at_[0-9A-Za-z_-]{27,}"),
+        ("Pulumi Token", r"\bpul-[0-9a-f]{40}\b"),
+        ("RubyGems Key", r"\brubygems_[0-9a-f]{48}\b"),
         ("Supabase Token", r"\bsbp_[0-9a-f]{40}\b"),
         ("Fly Token", r"\bfo1_[0-9A-Za-z_-]{43}\b|\bFlyV1 fm\d+_[0-9A-Za-z+/=_,-]{20,}"),
         ("Sentry Token", r"\bsntry[su]_[0-9A-Za-z+/=_-]{40,}"),
@@ -79,34 +87,55 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("Square Token", r"\bsq0(?:csp|atp)-[0-9A-Za-z_-]{22,43}|\bEAAA[0-9A-Za-z_-]{60}\b"),
         ("Azure Storage Key", r"AccountKey=[0-9A-Za-z+/]{86}=="),
         ("Azure AD Secret", r"\b[0-9A-Za-z_~.]{3}8Q~[0-9A-Za-z_~.-]{31,34}"),
-        ("JSON Web Token", r"\beyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]*"),
+        ("JSON Web Token", r"\beyJ[0-9A-Za-z_-]{8,2000}\.eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]*"),
         ("Webhook URL", r"https://hooks\.slack\.com/(?:services|workflows)/[0-9A-Za-z_/-]{20,}"
                         r"|https://(?:\w+\.)?discord(?:app)?\.com/api/webhooks/\d+/[0-9A-Za-z_-]{40,}"),
-        ("Bearer Token", r"(?i:\bbearer\s+)(?=[\w.~+/-]*\d)([0-9A-Za-z._~+/-]{16,}=*)"),
-        ("Password in a URL", r"\b[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]{3,})@"),
+        ("Bearer Token", r"(?i:\bbearer\s{1,20})(?=[\w.~+/-]{0,200}\d)([0-9A-Za-z._~+/-]{16,}=*)"),
+        ("Password in a URL", r"\b[a-z][a-z0-9+.-]{0,30}://[^\s/:@]{0,200}:([^\s/@]{3,500})@"),
+        ("Password on a command line",
+         r"(?i)\s--(?:password|passwd|pass|pwd|token|secret|api-?key|auth-token|access-token|client-secret)"
+         r"(?: {1,4}|=)[\"']?([^\s\"'$<{-][^\s\"']{5,200})"),
+        ("Password on a command line",
+         r"\b(?:curl|wget|http|xh)\b[^\n|;]{0,300}?\s(?:-u|--user) ?[\"']?[^\s:\"'$]{1,100}:"
+         r"([^\s\"'$][^\s\"']{2,200})"),
+        ("Password of a .netrc",
+         r"\bmachine\s{1,9}\S{1,200}\s{1,9}login\s{1,9}\S{1,200}\s{1,9}password\s{1,9}(\S{3,200})"),
+        ("Password of a .pgpass",
+         r"(?m:^)[\w.*-]{1,200}:(?:\d{2,5}|\*):[\w*-]{1,100}:[\w*-]{1,100}:(\S{3,200})(?m:$)"),
         ("Private Key", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
                         r"(?s:.*?)(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|\Z)"),
     )
 )  # fmt: skip
 
 _ASSIGNED = re.compile(
-    r"(?i)(?<![a-z])(?P<name>[a-z0-9_.-]{0,40}?(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key"
-    r"|private[_-]?key|auth[_-]?key|credentials?)(?:[_-][a-z0-9]{1,20}){0,2})[\"'`]?\s*(?:=>|:=|=|:|\bis\b)\s*"
+    r"(?i)(?<![a-z])(?P<name>[a-z0-9_.-]{0,40}?(?:password|passwd|passphrase|pwd|secret|token"
+    r"|(?:api|access|private|auth)[ _-]?key|credentials?)(?:[_-][a-z0-9]{1,20}){0,2})[\"'`]?\s{0,20}"
+    r"(?:=>|:=|=|:|\b(?:is|was)\b)\s{0,20}"
     r"(?P<value>\"[^\"\n]{6,}\"|'[^'\n]{6,}'|`[^`\n]{6,}`|[^\s\"'`,;]{6,})"
 )
 _NO_VALUE = re.compile(
     r"(?i)^(?:\$.*|<.*>|\{.*|%.*%?|\*+|\.+|x{3,}.*|\(.*|\[.*|https?:.*|/[\w./-]*|true|false|null|none|changeme"
     r"|your[-_ ].*|example.*|placeholder.*|redacted.*|process\.env.*|os\.environ.*|env[.(:].*|vault:.*|secretref.*)$"
 )
+_ABOUT_IT = frozenset(
+    ["algorithm", "arn", "count", "expiry", "field", "file", "id", "ids", "label", "length", "limit", "manager",
+     "name", "names", "path", "policy", "ref", "rotation", "ttl", "type", "uri", "url"]
+)  # fmt: skip
+"""Ends of names, such as `secret_name`, of what is not the secret itself."""
 _WORDS = re.compile(r"[A-Za-z]+(?:[-_.'][A-Za-z]+)*[.!?:)]*")
 
 _RANDOM = re.compile(r"(?<![\w+/=.~-])[A-Za-z0-9+/_~.-]{20,}={0,2}(?![\w+/=])")
 _HEX = re.compile(r"[0-9a-fA-F-]+")
-_HARMLESS_BEFORE = re.compile(r"(?i)(?:sha\d*|md5|blake\w*|integrity|digest|etag|checksum|fingerprint|h1)\W{0,3}$")
-_HARMLESS = re.compile(r"(?i)(?:sha\d+|md5|h1)[-_:]|/|.*\.[a-z]\w{0,4}$")
-"""Digests that say so, paths from the root, and names of files."""
+_HARMLESS_BEFORE = re.compile(
+    r"(?i)(?:sha\d*|md5|blake\w*|integrity|digest|etag|checksum|fingerprint|h1)\W{0,3}$"
+    r"|(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[\w@.-]{1,40} $"
+)
+_HARMLESS = re.compile(r"(?i:(?:sha\d+|md5|h1)[-_:]|/|.*\.[a-z]\w{0,4}$)|Qm[1-9A-HJ-NP-Za-km-z]{44}$")
+"""Digests that say so, paths from the root, names of files, and addresses of IPFS."""
 _ID = re.compile(r"[a-z]{2,12}_[0-9A-Za-z]{20,32}")
 _PARTS = re.compile(r"[/._~+-]+")
+_PIECE, _OVERLAP = 1_000, 300
+"""Characters; what the kept rules find is shorter than what two pieces share."""
 _SHORTEST_RANDOM = 20
 _LEAST_BITS = 3.6
 """Of Shannon entropy per character: random text of 20 characters and more has more, names and paths less."""
@@ -149,9 +178,15 @@ def _of_known_forms(text: str) -> Iterator[Found]:
             group = 1 if match.lastindex else 0
             yield Found(match.start(group), match.end(group), kind)
     for detector in _detectors():
-        for line in text.splitlines():
-            for secret in set(detector.analyze_string(line)):
-                yield from _every(text, secret, detector.secret_type)
+        for secret in {each for piece in _pieces(text) for each in detector.analyze_string(piece)}:
+            yield from _every(text, secret, detector.secret_type)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the lines, long ones in pieces that overlap: some of the kept rules take time by a line's square."""
+    for line in text.splitlines():
+        for start in range(0, max(1, len(line) - _OVERLAP), _PIECE - _OVERLAP):
+            yield line[start : start + _PIECE]
 
 
 def _every(text: str, secret: str, kind: str) -> Iterator[Found]:
@@ -206,6 +241,8 @@ def _assigned(text: str) -> Iterator[Found]:
         quoted = text[start] in "\"'`"
         value = text[start + 1 : end - 1] if quoted else text[start:end].rstrip(".)]}")
         if _NO_VALUE.match(value) or (not quoted and _WORDS.fullmatch(value)) or " " in value:
+            continue
+        if match["name"].lower().replace("-", "_").rpartition("_")[2] in _ABOUT_IT:
             continue
         if value.replace("_", "").replace("-", "").isdigit() and len(value) < 8:
             continue

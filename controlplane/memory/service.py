@@ -25,8 +25,9 @@ def service(preparer: Preparer) -> Starlette:
 
     async def question(request: Request) -> Response:
         try:
-            found = await preparer.question(Question.model_validate_json(await request.body()).text)
-        except psycopg.Error:
+            asked = Question.model_validate_json(await request.body())
+            found = await preparer.question(asked.workspace_id, asked.text)
+        except (UnavailableError, psycopg.Error):
             return Response(status_code=503)
         return Response(VECTOR.dump_json(found), media_type="application/json")
 

@@ -71,7 +71,7 @@ class MemoryTools:
         if toolset.check(row.name, value) is not None:
             return None, None, None
         if row.name == names.SEARCH:
-            return None, await self._preparer.question(value["query"]), None
+            return None, await self._preparer.question(call.workspace_id, value["query"]), None
         if row.name not in {names.SAVE, names.UPDATE}:
             return None, None, None
         before: MemoryRecord | None = None

@@ -131,10 +131,17 @@ class _Finder:
 
     async def by_meaning(self, vector: Vector, *, indexed: bool) -> list[tuple[str, float]]:
         """Return versions with their similarity, the nearest first. ``indexed``: whether all are in an index."""
-        parameters = {**self._parameters, "model": vector.model, "vector": vector.text}
+        parameters = {
+            **self._parameters,
+            "model": vector.model,
+            "vector": vector.text,
+            "dimension": len(vector.values),
+        }
         kind: LiteralString = _INDEXED.get(len(vector.values), "vector")
         exact = not indexed or kind == "vector"
-        of_model: LiteralString = "m.model = %(model)s AND m.store_id = ANY(%(stores)s)"
+        of_model: LiteralString = (
+            "m.model = %(model)s AND m.dimension = %(dimension)s AND m.store_id = ANY(%(stores)s)"
+        )
         near: LiteralString = "m.embedding::" + kind + " <=> %(vector)s::" + kind
         if exact:
             found = await rows(

@@ -24,6 +24,15 @@ class Vector(BaseModel):
         return "[" + ",".join(f"{value:.7g}" for value in self.values) + "]"
 
 
+class Model(BaseModel):
+    """A model whose vectors are searched with, and how many values each has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    dimension: int
+
+
 class Pending(BaseModel):
     """A version that lacks a vector of some model."""
 
@@ -56,10 +65,10 @@ async def put(connection: Connection, vector: Vector, *, version_id: str, store_
     )
 
 
-async def active(connection: Connection) -> str | None:
+async def active(connection: Connection) -> Model | None:
     """Return the model whose vectors are searched with; None before the first was chosen."""
-    row = await one(connection, "SELECT model FROM memory_models WHERE active", {})
-    return row["model"] if row else None
+    row = await one(connection, "SELECT model, dimension FROM memory_models WHERE active", {})
+    return Model.model_validate(row) if row else None
 
 
 async def lacking(connection: Connection, model: str, *, limit: int) -> list[Pending]:
@@ -104,7 +113,7 @@ async def index_rest(connection: Connection, store_id: str) -> None:
 
 
 async def activate(connection: Connection, model: str, *, dimension: int) -> None:
-    """Search with another model's vectors from now on."""
+    """Search with another model's vectors from now on; those of it that have another dimension are made again."""
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext('memory_models'))")
     await connection.execute("UPDATE memory_models SET active = false WHERE active AND model <> %s", (model,))
     await connection.execute(
@@ -112,6 +121,7 @@ async def activate(connection: Connection, model: str, *, dimension: int) -> Non
         " ON CONFLICT (model) DO UPDATE SET active = true, dimension = excluded.dimension",
         (model, dimension),
     )
+    await connection.execute("DELETE FROM memory_vectors WHERE model = %s AND dimension <> %s", (model, dimension))
 
 
 async def drop_others(connection: Connection, models: Sequence[str], *, limit: int) -> int:

@@ -1,26 +1,19 @@
 """Memory while its processes are killed: nothing is lost, nothing is there twice, and searches go on."""
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-import uvicorn
 from psycopg.rows import tuple_row
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from controlplane.embedded.postgres import EmbeddedPostgres
 from tests.support.client import Client, script, text
+from tests.support.embeddings import FakeEmbeddings
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -68,35 +61,6 @@ async def test_saves_of_an_agent_happen_once_whoever_is_killed(client: Client, s
     assert versions == [(20,)]
 
 
-@asynccontextmanager
-async def _endpoint() -> AsyncGenerator[str]:
-    """An OpenAI-compatible endpoint whose vectors are made of the words of a text."""
-
-    async def embeddings(request: Request) -> JSONResponse:
-        texts = (await request.json())["input"]
-        await asyncio.sleep(0.2)
-        return JSONResponse({"data": [{"index": n, "embedding": _vector(each)} for n, each in enumerate(texts)]})
-
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Starlette(routes=[Route("/v1/embeddings", embeddings, methods=["POST"])]), port=0, log_config=None
-        )
-    )
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    server.should_exit = True
-    await task
-
-
-def _vector(given: str) -> list[float]:
-    values = [0.001] * 384
-    for word in given.lower().split():
-        values[int(hashlib.sha256(word.encode()).hexdigest(), 16) % 384] += 1.0
-    return values
-
-
 async def test_a_move_to_another_model_survives_kills_and_searches_go_on(tmp_path: Path):
     stack = Stack(tmp_path / "data")
     stack.start()
@@ -109,7 +73,7 @@ async def test_a_move_to_another_model_survives_kills_and_searches_go_on(tmp_pat
             for start in range(0, MEMORIES, 300):
                 await client.post(f"{url}/import", {"memories": lines[start : start + 300]})
         stack.stop()
-        async with _endpoint() as endpoint:
+        async with FakeEmbeddings(delay_seconds=0.2).serving() as endpoint:
             stack = Stack(
                 tmp_path / "data",
                 environment={"BULKHEAD_EMBEDDING_MODEL": "words-384", "BULKHEAD_EMBEDDING_URL": endpoint},

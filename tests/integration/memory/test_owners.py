@@ -89,7 +89,7 @@ async def _heard(mind: Mind, seed: int, others: str) -> list[str]:
 
 async def _scores(mind: Mind, store: StoreRecord, query: str) -> str:
     """Return what a search over the API says, to the last digit."""
-    vector = await mind.preparer.question(query)
+    vector = await mind.preparer.question(mind.workspace_id, query)
     async with mind.database.transaction(mind.workspace_id) as connection:
         hits = await memory_search.search(connection, [store.id], Search(query=query), vector=vector)
     return repr([(hit.version.path, hit.score, hit.reason) for hit in hits])

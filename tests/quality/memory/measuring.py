@@ -51,7 +51,7 @@ async def measured(mind: Mind, store: StoreRecord, by: By) -> dict[str, Score]:
     for question in lines("questions.jsonl"):
         as_of = datetime.fromisoformat(question["as_of"]) if question["as_of"] else None
         wanted = Search(query=question["query"], limit=10, as_of=as_of)
-        vector = None if by == "words" else await mind.preparer.question(question["query"])
+        vector = None if by == "words" else await mind.preparer.question(mind.workspace_id, question["query"])
         async with mind.database.transaction(mind.workspace_id) as connection:
             hits = await memory_search.search(connection, [store.id], wanted, vector=vector, words=by != "meaning")
         paths = [hit.version.path for hit in hits]

@@ -7,6 +7,8 @@ import string
 import uuid
 from collections.abc import Callable
 
+import pytest
+
 from controlplane.memory.marks import mark_of
 from controlplane.memory.scrub import scrub
 
@@ -78,6 +80,19 @@ SECRETS: dict[str, Make] = {
     "password": _form("password: ", _some(ALNUM + "!$%", 12), "9"),
     "api key": _form("API_KEY='", _some(ALNUM, 32), "'"),
     "bearer": _form("Authorization: Bearer ", _some(ALNUM, 40)),
+    "openrouter": _form("sk-or-v1-", _some(HEX, 64)),
+    "brevo": _form("xkeysib-", _some(HEX, 64), "-", _some(ALNUM, 16)),
+    "rubygems": _form("rubygems_", _some(HEX, 48)),
+    "pulumi": _form("pul-", _some(HEX, 40)),
+    "airtable": _form("pat", _some(ALNUM, 14), ".", _some(HEX, 64)),
+    "docker": _form("dckr_pat_", _some(URL_SAFE, 27)),
+    "atlassian": _form("ATATT3xFfGF0", _some(URL_SAFE, 160), "=", _some(HEX.upper(), 8)),
+    "azure signature": _form("?sv=2024-01-01&sr=b&sig=", _some(ALNUM, 43), "%3D"),
+    "api key in words": _form("the api key: ", _some(HEX, 32)),
+    "password in words": _form("the password was ", _some(ALNUM + "!$%", 12), "9"),
+    "command line": _form("mysql --user app --password ", _some(ALNUM + "!%", 12), "9"),
+    "curl": _form("curl -sS -u app:", _some(ALNUM, 14), " https://example.com"),
+    "netrc": _form("machine example.com login ada password ", _some(ALNUM, 14)),
     "random": _some(ALNUM, 40),
     "random base64": _some(ALNUM + "+/", 44),
 }
@@ -158,6 +173,11 @@ LOOK_ALIKES: dict[str, Make] = {
     "library": _form("pip install scikit-learn==1.", _some(string.digits, 1), ".2 sk-learn-contrib"),
     "serial": _form("serial number KX-", _some(string.digits, 5), "-", _some(string.ascii_uppercase, 3)),
     "coordinates": _form("at 53.", _some(string.digits, 6), "N 9.", _some(string.digits, 6), "E"),
+    "public key": _form("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI", _some(ALNUM + "+/", 43), " ada@example.com"),
+    "name of a secret": _form("secret_name: prod/db-", _some(string.ascii_lowercase, 6)),
+    "algorithm": _form("password_hash_algorithm: argon2id", _some("123456789", 2)),
+    "ipfs": _form("pinned as Qm", _some("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", 44)),
+    "option": _form("run it with --token-file /run/secrets/", _some(string.ascii_lowercase, 8)),
     "chess": lambda chance: "1. e4 e5 2. Nf3 Nc6 3. Bb5 a6 4. Ba4 Nf6 5. O-O Be7 " + str(chance.randrange(99)),
 }
 
@@ -213,3 +233,31 @@ def test_a_secret_of_a_vault_is_known_wherever_it_stands():
 def test_what_meets_is_taken_out_once():
     token = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
     assert scrub(f"token = {token}.").text == "token = [redacted: GitHub Token]."
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "sk-",
+        "sk-ant-",
+        "eyJ",
+        "eyJaaaaaaaa-",
+        "a-",
+        "a://x:",
+        "//a/:_authToken=",
+        "bearer ",
+        "password=",
+        "curl -u a:",
+        "a:1:b:",
+    ],
+)
+def test_no_text_takes_time_by_its_square(repeated: str):
+    # Some of these took minutes; nothing here depends on how many seconds it are.
+    text = (repeated * 100_000)[:200_000]
+    assert scrub(text).text
+
+
+def test_a_secret_on_every_line_is_taken_out_on_every_line():
+    token = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
+    assert scrub(f"{token}\n" * 3000).text == "[redacted: GitHub Token]\n" * 3000
