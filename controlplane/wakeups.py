@@ -14,6 +14,7 @@ from temporalio.service import RPCError
 from controlplane.store import expiry, idempotency, waiting
 from controlplane.store.events import Event
 from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.store.waiting import Neglected
 from workflows.contracts import (
     BRAIN_QUEUE,
     INTERRUPT_SIGNAL,
@@ -27,6 +28,8 @@ from workflows.limits import RECONCILE_LONGEST_SECONDS, RECONCILE_SECONDS, WORKF
 _log = structlog.get_logger(__name__)
 
 _RPC_TIMEOUT = timedelta(seconds=5)
+_WAKES_AT_ONCE = 20
+"""By the reconciler: while Temporal hangs, each takes its time-out."""
 _AWAY = (RPCError, RuntimeError)
 """What a call raises while Temporal is away: the second from a client that has never been connected."""
 
@@ -109,21 +112,32 @@ class Reconciler:
             neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
         names = {each.session_id for each in neglected}
         self._repeats = {key: value for key, value in self._repeats.items() if key in names}
-        now = asyncio.get_running_loop().time()
+        now, turns = asyncio.get_running_loop().time(), asyncio.Semaphore(_WAKES_AT_ONCE)
+
+        async def wake(each: Neglected) -> None:
+            async with turns:
+                _log.info("session_rewoken", session_id=each.session_id)
+                await self._wakeups.try_wake(each.workspace_id, each.session_id, interrupt=each.interrupt)
+
+        due: list[Neglected] = []
         for each in neglected:
             repeat = self._repeats.setdefault(each.session_id, _Repeat(due=now, pause_seconds=RECONCILE_SECONDS))
             if repeat.due <= now:
-                _log.info("session_rewoken", session_id=each.session_id)
-                await self._wakeups.try_wake(each.workspace_id, each.session_id, interrupt=each.interrupt)
+                due.append(each)
                 repeat.due = now + repeat.pause_seconds
                 repeat.pause_seconds = min(repeat.pause_seconds * 2, RECONCILE_LONGEST_SECONDS)
+        await asyncio.gather(*(wake(each) for each in due))
 
     async def _expire(self) -> None:
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             calls = await expiry.expired(connection)
         for call in calls:
-            async with self._database.transaction(call.workspace_id) as connection:
-                said = await expiry.expire(connection, call)
+            try:
+                async with self._database.transaction(call.workspace_id) as connection:
+                    said = await expiry.expire(connection, call)
+            except Exception:  # noqa: BLE001 - one that fails must not hold up those behind it
+                _log.warning("approval_not_expired", tool_use_id=call.id, exc_info=True)
+                continue
             if said:
                 _log.info(
                     "approval_expired", session_id=call.session_id, tool_use_id=call.id, decision=call.on_expiry

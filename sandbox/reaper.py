@@ -9,7 +9,7 @@ import structlog
 
 from sandbox.contract import ProviderName, SandboxError, SandboxProvider
 from sandbox.keeper import Keeper
-from sandbox.records import SandboxRecords
+from sandbox.records import SandboxRecords, SandboxRow
 
 EXPIRING = timedelta(minutes=2)
 """Before its deadline an unused sandbox is put away while its files can still be kept."""
@@ -59,12 +59,17 @@ class Reaper:
             await self._keeper.destroy(row.provider, row.id)
         idle = await self._records.retire_idle(self._host, idle=self._idle, expiring=EXPIRING)
         await asyncio.gather(*(self._keeper.put_away(row) for row in idle))
-        # What exists is listed before the rows are read: a sandbox that is made in between has its row already.
+        # What exists is listed between two looks at the rows: a sandbox that is made meanwhile has its row at the
+        # second, so that it is no orphan, and was not ready at the first, so that it is not lost.
+        before = await self._ready()
         existing = await self._existing()
         await self._reap_orphans(existing)
-        for row in await self._records.live(self._host):
-            if row.status == "ready" and row.provider in existing and row.id not in existing[row.provider]:
+        for sandbox_id, row in (await self._ready()).items():
+            if sandbox_id in before and row.provider in existing and sandbox_id not in existing[row.provider]:
                 await self._keeper.lost(row)
+
+    async def _ready(self) -> dict[str, SandboxRow]:
+        return {row.id: row for row in await self._records.live(self._host) if row.status == "ready"}
 
     async def _reap_orphans(self, existing: Mapping[ProviderName, set[str]]) -> None:
         known = await self._records.known(self._host)

@@ -84,6 +84,14 @@ async def empty(connection: Connection, session_id: str) -> None:
     )
 
 
+async def empty_about(connection: Connection, field: str, value: str, *, kind: str) -> None:
+    """Forget what was answered with this value in a field, but not that it was: see `empty`."""
+    await connection.execute(
+        "UPDATE idempotency_keys SET response = %s WHERE response ->> %s = %s",
+        (Json({"type": kind, field: value}), field, value),
+    )
+
+
 async def forget(connection: Connection, *, older_than: timedelta) -> None:
     """Forget the keys of requests that nobody repeats any more."""
     await connection.execute("DELETE FROM idempotency_keys WHERE created_at < now() - %s::interval", (older_than,))

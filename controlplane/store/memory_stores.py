@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError
 from controlplane.ids import new_id, shown_id
+from controlplane.store import idempotency
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -106,7 +107,8 @@ async def delete(connection: Connection, store_id: str) -> None:
         raise unknown(store_id)
     await connection.execute("DELETE FROM session_resources WHERE config ->> 'memory_store_id' = %s", (store_id,))
     await connection.execute("DELETE FROM shown_memories WHERE store_id = %s", (store_id,))
-    await connection.execute("DELETE FROM idempotency_keys WHERE response ->> 'memory_store_id' = %s", (store_id,))
+    for field in ("id", "memory_store_id"):
+        await idempotency.empty_about(connection, field, store_id, kind="memory_store_deleted")
 
 
 async def listing(

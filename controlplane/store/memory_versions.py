@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import shown_id
+from controlplane.store import idempotency
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -128,7 +129,5 @@ async def redact(
         (Jsonb(by) if by else None, version_id),
     )
     await connection.execute("DELETE FROM memory_vectors WHERE version_id = %s", (version_id,))
-    await connection.execute(
-        "DELETE FROM idempotency_keys WHERE response ->> 'memory_version_id' = %s", (version_id,)
-    )
+    await idempotency.empty_about(connection, "memory_version_id", version_id, kind="memory_version_redacted")
     return await get(connection, store_id, version_id)

@@ -122,6 +122,17 @@ async def test_a_redacted_version_is_gone_with_its_vector_and_its_answers(
         ).fetchone()
         assert kept is not None and kept["n"] == 0
     assert await search(http, store, "walrus", as_of=made["created_at"]) == []
+    again = await http.post(url, json=body, headers={"idempotency-key": f"k-{store.id}"})
+    assert again.json() == {"type": "memory_version_redacted", "memory_version_id": made["memory_version_id"]}
+    assert (await http.get(url)).json()["data"][0]["content"] == "nothing"
+
+
+async def test_a_repeated_request_does_not_make_a_deleted_store_again(http: httpx.AsyncClient):
+    headers = {"idempotency-key": "a-store-once"}
+    made = (await http.post("/v1/memory_stores", json={"name": "once"}, headers=headers)).json()
+    assert (await http.delete(f"/v1/memory_stores/{made['id']}")).is_success
+    assert (await http.post("/v1/memory_stores", json={"name": "once"}, headers=headers)).json()["id"] == made["id"]
+    assert (await http.get(f"/v1/memory_stores/{made['id']}")).status_code == 404
 
 
 async def test_listings_roll_up_and_page(client: AsyncAnthropic, store: Any):

@@ -228,7 +228,7 @@ async def test_a_warm_sandbox_that_has_died_is_replaced_by_a_cold_one(open_house
     assert (await other.run("echo works")).stdout == "works\n"
 
 
-async def test_what_has_no_row_is_reaped_and_what_has_no_sandbox_is_lost(house: House) -> None:
+async def test_what_has_no_row_is_reaped(house: House) -> None:
     row = await house.ensure()
     await house.execute("DELETE FROM sessions")
     await house.sandboxes.reaper.reap()
