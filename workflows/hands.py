@@ -140,8 +140,8 @@ class ToolRunner:
         provider = self._keeper.provider(box)
         try:
             # An earlier attempt may have started the command: what it has written is not to be written over.
-            is_first = row.sandbox_id is None
-            remembered = await self._shelf.before(call, box, provider) if is_first else ()
+            begun = row.sandbox_id and (await provider.exec_state(box.id, call.tool_use_id)).state != "never_started"
+            remembered = () if begun else await self._shelf.before(call, box, provider)
             result = await self._result(call, box, row)
             if remembered is not None:
                 remembered = [*remembered, *await self._shelf.after(call, box, provider)]
@@ -157,11 +157,14 @@ class ToolRunner:
             return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
         refused = await self._refusals.during(call, box.id) if box.details.way_out else []
         outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused, remembered=remembered or ())
-        condemned = await self._keeper.condemn(box) if result.must_recycle else None
         state = await self._finish(
-            call, "confirmed", outcome, details=result.model_dump(exclude={"stdout", "stderr"})
+            call,
+            "confirmed",
+            outcome,
+            details=result.model_dump(exclude={"stdout", "stderr"}),
+            spent=box.id if result.must_recycle else None,
         )
-        if condemned is not None:
+        if result.must_recycle and (condemned := await self._keeper.condemn(box)) is not None:
             await self._keeper.put_away(condemned)
         return state
 
@@ -175,6 +178,7 @@ class ToolRunner:
 
     async def _run_elsewhere(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> FinalState:
         """Have a spent sandbox replaced by one with its files, and run the call there."""
+        await self._journal.bind(call, None)
         if (condemned := await self._keeper.condemn(box)) is not None:
             await self._keeper.put_away(condemned)
         return await self._run(call, row.model_copy(update={"sandbox_id": None}))
@@ -230,9 +234,15 @@ class ToolRunner:
         return await self._finish(call, "unknown", unknown(call.tool_use_id, "the sandbox was lost"))
 
     async def _finish(
-        self, call: ToolCallInput, state: FinalState, outcome: ToolOutcome, *, details: dict[str, Any] | None = None
+        self,
+        call: ToolCallInput,
+        state: FinalState,
+        outcome: ToolOutcome,
+        *,
+        details: dict[str, Any] | None = None,
+        spent: str | None = None,
     ) -> FinalState:
-        await self._journal.finish(call, state, outcome, details=details)
+        await self._journal.finish(call, state, outcome, details=details, spent=spent)
         return state
 
 

@@ -171,8 +171,8 @@ class Journal(Protocol):
         """
         ...
 
-    async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
-        """Record in which sandbox the call is about to run."""
+    async def bind(self, call: ToolCallInput, sandbox_id: str | None) -> None:
+        """Record in which sandbox the call is about to run; None: in none yet, since the one it was for is spent."""
         ...
 
     async def finish(
@@ -182,8 +182,12 @@ class Journal(Protocol):
         outcome: ToolOutcome,
         *,
         details: dict[str, Any] | None = None,
+        spent: str | None = None,
     ) -> ToolOutcome:
-        """Record the outcome and its event in one transaction, once; return what is recorded."""
+        """Record the outcome and its event in one transaction, once; return what is recorded.
+
+        ``spent``: a sandbox in which nothing is to run after this.
+        """
         ...
 
     async def read(self, call: ToolCallInput) -> JournaledCall | None:

@@ -8,7 +8,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.store import events
+from controlplane.store import events, sandboxes
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import fence
 from controlplane.store.judging import Judge
@@ -172,7 +172,7 @@ class PostgresJournal:
             )
             return (row["seconds"] if row else None) or 0.0
 
-    async def bind(self, call: ToolCallInput, sandbox_id: str) -> None:
+    async def bind(self, call: ToolCallInput, sandbox_id: str | None) -> None:
         """See `Journal.bind`."""
         async with self._database.transaction(call.workspace_id) as connection:
             await connection.execute(
@@ -186,6 +186,7 @@ class PostgresJournal:
         outcome: ToolOutcome,
         *,
         details: dict[str, Any] | None = None,
+        spent: str | None = None,
     ) -> ToolOutcome:
         """See `Journal.finish`."""
         async with self._database.transaction(call.workspace_id) as connection:
@@ -194,6 +195,9 @@ class PostgresJournal:
             row = _call(await _lock(connection, call.tool_use_id))
             if row.outcome is not None:
                 return row.outcome
+            if spent is not None:
+                # Retired before, a sandbox could be gone when a worker that died here asks what its command came to.
+                await sandboxes.retire(connection, spent, "recycled")
             turn = TurnInput(session_id=call.session_id, workspace_id=call.workspace_id, turn_id=row.turn_id)
             return await _settle(connection, turn, state, outcome, details=details, edited=row.edited_input)
 

@@ -119,13 +119,7 @@ class PostgresSandboxes:
     async def retire(self, row: SandboxRow, reason: EndReason) -> SandboxRow | None:
         """See `SandboxRecords.retire`."""
         async with self._database.transaction(row.workspace_id) as connection:
-            found = await one(
-                connection,
-                "UPDATE sandboxes SET status = 'retiring', end_reason = coalesce(end_reason, %(reason)s)"
-                " WHERE id = %(id)s AND status IN ('ready', 'retiring') RETURNING *",
-                {"id": row.id, "reason": reason},
-            )
-        return SandboxRow.model_validate(found) if found else None
+            return await retire(connection, row.id, reason)
 
     async def quiet(self, row: SandboxRow) -> None:
         """See `SandboxRecords.quiet`."""
@@ -253,3 +247,14 @@ async def _live(connection: Connection, session_id: str, tool_use_id: str) -> Sa
         {"id": session_id, "tool_use_id": tool_use_id},
     )
     return SandboxRow.model_validate(row) if row else None
+
+
+async def retire(connection: Connection, sandbox_id: str, reason: EndReason) -> SandboxRow | None:
+    """Have nothing further run in a sandbox, which is to be put away; None if it has ended."""
+    found = await one(
+        connection,
+        "UPDATE sandboxes SET status = 'retiring', end_reason = coalesce(end_reason, %(reason)s)"
+        " WHERE id = %(id)s AND status IN ('ready', 'retiring') RETURNING *",
+        {"id": sandbox_id, "reason": reason},
+    )
+    return SandboxRow.model_validate(found) if found else None
