@@ -1,6 +1,7 @@
 """Memory as files: what a sandbox sees under /mnt/memory before a command, and what came of it after."""
 
 import posixpath
+import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -142,14 +143,19 @@ class MemoryFolder:
         *,
         step: str,
     ) -> tuple[Inventory, list[str]]:
-        names = [store.name for store in stores]
-        there = await inventory.taken(provider, box.id, names, exec_id=f"{call.tool_use_id}-memory-{step}")
+        # What is known is read before what is there: a file that another call makes and saves meanwhile is not taken
+        # for one that is gone. And it is listed anew each time: under the same id, an earlier list would come again.
+        known: dict[str, dict[str, ShownMemory]] = {}
+        for store in stores:
+            async with self._database.transaction(call.workspace_id) as connection:
+                shown = await shown_memories.of_store(connection, box.id, store.store_id)
+            known[store.store_id] = {each.path: each for each in shown}
+        listing_id = f"{call.tool_use_id}-memory-{step}-{uuid.uuid4().hex[:8]}"
+        there = await inventory.taken(provider, box.id, [store.name for store in stores], exec_id=listing_id)
         notes: list[str] = []
         edits: list[_Edit] = []
         for store in stores:
-            async with self._database.transaction(call.workspace_id) as connection:
-                known = {e.path: e for e in await shown_memories.of_store(connection, box.id, store.store_id)}
-            for edit in _edits(store, known, there):
+            for edit in _edits(store, known[store.store_id], there):
                 if edit.sha256:
                     edit = await _read(provider, box, edit)  # noqa: PLW2901 - the same, with its content
                 edits.append(edit)
