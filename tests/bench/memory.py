@@ -6,6 +6,7 @@ import random
 import time
 
 import numpy
+import psutil
 import psycopg
 
 from controlplane.embedded.postgres import EmbeddedPostgres
@@ -19,6 +20,7 @@ from tests.support.watch import Watcher
 STORES = 1_000
 EACH = 100
 BLOCKS = 6
+_SESSIONS = 20
 _DIMENSION = 256
 _WORKSPACE = "wrkspc_default"
 _NAMES = (
@@ -46,7 +48,12 @@ async def measure(bench: Bench, times: int) -> list[Figure]:
     url = postgres.url()
     await asyncio.to_thread(_fill, url)
     chance = random.Random(7)
-    sessions = [await _session(bench, f"memstore_bench{chance.randrange(STORES):05}") for _ in range(20)]
+    brain = psutil.Process(bench.stack.parts()["brain"])
+    for _ in range(_SESSIONS):
+        await _session(bench, None)
+    without = brain.memory_info().rss
+    sessions = [await _session(bench, f"memstore_bench{chance.randrange(STORES):05}") for _ in range(_SESSIONS)]
+    grown = (brain.memory_info().rss - without) / 2**20
     ports = json.loads((bench.stack.data_dir / "run" / "ports.json").read_text())
     preparer = RemotePreparer(f"http://127.0.0.1:{ports['memory']}")
     database = Database(url)
@@ -58,7 +65,8 @@ async def measure(bench: Bench, times: int) -> list[Figure]:
     ]
     await preparer.close()
     await database.close()
-    return found
+    floor = f"after {_SESSIONS} sessions without memory {without / 2**20:.0f} MB"
+    return [*found, figure("brain: RSS that memory adds", [grown], unit="MB", goal="≤ 5", floor=floor)]
 
 
 async def _reconstructions(recall: Recall, sessions: list[str], times: int) -> list[Figure]:
@@ -94,10 +102,11 @@ async def _searches(bench: Bench, chance: random.Random, times: int) -> list[Fig
     return [figure("memory searched, over the API", taken, goal="≤ 40 p95")]
 
 
-async def _session(bench: Bench, store_id: str) -> str:
+async def _session(bench: Bench, store_id: str | None) -> str:
     session_id = await bench.session()
-    attached = {"type": "memory_store", "memory_store_id": store_id}
-    (await bench.http.post(f"/v1/sessions/{session_id}/resources", json=attached)).raise_for_status()
+    if store_id is not None:
+        attached = {"type": "memory_store", "memory_store_id": store_id}
+        (await bench.http.post(f"/v1/sessions/{session_id}/resources", json=attached)).raise_for_status()
     text = "What has Priya promised, and who avoids the blue kettle?"
     event = {"type": "user.message", "content": [{"type": "text", "text": text}]}
     (await bench.http.post(f"/v1/sessions/{session_id}/events", json={"events": [event]})).raise_for_status()
