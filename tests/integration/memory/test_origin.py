@@ -55,7 +55,7 @@ async def test_a_block_that_a_person_protects_is_out_of_reach_of_what_is_untrust
 async def _found(mind: Mind, store: StoreRecord, query: str) -> list[str]:
     async with mind.database.transaction(mind.workspace_id) as connection:
         hits = await memory_search.search(
-            connection, [store.id], Search(query=query), vector=await mind.preparer.question(query)
+            connection, [store.id], Search(query=query), vector=await mind.preparer.question(mind.workspace_id, query)
         )
     return [f"{hit.version.path}{' superseded' if hit.superseded else ''}" for hit in hits]
 

@@ -1,6 +1,8 @@
 """Commands that go on while nobody waits for them: read, fed, signalled and listed."""
 
 import asyncio
+import signal
+from collections.abc import Generator
 
 import pytest
 
@@ -173,6 +175,20 @@ async def test_a_signal_reaches_the_command_once(box: Box, name: str) -> None:
     await box.until_exists("/workspace/caught")
     await box.write("/workspace/go", b"")
     assert (await read_on(box, first.exec_id, first.cursor))[0] == "caught\n"
+
+
+@pytest.fixture
+def ignoring() -> Generator[None]:
+    """Ignore what a process ignores that was started with nohup in a shell's background."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def test_what_the_worker_ignores_its_commands_do_not(ignoring: None, box: Box) -> None:
+    ignored = await box.run("grep '^SigIgn' /proc/self/status")
+    assert ignored.stdout.split() == ["SigIgn:", "0" * 16]
 
 
 async def test_a_signal_at_once_after_the_start_is_not_lost(box: Box) -> None:
