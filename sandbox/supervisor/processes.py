@@ -109,9 +109,8 @@ def become_command(order: Header, fds: tuple[int, int, int], status_fd: int, lim
         for number, fd in enumerate(fds):
             os.dup2(fd, number)
         os.closerange(3, 65536)
-        # What a worker ignores that was started with nohup, or in a shell's background, is not ignored here.
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)  # also what a worker ignores that was started with nohup
         # Only a dumpable process may write its own file in /proc; by now nothing but its standard streams is open.
         prctl(PR_SET_DUMPABLE, 1)
         with open("/proc/self/oom_score_adj", "w") as file:
