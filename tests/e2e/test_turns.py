@@ -1,6 +1,7 @@
 """Turns as a user sees them, on the whole control plane."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -102,8 +103,7 @@ async def test_a_command_whose_sandbox_dies_has_an_unknown_outcome_and_the_model
         steps = script(run("true"), run(f"sleep {UNUSUAL_SECONDS}"), run("echo again"), {"text": "{{result}}"})
         await client.say(session_id, steps)
         await watcher.until(lambda w: len(w.of("agent.tool_use")) == 2)
-        await asyncio.sleep(0.5)
-        kill_sandbox(UNUSUAL_SECONDS)
+        await kill_sandbox(UNUSUAL_SECONDS)
         await watcher.until_idle()
         results = watcher.of("agent.tool_result")
         assert "Outcome unknown" in text(results[1])
@@ -112,13 +112,26 @@ async def test_a_command_whose_sandbox_dies_has_an_unknown_outcome_and_the_model
         assert "new sandbox" in text(results[2])
 
 
-def kill_sandbox(marker: str) -> None:
-    """Kill the supervisor, process 1, of the sandbox in which a command runs."""
-    command = next(p for p in psutil.process_iter() if p.name() == "sleep" and marker in " ".join(p.cmdline()))
+async def kill_sandbox(marker: str) -> None:
+    """Kill the supervisor, process 1, of the sandbox in which a command runs, once it does."""
+    found = _sleeping(marker)
+    while not found:
+        await asyncio.sleep(0.1)
+        found = _sleeping(marker)
+    command = found[0]
     supervisors = [
         p for p in command.parents() if "supervisor" in (line := " ".join(p.cmdline())) and "/bwrap" not in line
     ]
     supervisors[-1].kill()
+
+
+def _sleeping(marker: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "sleep" and marker in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 async def test_a_file_of_the_session_is_in_the_sandbox(client: Client) -> None:

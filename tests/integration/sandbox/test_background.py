@@ -188,7 +188,8 @@ def ignoring() -> Generator[None]:
 
 async def test_what_the_worker_ignores_its_commands_do_not(ignoring: None, box: Box) -> None:
     ignored = await box.run("grep '^SigIgn' /proc/self/status")
-    assert ignored.stdout.split() == ["SigIgn:", "0" * 16]
+    # Bit 0 is signal 1; those beyond 31 are not ours: the C library keeps two of them for itself.
+    assert int(ignored.stdout.split()[1], 16) & 0x7FFFFFFF == 0
 
 
 async def test_a_signal_at_once_after_the_start_is_not_lost(box: Box) -> None:
