@@ -157,16 +157,11 @@ class ToolRunner:
             return await self._finish(call, "confirmed", failure(call.tool_use_id, sentence))
         refused = await self._refusals.during(call, box.id) if box.details.way_out else []
         outcome = described(call.tool_use_id, result, receipt=receipt, refusals=refused, remembered=remembered or ())
-        state = await self._finish(
-            call,
-            "confirmed",
-            outcome,
-            details=result.model_dump(exclude={"stdout", "stderr"}),
-            spent=box.id if result.must_recycle else None,
-        )
-        if result.must_recycle and (condemned := await self._keeper.condemn(box)) is not None:
+        details, spent = result.model_dump(exclude={"stdout", "stderr"}), box.id if result.must_recycle else None
+        await self._journal.finish(call, "confirmed", outcome, details=details, spent=spent)
+        if spent and (condemned := await self._keeper.condemn(box)) is not None:
             await self._keeper.put_away(condemned)
-        return state
+        return "confirmed"
 
     async def _result(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> ExecResult:
         provider = self._keeper.provider(box)
@@ -234,15 +229,9 @@ class ToolRunner:
         return await self._finish(call, "unknown", unknown(call.tool_use_id, "the sandbox was lost"))
 
     async def _finish(
-        self,
-        call: ToolCallInput,
-        state: FinalState,
-        outcome: ToolOutcome,
-        *,
-        details: dict[str, Any] | None = None,
-        spent: str | None = None,
+        self, call: ToolCallInput, state: FinalState, outcome: ToolOutcome, *, details: dict[str, Any] | None = None
     ) -> FinalState:
-        await self._journal.finish(call, state, outcome, details=details, spent=spent)
+        await self._journal.finish(call, state, outcome, details=details)
         return state
 
 

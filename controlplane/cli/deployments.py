@@ -112,14 +112,14 @@ def show_all(
 @connected
 def show(server: Server, deployment: Reference) -> None:
     """Show a deployment."""
-    server.output.object(server.get(f"{_path(server, deployment)}"), _FIELDS)
+    server.output.object(server.get(_path(server, deployment)), _FIELDS)
 
 
 @app.command("next")
 @connected
 def upcoming(server: Server, deployment: Reference) -> None:
     """Say in words when a deployment fires, and the next five times."""
-    found = server.get(f"{_path(server, deployment)}")
+    found = server.get(_path(server, deployment))
     server.output.object(found, ("status", "schedule.in_words", "schedule.upcoming_runs_at"))
 
 

@@ -18,6 +18,9 @@ MAX_STEPS = 10_000
 """Keywords that are looked at for one content: a third of a second at most. References can make a small schema take
 hours."""
 
+MAX_BYTES = 16_384
+"""Of a schema as JSON: checking one takes time by its size, and whoever checks it does nothing else."""
+
 _TO_ONE = frozenset(
     [
         "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
@@ -39,13 +42,7 @@ class _StoppedError(Exception):
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
     """Return why this is no schema for a block, or None."""
     try:
-        Draft202012Validator.check_schema(schema)
-        resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
-        for each in _schemas(schema):
-            if problem := _unsupported(each):
-                return problem
-            if "$ref" in each:
-                resolver.lookup(each["$ref"])
+        return _first_problem(schema)
     except SchemaError as error:
         return f"{_dotted(error.path) or 'the schema'}: {error.message[:200]}"
     except re2.error as error:
@@ -54,6 +51,18 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
         return f"it has nothing at {error.ref!r}"
     except RecursionError:
         return "it is nested too deeply"
+
+
+def _first_problem(schema: Mapping[str, Any]) -> str | None:
+    if (size := len(json.dumps(schema))) > MAX_BYTES:
+        return f"it has {size:,} bytes; a schema has at most {MAX_BYTES:,}"
+    Draft202012Validator.check_schema(schema)
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    for each in _schemas(schema):
+        if problem := _unsupported(each):
+            return problem
+        if "$ref" in each:
+            resolver.lookup(each["$ref"])
     return None
 
 

@@ -11,6 +11,7 @@ from controlplane.store.pool import ALL_WORKSPACES, one
 from sandbox.contract import SandboxError
 from sandbox.records import SandboxRow
 from tests.support.house import HERE, THERE, WORKSPACE, House, Open
+from tests.support.sandboxes import SMALL
 from workflows.outcomes import opening_receipt
 
 
@@ -233,6 +234,18 @@ async def test_what_has_no_row_is_reaped(house: House) -> None:
     await house.execute("DELETE FROM sessions")
     await house.sandboxes.reaper.reap()
     assert row.id not in await _ids(house)
+
+
+async def test_what_becomes_ready_while_the_reaper_looks_is_not_lost(open_house: Open) -> None:
+    house = open_house()
+    provider = house.sandboxes.providers["namespace"]
+    for number in range(6):  # orphans: what ends them is the time in which the sandbox becomes ready
+        await provider.provision(f"sbx_orphan{number}", SMALL)
+    reaping = asyncio.create_task(house.sandboxes.reaper.reap())
+    row = await house.ensure()
+    await reaping
+    assert await _ids(house) == [row.id]
+    assert (await house.ensure()).id == row.id
 
 
 async def test_a_sandbox_on_another_living_host_is_not_taken_over(open_house: Open) -> None:

@@ -47,6 +47,12 @@ def test_what_is_none_is_refused_with_the_reason(schema: dict[str, Any], said: s
     assert said in (schema_problem(schema) or "")
 
 
+def test_a_schema_that_is_large_is_refused_before_it_is_checked():
+    assert "at most 16,384" in (
+        schema_problem({"properties": {f"p{n}": {"type": "string"} for n in range(900)}}) or ""
+    )
+
+
 def test_a_schema_that_is_nested_too_deeply_is_refused():
     schema: dict[str, Any] = {}
     for _ in range(3000):
