@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from controlplane.ids import new_id
 from controlplane.prices import FREE, Price, listed
 from controlplane.store import budgets, limits, prices
+from controlplane.store.budgets import BudgetRecord
 from controlplane.store.pool import Connection, one, rows
 from harness_adapters.contract import Usage
 
@@ -161,27 +162,15 @@ async def release(connection: Connection, session_id: str, request_ids: Sequence
 
 
 async def _asking(connection: Connection, token_hash: bytes) -> DictRow:
-    """Lock the turn that a token belongs to, and what its requests are booked on.
+    """Lock the turn that a token belongs to, and what its requests are booked on (migration 0023).
 
     Each relation is locked, since after a wait Postgres checks only those again: a turn that ended meanwhile, or
     whose next attempt has another token, must not pass.
     """
-    found = await one(
-        connection,
-        "SELECT s.id, t.id AS turn_id, s.workspace_id, s.agent_id, s.budget, s.budget_ids, s.cost_usd, s.tokens,"
-        " a.frozen_at FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id"
-        " WHERE t.model_token_hash = %(hash)s AND t.status = 'running' FOR UPDATE OF s FOR SHARE OF t, a",
-        {"hash": token_hash},
-    )
+    found = await one(connection, "SELECT * FROM asking(%(hash)s)", {"hash": token_hash})
     if found is None:
         raise RefusedError("turn_ended", "this token belongs to no running turn; a token lives as long as its turn")
-    running = await one(
-        connection,
-        "SELECT coalesce(sum(reserved_usd), 0) AS reserved_usd, coalesce(sum(reserved_tokens), 0) AS reserved_tokens"
-        "  FROM model_requests WHERE session_id = %(id)s AND state = 'running'",
-        {"id": found["id"]},
-    )
-    return {**found, **(running or {})}
+    return found
 
 
 async def _reserve(
@@ -191,9 +180,11 @@ async def _reserve(
         raise RefusedError(
             "agent_frozen", f"the agent has been frozen since {asking['frozen_at']:%Y-%m-%d %H:%M} UTC"
         )
-    price = await prices.of_model(connection, asking["workspace_id"], wanted.model)
+    price = prices.fitting(asking["prices"], wanted.model)
     price = price or (FREE if wanted.free else listed(wanted.provider, wanted.upstream_model))
-    drawn = await budgets.of_session(connection, asking["agent_id"], asking["budget_ids"])
+    drawn: list[BudgetRecord] = []
+    if asking["is_budgeted"]:
+        drawn = await budgets.of_session(connection, asking["agent_id"], asking["budget_ids"])
     if blocked := limits.reached(asking, drawn, wanted.model, priced=price is not None):
         raise RefusedError("unpriced" if blocked.unpriced else "budget_reached", blocked.message)
     reserved = price.cost_usd(Usage(input_tokens=wanted.input_tokens)) if price else Decimal(0)

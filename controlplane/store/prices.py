@@ -1,7 +1,9 @@
 """Prices that an operator has set; they precede the list prices."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
+from typing import Any
 
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict
@@ -80,5 +82,9 @@ async def remove(connection: Connection, price_id: str) -> PriceRecord:
 
 async def of_model(connection: Connection, workspace_id: str, model: str) -> Price | None:
     """Return the price that was set for a model, if one was."""
-    found = await listing(connection, workspace_id)
-    return next((each.price for each in found if fnmatchcase(model, each.model)), None)
+    return fitting([each.model_dump() for each in await listing(connection, workspace_id)], model)
+
+
+def fitting(listed: Sequence[Mapping[str, Any]], model: str) -> Price | None:
+    """Return the price for a model, if one was set. ``listed``: ``model`` and ``price`` of each, as in `listing`."""
+    return next((Price.model_validate(each["price"]) for each in listed if fnmatchcase(model, each["model"])), None)
