@@ -35,30 +35,55 @@ class Reaper:
         self._host = host
         self._idle = timedelta(seconds=idle_seconds)
         self._due = asyncio.Event()
+        self._putting: dict[str, asyncio.Task[None]] = {}
 
     def hurry(self) -> None:
         """Look again at once."""
         self._due.set()
 
     async def run(self, *, every_seconds: float) -> None:
-        """Reap until cancelled; what fails is tried again at the next round."""
-        while True:
-            self._due.clear()
-            try:
-                await self.reap()
-            except Exception:  # noqa: BLE001 - a reaper that stops is worse than one that failed
-                _log.warning("reap_failed", exc_info=True)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), every_seconds)
+        """Reap until cancelled; what fails is tried again at the next round, which waits for no files to be kept."""
+        try:
+            while True:
+                self._due.clear()
+                try:
+                    await self._look()
+                except Exception:  # noqa: BLE001 - a reaper that stops is worse than one that failed
+                    _log.warning("reap_failed", exc_info=True)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._due.wait(), every_seconds)
+        finally:
+            for task in self._putting.values():
+                task.cancel()
+            await self._put()
 
     async def reap(self) -> None:
-        """Look once."""
+        """Look once, and see what is retiring put away."""
+        await self._look()
+        await self._put()
+
+    async def _put(self) -> None:
+        if self._putting:
+            await asyncio.wait(self._putting.values())
+
+    def _put_away(self, row: SandboxRow) -> None:
+        task = self._putting[row.id] = asyncio.create_task(self._keeper.put_away(row))
+        task.add_done_callback(lambda done: self._is_put(row.id, done))
+
+    def _is_put(self, sandbox_id: str, task: asyncio.Task[None]) -> None:
+        del self._putting[sandbox_id]
+        if not task.cancelled() and (error := task.exception()):
+            _log.warning("sandbox_not_put_away", sandbox_id=sandbox_id, cause=str(error))
+
+    async def _look(self) -> None:
         for row in await self._records.end_archived(self._host):
             await self._keeper.destroy(row.provider, row.id)
         for row in await self._records.end_unfinished(self._host):
             await self._keeper.destroy(row.provider, row.id)
         idle = await self._records.retire_idle(self._host, idle=self._idle, expiring=EXPIRING)
-        await asyncio.gather(*(self._keeper.put_away(row) for row in idle))
+        for row in idle:
+            if row.id not in self._putting:
+                self._put_away(row)
         # What exists is listed between two looks at the rows: a sandbox that is made meanwhile has its row at the
         # second, so that it is no orphan, and was not ready at the first, so that it is not lost.
         before = await self._ready()

@@ -1,8 +1,11 @@
 """A sandbox that a person has stopped runs nothing more, at whatever point of its life the order comes."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
+import psutil
 import psycopg
 import pytest
 
@@ -129,3 +132,36 @@ async def test_a_sandbox_that_ended_while_it_was_made_is_not_called_ready(house:
     await house.execute("UPDATE sandboxes SET status = 'ended', end_reason = 'archived'")
     with pytest.raises(SandboxError, match="was ended while it was made"):
         await PostgresSandboxes(house.database).ready(row, row.details)
+
+
+async def test_a_stop_does_not_wait_for_the_files_of_another_sandbox(open_house: Open) -> None:
+    house, other = open_house(), open_house(session=1)
+    supervisor = await _supervisor(house)
+    await house.execute("UPDATE sandboxes SET status = 'retiring', end_reason = 'idle'")
+    wanted = await other.ensure()
+    reaping = asyncio.create_task(house.sandboxes.reaper.run(every_seconds=0.2))
+    try:
+        supervisor.suspend()
+        await asyncio.sleep(1)  # its files are asked for; they do not come
+        await halt(other)
+        house.sandboxes.reaper.hurry()
+        async with asyncio.timeout(20):
+            while (await newest(other))["status"] != "ended":  # noqa: ASYNC110 - of another's transaction
+                await asyncio.sleep(0.05)
+        assert (await newest(house))["status"] == "retiring"
+        assert wanted.id not in await other.keeper.provider(wanted).list_ids()
+    finally:
+        supervisor.resume()
+        reaping.cancel()
+        await asyncio.wait([reaping])
+
+
+async def _supervisor(house: House) -> psutil.Process:
+    """Process 1 of the session's sandbox, as this host sees it: the parent of a command's keeper."""
+    asleep = ["sleep", f"6{os.getpid()}"]
+    await house.run(f"{' '.join(asleep)} &")
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):
+            if each.cmdline() == asleep and (keeper := each.parent()) and (supervisor := keeper.parent()):
+                return supervisor
+    raise AssertionError(f"{asleep} does not run")
