@@ -16,7 +16,6 @@ LONGEST_MESSAGE = 64 * 1024
 _LONGEST_VALUE = 16 * 1024
 _CUT = " … (cut)"
 
-_PLACE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _PATH = re.compile(r"payload(?P<steps>(\.[A-Za-z_][\w-]*|\[\d{1,6}\]|\[\"[^\"\\]{1,128}\"\])*)", re.ASCII)
 _STEP = re.compile(r"\.(?P<name>[A-Za-z_][\w-]*)|\[(?P<index>\d+)\]|\[\"(?P<key>[^\"]+)\"\]", re.ASCII)
 
@@ -32,9 +31,19 @@ class Template:
     parts: tuple[str | tuple[str | int, ...], ...]
 
     def render(self, payload: JsonValue) -> str:
-        """Return the text with the payload's values in it; what is not there is empty, what is no text is JSON."""
-        text = "".join(part if isinstance(part, str) else _shown(_at(payload, part)) for part in self.parts)
-        return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + _CUT
+        """Return the text with the payload's values in it; what is not there is empty, what is no text is JSON.
+
+        No more of a value is looked at than is shown, and nothing once the text is full: somebody else wrote both the
+        payload and, perhaps, the template, and meanwhile nothing else is answered.
+        """
+        shown: list[str] = []
+        length = 0
+        for part in self.parts:
+            shown.append(part if isinstance(part, str) else _shown(_at(payload, part)))
+            length += len(shown[-1])
+            if length > LONGEST_MESSAGE:
+                return "".join(shown)[:LONGEST_MESSAGE] + _CUT
+        return "".join(shown)
 
 
 def parse(text: str) -> Template:
@@ -48,10 +57,10 @@ def parse(text: str) -> Template:
 
 def _parts(text: str) -> Iterator[str | tuple[str | int, ...]]:
     position = 0
-    for match in _PLACE.finditer(text):
-        yield _literal(text[position : match.start()])
-        yield _path(match[1].strip())
-        position = match.end()
+    while (begins := text.find("{{", position)) >= 0 and (ends := text.find("}}", begins)) >= 0:
+        yield _literal(text[position:begins])
+        yield _path(text[begins + 2 : ends].strip())
+        position = ends + 2
     yield _literal(text[position:])
 
 
@@ -93,8 +102,48 @@ def _at(payload: JsonValue, path: tuple[str | int, ...]) -> JsonValue:
 def _shown(value: JsonValue) -> str:
     if value is None:
         return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value[: _LONGEST_VALUE + 1] if isinstance(value, str) else _json(value)
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + _CUT
+
+
+def _json(value: JsonValue) -> str:
+    """Return a value as JSON, or the beginning of it if it is longer than what is shown."""
+    written: list[str] = []
+    length = 0
+    for piece in _pieces(value):
+        written.append(piece)
+        length += len(piece)
+        if length > _LONGEST_VALUE:
+            break
+    return "".join(written)
+
+
+def _pieces(value: JsonValue) -> Iterator[str]:
+    """Yield JSON as `json.dumps` writes it, bit by bit, and however deep it goes."""
+    inside: list[tuple[Iterator[tuple[str, JsonValue]], str]] = []
+    while True:
+        if isinstance(value, dict):
+            yield "{"
+            inside.append((((f"{_scalar(key)}: ", each) for key, each in value.items()), "}"))
+        elif isinstance(value, list):
+            yield "["
+            inside.append(((("", each) for each in value), "]"))
+        else:
+            yield _scalar(value)
+        comma = "" if isinstance(value, dict | list) else ", "
+        following: tuple[str, JsonValue] | None = None
+        while inside and (following := next(inside[-1][0], None)) is None:
+            yield inside.pop()[1]
+            comma = ", "
+        if following is None:
+            return
+        label, value = following
+        yield comma + label
+
+
+def _scalar(value: JsonValue) -> str:
+    # Of a long text, as much as is shown: its quote would stand behind that.
+    return json.dumps(value[: _LONGEST_VALUE + 1] if isinstance(value, str) else value, ensure_ascii=False)
 
 
 def _quoted(text: str) -> str:

@@ -1,5 +1,8 @@
 """Templates of triggers: places in the payload, and nothing else."""
 
+import json
+from typing import Any
+
 import pytest
 
 from controlplane.templates import LONGEST_MESSAGE, TemplateError, parse
@@ -54,3 +57,41 @@ def test_a_message_is_bounded():
     text = parse("{{ payload.t }}" * 400).render({"t": "x" * 10_000_000})
     assert len(text) < LONGEST_MESSAGE + 100
     assert text.endswith("(cut)")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], {}, [[]], [{}, []], {"a": [1, 2.5, True, None, 'ä"\n'], 'b"': {"c": {}, "d": [[], [1]]}}, False, [[], 1]],
+)
+def test_what_is_no_text_is_the_json_that_anybody_writes(value: Any):
+    assert parse("{{ payload.v }}").render({"v": value}) == json.dumps(value, ensure_ascii=False)
+
+
+class Counted(list[Any]):
+    """A list that counts how much of it was looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Any:
+        for each in super().__iter__():
+            self.looked_at += 1
+            yield each
+
+
+def test_no_more_of_a_payload_is_looked_at_than_is_shown():
+    payload = Counted(["x"] * 200_000)
+    text = parse("{{payload}}" * 744).render(payload)
+    assert text.startswith('["x", "x", ')
+    assert text.count("… (cut)") == 4
+    assert 0 < payload.looked_at < LONGEST_MESSAGE
+    deep: Any = "the end"
+    for _ in range(100_000):
+        deep = [deep]
+    assert parse("{{ payload }}").render(deep).startswith("[[[[")
+
+
+def test_an_unclosed_place_is_refused_at_the_first():
+    with pytest.raises(TemplateError, match="not closed"):
+        parse("{{" * 4096)
+    with pytest.raises(TemplateError, match="not opened"):
+        parse("a }} {{ payload }}")
