@@ -23,8 +23,8 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from controlplane.api.firing import Firing
 from controlplane.api.parts import Submitter
+from controlplane.firing import Firing
 from controlplane.store import deployments, due
 from controlplane.store.deployments import DeploymentRecord, ScheduleSettings
 from controlplane.store.due import Due, Rested
@@ -70,7 +70,7 @@ class Scheduler:
         await self._with(firing.workspace_id, firing.deployment_id, step)
 
     async def end(self, rested: Rested) -> None:
-        """End a run whose session rests, and begin the one that waits for it."""
+        """End a run of which nothing is left to do, and begin the one that waits for it."""
 
         async def step(found: Firing) -> None:
             await found.end_rested(rested.run_id)

@@ -10,7 +10,6 @@ from controlplane import signatures, templates
 from controlplane.api import changes, timing
 from controlplane.api.checks import patched_metadata, refused, require_unarchived
 from controlplane.api.events import check_inputs, recorded_inputs
-from controlplane.api.firing import wanted_session
 from controlplane.api.opening import checked_content
 from controlplane.api.resources import mounts_of
 from controlplane.api.wire.deployments import (
@@ -25,6 +24,7 @@ from controlplane.api.wire.deployments import (
     TriggerRequest,
 )
 from controlplane.api.wire.sessions import AgentAtVersion, MountRequest
+from controlplane.launch import wanted_session
 from controlplane.store import agents, triggers
 from controlplane.store.deployments import DeploymentContent, DeploymentRecord, TriggerType
 from controlplane.store.memory_attached import Owners

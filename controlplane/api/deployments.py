@@ -13,7 +13,6 @@ from controlplane.api.checks import refused, require_unarchived
 from controlplane.api.deployed import changed, check_trigger, checked, made, put_trigger, wire_agent, wire_deployment
 from controlplane.api.deployment_runs import wire_run
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
-from controlplane.api.firing import Firing, Queued, run_id
 from controlplane.api.pages import DEFAULT_LIMIT, PageParam, SmallLimitParam, Times, cut, decode, times
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.deployments import (
@@ -26,6 +25,7 @@ from controlplane.api.wire.deployments import (
     DeploymentUpdate,
 )
 from controlplane.errors import ConflictError
+from controlplane.firing import Firing, Queued, run_id
 from controlplane.ids import new_id
 from controlplane.store import deployment_runs, deployments
 from controlplane.store.deployment_runs import NewRun
@@ -115,8 +115,13 @@ async def update_deployment(
     async def change(connection: Connection, firing: Firing, before: DeploymentRecord, now: datetime) -> None:
         content = await changed(connection, before, wanted, now=now)
         await checked(connection, content, by=exchange.key_id)
-        if content.schedule != before.schedule:
-            await firing.make_up(now)
+        if content.schedule != before.schedule and not await firing.make_up(now):
+            raise ConflictError(
+                "firings of the schedule as it was are still being made up for",
+                code="firings_due",
+                field="schedule",
+                next_step="send it again in some seconds",
+            )
         await deployments.replace(connection, before, content, now=now)
         if "trigger" in wanted.model_fields_set:
             await put_trigger(connection, before, wanted.trigger, keyring=exchange.parts.keyring)

@@ -11,10 +11,10 @@ from controlplane import signatures, templates
 from controlplane.api import bodies
 from controlplane.api.checks import refused
 from controlplane.api.exchange import json_response
-from controlplane.api.firing import Firing
 from controlplane.api.parts import Parts, parts_of
 from controlplane.api.wire.deployments import TriggerAnswer
 from controlplane.errors import AuthenticationError, ConflictError
+from controlplane.firing import Firing
 from controlplane.ids import derived_id, shown_id
 from controlplane.signatures import Delivery, SignatureError
 from controlplane.store import deployment_runs, deployments, triggers

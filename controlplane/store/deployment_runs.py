@@ -1,5 +1,6 @@
 """Runs of deployments: each is recorded before anything happens for it, and ends with an outcome."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, LiteralString
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import NotFoundError
 from controlplane.ids import shown_id
+from controlplane.store.deployments import DeploymentRecord
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -38,12 +40,12 @@ class RunRecord(_Frozen):
     error: dict[str, Any] | None
     detail: str | None
     session_id: str | None
-    base_cost_usd: Decimal
     cost_usd: Decimal | None
     delivery_id: str | None
     message: str | None
     created_at: datetime
     started_at: datetime | None
+    deadline_at: datetime | None
     ended_at: datetime | None
 
 
@@ -58,12 +60,16 @@ class NewRun(_Frozen):
     message: str | None = None
 
 
-_SELECT: LiteralString = """
+_COST: LiteralString = """
+    (SELECT sum(m.cost_usd) FROM turns t JOIN model_requests m ON m.turn_id = t.id WHERE t.run_id = r.id)"""
+"""What a run's turns have cost, also after its end: null where they are gone with their session, or cost nothing."""
+
+_SELECT: LiteralString = f"""
     SELECT r.id, r.workspace_id, r.deployment_id, r.kind, r.scheduled_at, r.agent_id, r.agent_version, r.state,
-           r.outcome, r.error, r.detail, r.session_id, r.base_cost_usd,
-           coalesce(r.cost_usd, s.cost_usd - r.base_cost_usd) AS cost_usd, r.delivery_id, r.message, r.created_at,
-           r.started_at, r.ended_at
-      FROM deployment_runs r LEFT JOIN sessions s ON s.id = r.session_id AND r.state = 'running'"""
+           r.outcome, r.error, r.detail, r.session_id, r.delivery_id, r.message, r.created_at, r.started_at,
+           r.deadline_at, r.ended_at,
+           coalesce({_COST}, r.cost_usd, CASE WHEN r.session_id IS NOT NULL THEN 0 END) AS cost_usd
+      FROM deployment_runs r"""
 
 
 async def record(
@@ -87,14 +93,43 @@ async def record(
     return found is not None
 
 
-async def begin(
-    connection: Connection, run: RunRecord, *, session_id: str, inputs: list[str], base_cost_usd: Decimal
+async def record_cancelled(
+    connection: Connection, deployed: DeploymentRecord, times: Mapping[str, datetime], *, error: dict[str, Any]
 ) -> None:
-    """Let a run that waits be that of a session, which got the events ``inputs`` for it."""
+    """Record runs that never begin, by id with their fire times; those that are recorded stay as they are."""
     await connection.execute(
-        "UPDATE deployment_runs SET state = 'running', session_id = %s, inputs = %s, base_cost_usd = %s,"
-        " started_at = clock_timestamp() WHERE id = %s",
-        (session_id, Jsonb(inputs), base_cost_usd, run.id),
+        "INSERT INTO deployment_runs (id, workspace_id, deployment_id, kind, scheduled_at, agent_id, agent_version,"
+        " state, outcome, error, ended_at) SELECT new.id, %(workspace)s, %(deployment)s, 'schedule', new.at,"
+        " %(agent)s, %(version)s, 'ended', 'cancelled', %(error)s, clock_timestamp()"
+        " FROM unnest(%(ids)s::text[], %(times)s::timestamptz[]) AS new (id, at) ON CONFLICT DO NOTHING",
+        {
+            "workspace": deployed.workspace_id,
+            "deployment": deployed.id,
+            "agent": deployed.agent_id,
+            "version": deployed.agent_version,
+            "error": Jsonb(error),
+            "ids": list(times),
+            "times": list(times.values()),
+        },
+    )
+
+
+async def begin(
+    connection: Connection, run: RunRecord, deployed: DeploymentRecord, *, session_id: str, inputs: list[str]
+) -> None:
+    """Let a run that waits be that of a session, which got the events ``inputs`` for it, as the deployment is now."""
+    await connection.execute(
+        "UPDATE deployment_runs SET state = 'running', session_id = %(session)s, inputs = %(inputs)s,"
+        " agent_id = %(agent)s, agent_version = %(version)s, started_at = clock_timestamp(),"
+        " deadline_at = clock_timestamp() + make_interval(secs => %(deadline)s) WHERE id = %(id)s",
+        {
+            "id": run.id,
+            "session": session_id,
+            "inputs": Jsonb(inputs),
+            "agent": deployed.agent_id,
+            "version": deployed.agent_version,
+            "deadline": deployed.deadline_seconds,
+        },
     )
     if run.kind != "manual":
         await connection.execute(
@@ -113,22 +148,59 @@ async def end(
     """Record how a run ended and what it has cost, once; say whether it was still to be recorded."""
     found = await one(
         connection,
-        "UPDATE deployment_runs SET state = 'ended', outcome = %(outcome)s, error = %(error)s, detail = %(detail)s,"
-        " ended_at = clock_timestamp(),"
-        " cost_usd = (SELECT s.cost_usd - base_cost_usd FROM sessions s WHERE s.id = deployment_runs.session_id)"
+        f"UPDATE deployment_runs r SET state = 'ended', outcome = %(outcome)s, error = %(error)s,"
+        f" detail = %(detail)s, ended_at = clock_timestamp(), cost_usd = {_COST}"
         " WHERE id = %(id)s AND state <> 'ended' RETURNING id",
         {"id": run_id, "outcome": outcome, "error": Jsonb(error) if error else None, "detail": detail},
     )
     return found is not None
 
 
-async def withdraw_inputs(connection: Connection, run_id: str) -> None:
-    """Keep a run's session from working on what it has not begun."""
+async def withdraw(connection: Connection, run_id: str) -> None:
+    """Keep a run's session, which the caller holds, from working on what it has not begun or not got to the end of.
+
+    What is withdrawn is no part of the conversation.
+    """
+    await _withdraw_inputs(connection, run_id)
     await connection.execute(
-        "UPDATE events e SET processed_at = clock_timestamp() FROM deployment_runs r"
+        "UPDATE sessions s SET resume_wanted = false, resume_at = NULL FROM deployment_runs r WHERE r.id = %(id)s"
+        " AND s.id = r.session_id AND s.resume_wanted AND (SELECT t.run_id FROM turns t WHERE t.session_id = s.id"
+        " ORDER BY t.started_at DESC LIMIT 1) = r.id",
+        {"id": run_id},
+    )
+
+
+async def interrupted(connection: Connection, session_id: str) -> None:
+    """Withdraw what waits of the run that the session's newest turn is of: who stops that stops the run."""
+    turn = await one(
+        connection,
+        "SELECT run_id FROM turns WHERE session_id = %(id)s ORDER BY started_at DESC LIMIT 1",
+        {"id": session_id},
+    )
+    if turn is not None and turn["run_id"] is not None:
+        await _withdraw_inputs(connection, turn["run_id"])
+
+
+async def _withdraw_inputs(connection: Connection, run_id: str) -> None:
+    await connection.execute(
+        "UPDATE events e SET processed_at = clock_timestamp(), internal = e.internal || '{\"withdrawn\": true}'"
+        " FROM deployment_runs r"
         " WHERE r.id = %s AND e.session_id = r.session_id AND r.inputs ? e.id AND e.processed_at IS NULL",
         (run_id,),
     )
+
+
+async def is_under_way(connection: Connection, run_id: str) -> bool:
+    """Say whether a turn of the run runs, or waits for somebody."""
+    found = await one(
+        connection,
+        "SELECT FROM deployment_runs r JOIN sessions s ON s.id = r.session_id JOIN LATERAL"
+        " (SELECT * FROM turns WHERE session_id = s.id ORDER BY started_at DESC LIMIT 1) t ON t.run_id = r.id"
+        " WHERE r.id = %(id)s"
+        " AND (t.status = 'running' OR (s.status = 'idle' AND s.stop_reason ->> 'type' = 'requires_action'))",
+        {"id": run_id},
+    )
+    return found is not None
 
 
 async def get(connection: Connection, run_id: str) -> RunRecord:

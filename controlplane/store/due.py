@@ -6,6 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from controlplane.store.pool import Connection, rows
+from workflows import takings
+from workflows.contracts import TurnEnd
 
 
 class _Frozen(BaseModel):
@@ -20,45 +22,74 @@ class Due(_Frozen):
 
 
 class Rested(_Frozen):
-    """A run whose session has come to rest. ``stop_reason``: null where the session is no more."""
+    """A run of which nothing is left to do. ``ended``: how its last turn did. ``waits``: an input got no turn.
+
+    ``stop_reason`` and ``failure``: of its session, where they are of that turn or keep it from having one.
+    """
 
     run_id: str
     deployment_id: str
     workspace_id: str
+    is_gone: bool
+    waits: bool
+    ended: TurnEnd | None
     stop_reason: dict[str, Any] | None
     failure: dict[str, Any] | None
 
 
 async def rested(connection: Connection, *, run_id: str | None = None) -> list[Rested]:
-    """Return the runs whose sessions have nothing left to do, or of ``run_id`` alone.
+    """Return the runs of which nothing is left to do, or of ``run_id`` alone.
 
-    One that waits for a person still runs, and so does one that goes on by itself within a minute. What waits behind
-    a turn that has failed does not go on by itself.
+    A run is its own inputs: others may use its session before and after it. One that waits for a person still runs,
+    and so does one that goes on by itself within a minute, or when its agent thaws. What waits behind a turn that has
+    not got to its end goes on only if that does.
     """
     found = await rows(
         connection,
         """
-        SELECT r.id AS run_id, r.deployment_id, r.workspace_id, s.stop_reason, s.failure
+        SELECT r.id AS run_id, r.deployment_id, r.workspace_id, l.outcome ->> 'reason' AS ended,
+               i.waits, s.id IS NULL OR s.archived_at IS NOT NULL OR s.status = 'terminated' AS is_gone,
+               CASE WHEN l.is_newest OR i.waits THEN s.stop_reason END AS stop_reason,
+               CASE WHEN l.is_newest OR i.waits THEN s.failure END AS failure
           FROM deployment_runs r LEFT JOIN sessions s ON s.id = r.session_id
+          LEFT JOIN LATERAL (SELECT * FROM turns WHERE run_id = r.id ORDER BY started_at DESC LIMIT 1) own ON true
+          LEFT JOIN LATERAL (SELECT * FROM turns WHERE session_id = s.id ORDER BY started_at DESC LIMIT 1) n ON true
+         CROSS JOIN LATERAL (SELECT coalesce(own.outcome, CASE WHEN own.id IS NULL THEN n.outcome END) AS outcome,
+                                    coalesce(own.status, n.status, 'ended') AS status,
+                                    coalesce(own.id = n.id, true) AS is_newest) l
+         CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM events e WHERE e.session_id = s.id AND e.processed_at IS NULL
+                                               AND e.type = ANY(%(starters)s) AND r.inputs ? e.id) AS waits) i
          WHERE r.state = 'running' AND (%(run_id)s::text IS NULL OR r.id = %(run_id)s)
            AND (s.id IS NULL OR s.archived_at IS NOT NULL OR s.status = 'terminated'
-                OR (s.status = 'idle' AND s.stop_reason IS NOT NULL AND s.stop_reason ->> 'type' <> 'requires_action'
-                    AND NOT (s.resume_wanted AND coalesce(s.resume_at, now()) < now() + interval '1 minute')
-                    AND NOT EXISTS (SELECT FROM events e WHERE e.session_id = s.id AND e.processed_at IS NULL
-                                                           AND e.seq > coalesce(s.held_seq, 0))))
+                OR (l.status = 'ended'
+                    AND NOT (l.is_newest AND coalesce(s.stop_reason ->> 'type', '') = 'requires_action')
+                    AND NOT ((l.is_newest OR i.waits)
+                             AND (coalesce(s.failure ->> 'cause', '') = 'agent_frozen' OR (s.resume_wanted
+                                  AND coalesce(s.resume_at, now()) < now() + interval '1 minute')))
+                    AND (NOT i.waits
+                         OR (s.status = 'idle' AND s.held_seq IS NOT NULL
+                             AND NOT EXISTS (SELECT FROM events e
+                                              WHERE e.session_id = s.id AND e.processed_at IS NULL
+                                                AND (e.type = 'user.interrupt'
+                                                     OR (e.type = ANY(%(starters)s) AND e.seq > s.held_seq)))))))
          LIMIT 500
         """,
-        {"run_id": run_id},
+        {"run_id": run_id, "starters": list(takings.STARTS_A_TURN)},
     )
     return [Rested.model_validate(row) for row in found]
 
 
 async def still_rested(connection: Connection, run_id: str) -> Rested | None:
-    """Return a run whose session has nothing left to do, and give it nothing to do until the transaction ends."""
+    """Return a run of which nothing is left to do, and give it nothing to do until the transaction ends."""
+    await hold_session(connection, run_id)
+    return next(iter(await rested(connection, run_id=run_id)), None)
+
+
+async def hold_session(connection: Connection, run_id: str) -> None:
+    """Keep others from changing a run's session until the transaction ends."""
     await connection.execute(
         "SELECT FROM sessions WHERE id = (SELECT session_id FROM deployment_runs WHERE id = %s) FOR UPDATE", (run_id,)
     )
-    return next(iter(await rested(connection, run_id=run_id)), None)
 
 
 async def overdue(connection: Connection) -> list[Due]:
@@ -66,18 +97,19 @@ async def overdue(connection: Connection) -> list[Due]:
     return await _due(
         connection,
         "SELECT DISTINCT d.id, d.workspace_id FROM deployment_runs r JOIN deployments d ON d.id = r.deployment_id"
-        " WHERE r.state = 'running' AND r.started_at + d.deadline_seconds * interval '1 second' < clock_timestamp()",
+        " WHERE r.state = 'running' AND r.deadline_at < clock_timestamp()",
     )
 
 
 async def promotable(connection: Connection) -> list[Due]:
-    """Return the deployments that have a run waiting which may begin."""
+    """Return the deployments that have a run waiting which may begin, or never will."""
     return await _due(
         connection,
         """
         SELECT DISTINCT d.id, d.workspace_id FROM deployment_runs r JOIN deployments d ON d.id = r.deployment_id
-         WHERE r.state = 'waiting' AND d.paused_reason IS NULL
-           AND (d.archived_at IS NOT NULL OR coalesce(d.schedule ->> 'overlap', 'skip') IN ('allow', 'cancel_other')
+         WHERE r.state = 'waiting'
+           AND (d.archived_at IS NOT NULL OR d.paused_reason IS NOT NULL
+                OR (r.kind <> 'backfill' AND coalesce(d.schedule ->> 'overlap', 'skip') IN ('allow', 'cancel_other'))
                 OR NOT EXISTS (SELECT FROM deployment_runs o WHERE o.deployment_id = d.id AND o.state = 'running'))
         """,
     )

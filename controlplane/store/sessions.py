@@ -176,6 +176,15 @@ async def gate(connection: Connection, session_id: str) -> SessionGate:
     return SessionGate.model_validate(row)
 
 
+async def admit(connection: Connection, session_id: str) -> None:
+    """Have what is sent from now on begin a turn, also after one that has been given up at a spent budget."""
+    await connection.execute(
+        "UPDATE sessions SET held_seq = least(held_seq, last_seq) WHERE id = %s AND held_seq IS NOT NULL"
+        " AND NOT resume_wanted AND failure ->> 'cause' IS DISTINCT FROM 'agent_frozen'",
+        (session_id,),
+    )
+
+
 async def last_seq(connection: Connection, session_id: str) -> int:
     """Return the seq of a session's newest event, 0 where it has none; raises `NotFoundError`."""
     row = await one(connection, "SELECT last_seq FROM sessions WHERE id = %(id)s", {"id": session_id})

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from controlplane.store import events, journal, ledger, limits, prices, resuming
+from controlplane.store import deployment_runs, events, journal, ledger, limits, prices, resuming
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.turn_events import failed, noted, request_lost
@@ -33,6 +33,8 @@ async def settle(
     """
     await journal.close_open(connection, turn, but_parked=reason == "requires_action")
     await _pass_interrupts(connection, turn)
+    if reason == "interrupted":
+        await deployment_runs.interrupted(connection, turn.session_id)
     stop_reason: dict[str, Any] = {"type": _STOP_REASONS.get(reason, "end_turn")}
     if reason == "requires_action":
         stop_reason["event_ids"] = [call.id for call in await journal.parked(connection, turn.session_id)]
@@ -169,6 +171,7 @@ async def withdraw(connection: Connection, turn: TurnInput) -> bool:
     await journal.close_open(connection, turn)
     moot = [event.id for event in queue if event.type == "user.interrupt" or event.type in takings.DECISIONS]
     await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (moot,))
+    await deployment_runs.interrupted(connection, turn.session_id)
     stop_reason = {"type": "end_turn"}
     idle = NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason})
     await events.append(connection, turn.session_id, owned(turn, [idle]))

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 import psycopg
 import structlog
@@ -240,6 +240,17 @@ async def _append(connection: Connection, turn: TurnStart, new: list[NewEvent]) 
     await events.append(connection, turn.input.session_id, owned(turn.input, new))
 
 
+_BEGIN: LiteralString = """
+    INSERT INTO turns (id, workspace_id, session_id, begun_seq, run_id)
+    SELECT %(id)s, %(workspace)s, %(session)s, %(seq)s,
+           CASE WHEN EXISTS (SELECT FROM events WHERE id = ANY(%(inputs)s) AND type = ANY(%(starters)s))
+                THEN (SELECT r.id FROM sessions s JOIN deployment_runs r ON r.deployment_id = s.deployment_id
+                       WHERE s.id = %(session)s AND r.session_id = s.id AND r.state = 'running'
+                         AND r.inputs ?| %(inputs)s LIMIT 1)
+                ELSE (SELECT run_id FROM turns WHERE session_id = %(session)s ORDER BY started_at DESC LIMIT 1) END"""
+"""Begin a turn: of the run that its message came from or, without one, of the run of the turn that it continues."""
+
+
 async def _open(connection: Connection, turn: TurnInput, session: LockedSession) -> TurnInput | TurnResult:
     """Return the turn to work on: one that runs, also if its workflow forgot it, or a new one if there is a cause."""
     row = await one(connection, "SELECT status, outcome FROM turns WHERE id = %(id)s", {"id": turn.turn_id})
@@ -265,8 +276,15 @@ async def _open(connection: Connection, turn: TurnInput, session: LockedSession)
     await _mark_taken(connection, inputs, position=session.last_seq + 1)
     await journal.adopt_results(connection, turn.session_id)
     await connection.execute(
-        "INSERT INTO turns (id, workspace_id, session_id, begun_seq) VALUES (%s, %s, %s, %s)",
-        (turn.turn_id, turn.workspace_id, turn.session_id, session.last_seq),
+        _BEGIN,
+        {
+            "id": turn.turn_id,
+            "workspace": turn.workspace_id,
+            "session": turn.session_id,
+            "seq": session.last_seq,
+            "inputs": inputs,
+            "starters": list(takings.STARTS_A_TURN),
+        },
     )
     await connection.execute(
         "UPDATE sessions SET status = 'running', resume_wanted = false, resume_at = NULL, failure = NULL,"
@@ -335,7 +353,8 @@ async def _logged(
     found = await rows(
         connection,
         "SELECT id, type, payload, internal FROM events WHERE session_id = %(id)s AND type = ANY(%(types)s)"
-        " AND processed_at IS NOT NULL AND (%(only)s::text[] IS NULL OR id = ANY(%(only)s))"
+        " AND processed_at IS NOT NULL AND NOT internal ? 'withdrawn'"
+        " AND (%(only)s::text[] IS NULL OR id = ANY(%(only)s))"
         " AND position >= coalesce((SELECT coalesce(k.position, c.position) FROM events c"
         "   LEFT JOIN events k ON k.id = c.internal ->> 'kept_from'"
         "  WHERE c.session_id = %(id)s AND c.type = %(compacted)s ORDER BY c.seq DESC LIMIT 1), 0)"

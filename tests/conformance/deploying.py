@@ -7,7 +7,9 @@ import httpx
 
 from controlplane.ids import new_id
 from controlplane.schedules import Scheduler
-from workflows.contracts import FiringInput
+from controlplane.store.turns import PostgresTurns
+from workflows.contracts import FiringInput, TurnEnd, TurnInput
+from workflows.records import TurnStart
 from workflows.worker import connect
 
 from .conftest import WORKSPACE, Api
@@ -27,6 +29,7 @@ class Deployer:
     def __init__(self, api: Api, http: httpx.AsyncClient):
         self._minute = datetime.now(UTC).replace(second=0, microsecond=0)
         self.api = api
+        self.turns = PostgresTurns(api.database, gateway_url="http://127.0.0.1:9")
         self.http = http
 
     def minutes_ago(self, count: int) -> datetime:
@@ -87,15 +90,16 @@ class Deployer:
         async with self.api.database.transaction(WORKSPACE) as connection:
             await connection.execute(statement.encode(), values)
 
-    async def rest(self, run: dict[str, Any], **stop: Any) -> None:
-        """Let a run's session come to rest, as a turn does that ends."""
-        session_id = run["session_id"]
-        await self.execute("UPDATE events SET processed_at = now() WHERE session_id = %s", session_id)
-        await self.execute(
-            "UPDATE sessions SET status = 'idle', stop_reason = jsonb_build_object('type', %s::text) WHERE id = %s",
-            stop.get("type", "end_turn"),
-            session_id,
-        )
+    async def turn(self, session_id: str) -> TurnStart:
+        """Begin a turn of a session, as a brain does."""
+        wanted = TurnInput(session_id=session_id, workspace_id=WORKSPACE, turn_id=new_id("turn"))
+        begun = await self.turns.begin(wanted, worker_id="nobody", task_token=b"")
+        assert isinstance(begun, TurnStart), begun
+        return begun
+
+    async def rest(self, run: dict[str, Any], end: TurnEnd = "end_turn") -> None:
+        """Let a run's session have its next turn, which ends so."""
+        await self.turns.end(await self.turn(run["session_id"]), end)
 
 
 def _time_of(run: dict[str, Any]) -> datetime | None:

@@ -6,31 +6,17 @@ whatever fails leaves neither a run nor a session.
 """
 
 from collections import deque
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
-from controlplane.api.events import check_open, recorded_inputs
-from controlplane.api.opening import checked_content, open_session
-from controlplane.api.wire.deployments import INITIAL_EVENTS
-from controlplane.api.wire.events import InputEvent, Text, UserMessage
-from controlplane.api.wire.sessions import AgentAtVersion, SessionCreate
-from controlplane.errors import BulkheadError, InvalidRequestError, NotFoundError, RateLimitedError
+from controlplane.errors import BulkheadError, RateLimitedError
 from controlplane.ids import derived_id
-from controlplane.store import (
-    agents,
-    deployment_runs,
-    deployments,
-    due,
-    egress,
-    environments,
-    events,
-    limits,
-    sessions,
-)
+from controlplane.launch import launch
+from controlplane.store import deployment_runs, deployments, due, events
 from controlplane.store.deployment_runs import FAILURES, NewRun, Outcome, RunRecord
-from controlplane.store.deployments import DeploymentContent, DeploymentRecord
+from controlplane.store.deployments import DeploymentRecord
+from controlplane.store.due import Rested
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Connection
 from workflows.calendar import fire_times, fires_at
@@ -41,7 +27,10 @@ _LONGEST_ABSENCE = timedelta(days=7)
 """Of a longer one nothing older is looked at: no catch-up window is longer."""
 
 _MOST_MISSED = 100
-"""Firings that are recorded as missed at a time; of a longer absence the latest are."""
+"""Firings beyond the catch-up window that are recorded as missed; of a longer absence the latest are."""
+
+_MOST_MADE_UP = 100
+"""Firings that are made up for in one transaction, which keeps others from the deployment: a second's worth."""
 
 MAX_OPEN_RUNS = 100
 """Of one deployment that wait or run: far more than anybody follows, and a bound for what never ends."""
@@ -104,43 +93,57 @@ class Firing:
         else:
             await deployments.count_started(self._connection, self._deployment, now=self._now)
             if not others or schedule.overlap != "buffer_one":
-                await self._begin(run, others)
+                await self._begin(run)
 
-    async def make_up(self, until: datetime) -> None:
-        """Fire at the times up to ``until`` that no run is recorded of, as the schedule says.
+    async def make_up(self, until: datetime) -> bool:
+        """Fire at the times up to ``until`` that have no run, as the schedule says; say whether those are all.
 
         Before the schedule changes, this is done up to now: by the new one the times would have no run.
         """
-        for at in self._unrecorded(until):
+        times = self._unrecorded(until)
+        for at in times[:_MOST_MADE_UP]:
             await self.on_time(at)
             self._deployment = await deployments.get(self._connection, self._deployment.id)
+        is_all = len(times) <= _MOST_MADE_UP
         if self._deployment.next_at is not None:
-            beyond = max(until, self._deployment.next_at - _INSTANT)
-            await deployments.advance(self._connection, self._deployment, beyond=beyond)
+            done = max(until, self._deployment.next_at - _INSTANT) if is_all else times[_MOST_MADE_UP - 1]
+            await deployments.advance(self._connection, self._deployment, beyond=done)
+        return is_all
 
     async def call_off(self, reason: str) -> None:
-        """Record of the firings that are due and have not begun that they do not: the deployment is being stopped."""
-        for at in self._unrecorded(self._now):
-            run = await self._record(NewRun(id=run_id(self._deployment.id, at), kind="schedule", scheduled_at=at))
-            if run is not None:
-                await self._leave_out(run, "cancelled", reason)
+        """Record of the firings that are due or wait that they do not begin: the deployment is being stopped."""
+        ids = {run_id(self._deployment.id, at): at for at in self._unrecorded(self._now)}
+        error = _left_out("cancelled", reason)
+        await deployment_runs.record_cancelled(self._connection, self._deployment, ids, error=error)
+        for run in await deployment_runs.open_of(self._connection, self._deployment.id):
+            if run.state == "waiting":
+                await deployment_runs.end(self._connection, run.id, "cancelled", error=error)
 
     def _unrecorded(self, until: datetime) -> list[datetime]:
+        """Return the times that have no run: all within the catch-up window, and the latest of those before it."""
         schedule, start = self._deployment.schedule, self._deployment.next_at
         if schedule is None or start is None:
             return []
-        times = fire_times(schedule, max(start, until - _LONGEST_ABSENCE) - _INSTANT)
-        return list(deque(takewhile(lambda at: at <= until, times), maxlen=_MOST_MISSED))
+        oldest = self._now - timedelta(seconds=schedule.jitter_seconds)
+        times = takewhile(
+            lambda at: at <= until, fire_times(schedule, max(start, oldest - _LONGEST_ABSENCE) - _INSTANT)
+        )
+        missed: deque[datetime] = deque(maxlen=_MOST_MISSED)
+        made_up: list[datetime] = []
+        for at in times:
+            is_missed = at < oldest - timedelta(seconds=schedule.catchup_window_seconds)
+            (missed if is_missed else made_up).append(at)
+        return [*missed, *made_up]
 
     async def at_once(self, new: NewRun) -> RunRecord:
         """Run now, whatever else runs."""
         run = await self._record(new)
         if run is not None:
-            await self._begin(run, [])
+            await self._begin(run, cancels=False)
         return await deployment_runs.get(self._connection, new.id)
 
     async def in_line(self, *new: NewRun) -> list[RunRecord]:
-        """Run one after the other, behind what runs and waits, or at once where the deployment lets runs overlap.
+        """Run one after the other, behind what runs and waits; but deliveries at once where runs may overlap.
 
         Raises `RateLimitedError` where too many wait.
         """
@@ -157,40 +160,33 @@ class Firing:
         return [await deployment_runs.get(self._connection, each) for each in recorded]
 
     async def promote(self) -> None:
-        """Begin the runs that wait and need wait no longer; of an archived deployment none begins any more."""
-        open_runs = await deployment_runs.open_of(self._connection, self._deployment.id)
+        """Begin the runs that wait and need wait no longer; of a deployment that was stopped none begins any more."""
+        deployed = self._deployment
+        if deployed.archived_at is not None or deployed.paused_reason is not None:
+            how = "archived" if deployed.archived_at is not None else "paused"
+            await self.call_off(f"the deployment was {how} while it waited")
+            return
+        open_runs = await deployment_runs.open_of(self._connection, deployed.id)
         for run in (each for each in open_runs if each.state == "waiting"):
-            if self._deployment.archived_at is not None:
-                await self._leave_out(run, "cancelled", "the deployment was archived while it waited")
-                continue
-            others = [each for each in await self._others(run) if each.state == "running"]
+            overlaps = run.kind != "backfill" and deployed.overlap in ("allow", "cancel_other")
+            if overlaps or not await self._running():
+                await self._begin(run)
             if self._deployment.paused_reason is not None:
                 return
-            if others and self._deployment.overlap not in ("allow", "cancel_other"):
-                return
-            await self._begin(run, others)
 
     async def end_rested(self, run_id: str) -> None:
-        """End a run whose session has come to rest, with what came of it; one that goes on again is left alone."""
+        """End a run of which nothing is left to do, with what came of it; one that goes on again is left alone."""
         rested = await due.still_rested(self._connection, run_id)
-        if rested is None:
-            return
-        stop = (rested.stop_reason or {}).get("type")
-        if stop == "end_turn" and rested.failure is None:
-            await self._end(run_id, "succeeded")
-            return
-        message = (rested.failure or rested.stop_reason or {}).get("message")
-        reason = "its session is no more" if stop is None else f"its session came to rest: {stop}"
-        await self._end(run_id, "failed", detail=f"{reason}: {message}" if message else reason)
+        if rested is not None:
+            outcome, detail = _came_to(rested)
+            await self._end(run_id, outcome, detail=detail)
 
     async def end_overdue(self) -> None:
-        """Interrupt what runs beyond the deadline."""
-        deadline = self._deployment.deadline_seconds
-        if deadline is None:
-            return
-        for run in await deployment_runs.open_of(self._connection, self._deployment.id):
-            if run.started_at is not None and run.started_at + timedelta(seconds=deadline) < self._now:
-                await self._interrupt(run, "deadline_exceeded", f"it ran for more than {deadline} s")
+        """Interrupt what runs beyond the deadline that it began with."""
+        for run in await self._running():
+            if run.deadline_at is not None and run.started_at is not None and run.deadline_at < self._now:
+                ran = (run.deadline_at - run.started_at).total_seconds()
+                await self._interrupt(run, "deadline_exceeded", f"it ran for more than {ran:.0f} s")
 
     async def _record(self, new: NewRun) -> RunRecord | None:
         agent = (self._deployment.agent_id, self._deployment.agent_version)
@@ -203,16 +199,24 @@ class Firing:
         found = await deployment_runs.open_of(self._connection, self._deployment.id)
         return [each for each in found if each.id != run.id]
 
+    async def _running(self) -> list[RunRecord]:
+        found = await deployment_runs.open_of(self._connection, self._deployment.id)
+        return [each for each in found if each.state == "running"]
+
     def _is_buffered(self, others: list[RunRecord]) -> bool:
         return self._deployment.overlap == "buffer_one" and any(each.state == "waiting" for each in others)
 
-    async def _begin(self, run: RunRecord, others: list[RunRecord]) -> None:
-        if self._deployment.overlap == "cancel_other":
-            for other in others:
+    async def _begin(self, run: RunRecord, *, cancels: bool = True) -> None:
+        running = await self._running()
+        if self._deployment.overlap == "cancel_other" and cancels:
+            for other in running:
                 await self._interrupt(other, "cancelled", f"run {run.id} took its place (overlap: cancel_other)")
+            running = []
         try:
+            if len(running) >= MAX_OPEN_RUNS:
+                raise RateLimitedError(f"{MAX_OPEN_RUNS} runs of the deployment run already", code="too_many_runs")
             async with self._connection.transaction():
-                queued = await self._started(run)
+                queued = await launch(self._connection, self._deployment, run)
         except BulkheadError as error:
             if error.type in ("api_error", "overloaded_error"):
                 raise
@@ -221,70 +225,8 @@ class Firing:
         else:
             self.queued.append(queued)
 
-    async def _started(self, run: RunRecord) -> tuple[str, list[Event]]:
-        """Check that the run may be, now, and give its session what it is to work on."""
-        deployed = self._deployment
-        await self._check_rights(run)
-        inputs = _with_message(INITIAL_EVENTS.validate_python(deployed.initial_events), run.message)
-        session_id = await self._continued()
-        if session_id is None:
-            session_id, queued = await open_session(
-                self._connection,
-                deployed.workspace_id,
-                wanted_session(deployed),
-                inputs,
-                by=deployed.created_by,
-                deployment_id=deployed.id,
-            )
-            if deployed.session == "continue":
-                await deployments.keep_session(self._connection, deployed.id, session_id)
-        else:
-            await checked_content(self._connection, wanted_session(deployed))
-            new = await recorded_inputs(
-                self._connection, session_id, inputs, "initial_events", by=deployed.created_by
-            )
-            queued = await events.append(self._connection, session_id, new)
-        base = (await sessions.get(self._connection, session_id)).cost_usd
-        await deployment_runs.begin(
-            self._connection, run, session_id=session_id, inputs=[each.id for each in queued], base_cost_usd=base
-        )
-        return session_id, queued
-
-    async def _check_rights(self, run: RunRecord) -> None:
-        if not await deployments.acts(self._connection, self._deployment):
-            raise InvalidRequestError(
-                f"the API key {self._deployment.created_by!r}, for which the deployment acts, was revoked",
-                code="key_revoked",
-                next_step="unpause the deployment with another key, which then takes its place",
-            )
-        if sum(each.state == "running" for each in await self._others(run)) >= MAX_OPEN_RUNS:
-            raise RateLimitedError(f"{MAX_OPEN_RUNS} runs of the deployment run already", code="too_many_runs")
-        spent = await limits.spent(self._connection, self._deployment.agent_id, self._deployment.budget_ids)
-        if spent is not None:
-            raise InvalidRequestError(f"the budget {spent.name!r} is spent", code="budget_reached")
-        agent = await agents.get(self._connection, self._deployment.agent_id, version=self._deployment.agent_version)
-        environment = await environments.get(self._connection, self._deployment.environment_id)
-        blocked = egress.blocked_servers(environment.config, agent.definition.mcp_servers)
-        if blocked:
-            raise InvalidRequestError(
-                f"the environment's network keeps the agent from its MCP server {blocked[0]!r}",
-                code="mcp_egress_blocked",
-            )
-
-    async def _continued(self) -> str | None:
-        """Return the session that goes on, if the deployment has one that takes inputs and may still be used so."""
-        session_id = self._deployment.session_id
-        if self._deployment.session == "new" or session_id is None:
-            return None
-        try:
-            await check_open(self._connection, session_id)
-        except (NotFoundError, InvalidRequestError):
-            return None
-        return session_id
-
     async def _leave_out(self, run: RunRecord, outcome: Outcome, reason: str) -> None:
-        error = {"type": _REJECTED, "code": f"run_{outcome}", "message": f"the run was {outcome}: {reason}"}
-        await deployment_runs.end(self._connection, run.id, outcome, error=error)
+        await deployment_runs.end(self._connection, run.id, outcome, error=_left_out(outcome, reason))
 
     async def _fail(self, run: RunRecord, error: dict[str, Any]) -> None:
         await self._end(run.id, "failed", error=error)
@@ -296,6 +238,8 @@ class Firing:
     ) -> None:
         if not await deployment_runs.end(self._connection, run_id, outcome, error=error, detail=detail):
             return
+        if outcome != "succeeded":
+            await deployment_runs.withdraw(self._connection, run_id)
         run = await deployment_runs.get(self._connection, run_id)
         if run.kind == "manual" or outcome not in {*FAILURES, "succeeded"}:
             return
@@ -312,14 +256,11 @@ class Firing:
         self._deployment = await deployments.get(self._connection, self._deployment.id)
 
     async def _interrupt(self, run: RunRecord, outcome: Outcome, reason: str) -> None:
-        """End a run from outside: what its session has not begun it does not begin, what it does is stopped."""
+        """End a run from outside: what its session has not begun for it is withdrawn, what it does is stopped."""
+        if run.session_id is not None:
+            await due.hold_session(self._connection, run.id)
         await self._end(run.id, outcome, detail=reason)
-        if run.session_id is None:
-            return
-        await deployment_runs.withdraw_inputs(self._connection, run.id)
-        session = await sessions.get(self._connection, run.session_id)
-        parked = (session.stop_reason or {}).get("type") == "requires_action"
-        if session.status in ("running", "rescheduling") or (session.status == "idle" and parked):
+        if run.session_id is not None and await deployment_runs.is_under_way(self._connection, run.id):
             stop = NewEvent(type="user.interrupt", queued=True)
             self.queued.append((run.session_id, await events.append(self._connection, run.session_id, [stop])))
 
@@ -329,25 +270,20 @@ def run_id(deployment_id: str, at: datetime) -> str:
     return derived_id("drun", deployment_id, at.isoformat())
 
 
-def wanted_session(deployed: DeploymentContent) -> SessionCreate:
-    """Return what the session of a deployment's run is opened with, but for its inputs."""
-    return SessionCreate.model_validate(
-        {
-            "agent": AgentAtVersion(type="agent", id=deployed.agent_id, version=deployed.agent_version),
-            "environment_id": deployed.environment_id,
-            "title": deployed.name,
-            "resources": deployed.resources,
-            "vault_ids": deployed.vault_ids,
-            "budget": deployed.budget.model_dump() if deployed.budget else None,
-            "budget_ids": deployed.budget_ids,
-        }
-    )
+def _left_out(outcome: Outcome, reason: str) -> dict[str, Any]:
+    return {"type": _REJECTED, "code": f"run_{outcome}", "message": f"the run was {outcome}: {reason}"}
 
 
-def _with_message(inputs: Sequence[InputEvent], message: str | None) -> Sequence[InputEvent]:
-    """Add what a trigger said to the last message that there is."""
-    if message is None:
-        return inputs
-    place, said = [(index, each) for index, each in enumerate(inputs) if isinstance(each, UserMessage)][-1]
-    content = [*said.content, Text(type="text", text=message)]
-    return [*inputs[:place], said.model_copy(update={"content": content}), *inputs[place + 1 :]]
+def _came_to(rested: Rested) -> tuple[Outcome, str | None]:
+    if rested.is_gone:
+        return "failed", "its session is no more"
+    stop = (rested.stop_reason or {}).get("type")
+    message = (rested.failure or rested.stop_reason or {}).get("message")
+    because = f"{stop}: {message}" if message else f"{stop}"
+    if rested.waits:
+        return "failed", f"its session came to rest before its turn: {because}"
+    if rested.ended == "end_turn":
+        return "succeeded", None
+    if rested.ended in ("interrupted", "requires_action"):
+        return "cancelled", "somebody interrupted it"
+    return "failed", f"its session came to rest: {because}"
