@@ -13,6 +13,9 @@ from workflows.wording import duration, in_words
 _SHOWN = 5
 _FURTHEST_END = timedelta(days=36_500)
 
+_MOST_MADE_UP = 7 * 24 * 60
+"""Fire times that a catch-up window may hold: those of every minute in the longest window."""
+
 
 def settings_of(
     wanted: ScheduleRequest, *, now: datetime, before: ScheduleSettings | None = None
@@ -94,6 +97,12 @@ def _check(wanted: ScheduleRequest, now: datetime) -> None:
             "more than once a minute",
             code="too_frequent",
             next_step="set schedule.more_than_once_a_minute if that is what you want",
+        )
+    if wanted.interval is not None and wanted.catchup_window > wanted.interval * _MOST_MADE_UP:
+        raise refused(
+            "schedule.catchup_window",
+            f"it holds more than {_MOST_MADE_UP} fire times of this interval",
+            next_step="give a shorter window",
         )
     if wanted.ends_at is not None and not now < wanted.ends_at < now + _FURTHEST_END:
         raise refused("schedule.ends_at", "not in the future, or too far in it", next_step="omit it, or correct it")

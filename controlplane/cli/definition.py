@@ -14,7 +14,7 @@ FromOption = Annotated[
 ]
 Reference = Annotated[str, typer.Argument(help="Id or name.")]
 
-_PREFIXES = {"agents": "agent_", "environments": "env_", "deployments": "depl_"}
+_PREFIXES = {"agents": "agent_", "environments": "env_", "deployments": "depl_", "budgets": "bdgt_"}
 
 
 def body(source: Path | None, **options: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def resolve(server: Server, kind: str, reference: str) -> str:
-    """Return the id of the agent, environment or deployment that ``reference`` names by id or by name."""
+    """Return the id of the agent, environment, deployment or budget that ``reference`` names by id or by name."""
     if checked_id(kind.removesuffix("s"), reference).startswith(_PREFIXES[kind]):
         return reference
     named = [each["id"] for each in server.listing(f"/v1/{kind}", limit=1000) if each["name"] == reference]

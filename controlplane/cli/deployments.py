@@ -40,6 +40,9 @@ def create(
     cron: Annotated[str | None, typer.Option("--cron", help="As '0 9 * * 1-5'.")] = None,
     timezone: Annotated[str | None, typer.Option("--timezone", help="As Europe/Berlin.")] = None,
     every: Annotated[str | None, typer.Option("--every", help="In place of --cron: 90m, 2h, 1d.")] = None,
+    often: Annotated[
+        bool, typer.Option("--more-than-once-a-minute", help="Must be said for an interval below a minute.")
+    ] = False,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="A date, YYYY-MM-DD; repeatable.")] = None,
     overlap: Annotated[str | None, typer.Option("--overlap", help="skip, buffer_one, cancel_other, allow.")] = None,
     dst: Annotated[str | None, typer.Option("--dst", help="skip, run_once or run_twice.")] = None,
@@ -57,13 +60,13 @@ def create(
         int | None, typer.Option("--budget-cents", min=1, help="What a run may cost, in US cents.")
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option("--budget", help="A budget of all its runs; repeatable.")
+        list[str] | None, typer.Option("--budget", help="A budget of all its runs, by id or name; repeatable.")
     ] = None,
     vault: Annotated[list[str] | None, typer.Option("--vault", help="Whose secrets it may use; repeatable.")] = None,
     going_on: Annotated[bool, typer.Option("--continue", help="All runs in one session.")] = False,
     trigger: Annotated[
         str | None,
-        typer.Option("--trigger", help="github, slack or standard_webhooks; secret in --trigger-secret-env."),
+        typer.Option("--trigger", help="github, slack or standard_webhooks; the secret is read from stdin."),
     ] = None,
     template: Annotated[str | None, typer.Option("--template", help="What a payload becomes.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what was understood, and make nothing.")] = False,
@@ -73,7 +76,7 @@ def create(
     schedule = {
         "expression": cron, "interval": every, "timezone": timezone, "exclude_dates": exclude or None,
         "overlap": overlap, "dst": dst, "jitter": jitter, "catchup_window": catchup, "max_runs": max_runs,
-        "ends_at": ends_at,
+        "ends_at": ends_at, "more_than_once_a_minute": often or None,
     }  # fmt: skip
     timed = {key: value for key, value in schedule.items() if value is not None}
     fields = body(
@@ -86,7 +89,7 @@ def create(
         deadline=deadline,
         pause_on_failure=pause_on_failure,
         budget=limit_of(budget_cents) if budget_cents is not None else None,
-        budget_ids=budget or None,
+        budget_ids=[resolve(server, "budgets", each) for each in budget or []] or None,
         vault_ids=vault or None,
         session="continue" if going_on else None,
         trigger=_trigger(trigger, template) if trigger else None,

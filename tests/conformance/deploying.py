@@ -7,6 +7,8 @@ import httpx
 
 from controlplane.ids import new_id
 from controlplane.schedules import Scheduler
+from controlplane.store import due
+from controlplane.store.pool import ALL_WORKSPACES
 from controlplane.store.turns import PostgresTurns
 from workflows.contracts import FiringInput, TurnEnd, TurnInput
 from workflows.records import TurnStart
@@ -105,3 +107,23 @@ class Deployer:
 def _time_of(run: dict[str, Any]) -> datetime | None:
     at = run["trigger_context"]["scheduled_at"]
     return datetime.fromisoformat(at) if at else None
+
+
+async def past_the_deadline(deployer: Deployer, run: dict[str, Any]) -> None:
+    """Have a run's deadline pass."""
+    await deployer.execute("UPDATE deployment_runs SET deadline_at = now() WHERE id = %s", run["id"])
+
+
+async def look(api: Api) -> None:
+    """Do what the scheduler does at each round, but for telling Temporal."""
+    background = await scheduler(api)
+    async with api.database.transaction(ALL_WORKSPACES) as connection:
+        rested, overdue = await due.rested(connection), await due.overdue(connection)
+    for run in rested:
+        await background.end(run)
+    for each in overdue:
+        await background.end_overdue(each)
+    async with api.database.transaction(ALL_WORKSPACES) as connection:
+        promotable = await due.promotable(connection)
+    for each in promotable:
+        await background.promote(each)

@@ -231,3 +231,10 @@ async def test_the_hello_of_the_deployment_reaches_its_session(deployer: Deploye
     run = await deployer.post(f"/v1/deployments/{made['id']}/run")
     found = (await deployer.http.get(f"/v1/sessions/{run['session_id']}/events")).json()["data"]
     assert [event["type"] for event in found] == ["user.message", "system.message"]
+
+
+async def test_a_window_holds_no_more_firings_than_those_of_every_minute(deployer: Deployer):
+    often = {"type": "cron", "interval": 1, "more_than_once_a_minute": True, "catchup_window": "3h"}
+    answer = await deployer.http.post("/v1/deployments", json=await deployer.body(schedule=often))
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "schedule.catchup_window")
+    await deployer.made(schedule={**often, "catchup_window": "2h"})

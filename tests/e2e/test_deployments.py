@@ -204,7 +204,26 @@ async def test_the_later_run_takes_the_place_of_the_one_that_still_runs(client: 
     first, second = await runs_of(client, made)
     assert (first["outcome"], second["state"]) == ("cancelled", "running")
     await client.send(second["session_id"], {"type": "user.interrupt"})
-    assert (await ended(client, made, 2))[1]["session_id"] == second["session_id"]
+    last = (await ended(client, made, 2))[1]
+    assert (last["session_id"], last["outcome"]) == (second["session_id"], "cancelled")
+
+
+@pytest.mark.slow
+async def test_who_interrupts_what_waits_for_a_decision_cancels_the_run(client: Client) -> None:
+    asks = {"type": "always_ask"}
+    tools = [{"type": "agent_toolset_20260401", "default_config": {"permission_policy": asks}}]
+    agent = await client.post("/v1/agents", {"name": "a", "model": "scripted/test", "tools": tools})
+    said = hello(script(run("true"), {"text": "never"}))
+    made = await deployed(client, "", agent=agent["id"], session="continue", initial_events=[*said, *said])
+    started = await client.post(f"/v1/deployments/{made['id']}/run")
+    async with client.watching(started["session_id"]) as watcher:
+        await watcher.until(lambda w: "requires_action" in str(w.events))
+    assert (await runs_of(client, made))[0]["state"] == "running"
+    await client.send(started["session_id"], {"type": "user.interrupt"})
+    [found] = await ended(client, made, 1)
+    assert found["outcome"] == "cancelled"
+    session = await client.get(f"/v1/sessions/{started['session_id']}")
+    assert session["stop_reason"]["type"] == "end_turn", "the second message began nothing"
 
 
 def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
@@ -235,3 +254,8 @@ def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
     assert json.loads(triggered.stdout)["trigger"]["type"] == "github"
     assert "a-secret" not in triggered.stdout
     assert cli.json("deployments", "archive", name)["archived_at"]
+    budget = cli.json("budgets", "create", "team", "--max-tokens", "1000")["id"]
+    often = ("--message", "x", "--every", "30s")
+    assert "interval" in cli.refused(*common, *often, "--budget", "team")
+    bounded = cli.json(*common, *often, "--more-than-once-a-minute", "--budget", "team")
+    assert (bounded["budget_ids"], bounded["schedule"]["interval"]) == ([budget], 30)
