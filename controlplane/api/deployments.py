@@ -110,7 +110,10 @@ async def get_deployment(exchange: CurrentExchange, deployment_id: str) -> Respo
 async def update_deployment(
     exchange: CurrentExchange, deployment_id: str, wanted: DeploymentUpdate = reads(DeploymentUpdate)
 ) -> Response:
-    """Change a deployment. Runs that run already go on as they are, and what was due goes by the old schedule."""
+    """Change a deployment. Runs that run already go on as they are, and what was due goes by the old schedule.
+
+    What waits begins as the deployment is by then.
+    """
 
     async def change(connection: Connection, firing: Firing, before: DeploymentRecord, now: datetime) -> None:
         content = await changed(connection, before, wanted, now=now)

@@ -1,5 +1,6 @@
 """Deployments for tests, and their firing without waiting for the time."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,9 +8,10 @@ import httpx
 
 from controlplane.ids import new_id
 from controlplane.schedules import Scheduler
-from controlplane.store import due
+from controlplane.store import due, ledger
 from controlplane.store.pool import ALL_WORKSPACES
 from controlplane.store.turns import PostgresTurns
+from harness_adapters.contract import Usage
 from workflows.contracts import FiringInput, TurnEnd, TurnInput
 from workflows.records import TurnStart
 from workflows.worker import connect
@@ -127,3 +129,22 @@ async def look(api: Api) -> None:
         promotable = await due.promotable(connection)
     for each in promotable:
         await background.promote(each)
+
+
+async def spend(deployer: Deployer, turn: TurnStart, tokens: int) -> None:
+    """Have a turn make a model request, as the gateway books it."""
+    wanted = ledger.Wanted(
+        request_id=new_id("sevt"), model=turn.spec.model, provider="x", upstream_model="x", input_tokens=1
+    )
+    token = hashlib.sha256(turn.spec.gateway_token.encode()).digest()
+    async with deployer.api.database.transaction(WORKSPACE) as connection:
+        await ledger.reserve(connection, token, wanted)
+        answered = ledger.Outcome("metered", usage=Usage(input_tokens=tokens))
+        assert await ledger.settle(connection, wanted.request_id, answered)
+
+
+async def priced(deployer: Deployer, name: str) -> str:
+    """Make an agent whose model costs a dollar for a thousand tokens."""
+    model = f"scripted/{name}"
+    await deployer.post("/v1/prices", {"model": model, "input": "1000", "output": "1000"})
+    return await deployer.agent(model=model)

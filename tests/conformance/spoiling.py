@@ -4,8 +4,7 @@ from typing import Any
 
 import httpx
 
-from .conftest import WORKSPACE
-from .deploying import EVERY_MINUTE, Deployer
+from .deploying import EVERY_MINUTE, Deployer, priced, spend
 
 
 async def everything(deployer: Deployer, session: str) -> dict[str, Any]:
@@ -74,11 +73,11 @@ async def archived_budget(deployer: Deployer, made: dict[str, Any]) -> None:
 
 
 async def spent_budget(deployer: Deployer, made: dict[str, Any]) -> None:
-    await deployer.execute(
-        "INSERT INTO budget_spending (budget_id, period_start, workspace_id, cost_usd) VALUES (%s, 'epoch', %s, 2)",
-        made["budget_ids"][0],
-        WORKSPACE,
-    )
+    other = await deployer.made(agent=await priced(deployer, "spends"), budget_ids=made["budget_ids"])
+    run = await deployer.post(f"/v1/deployments/{other['id']}/run")
+    turn = await deployer.turn(run["session_id"])
+    await spend(deployer, turn, 2000)
+    await deployer.turns.end(turn, "end_turn")
 
 
 async def revoked_key(deployer: Deployer, made: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """How runs of deployments end: each with the turns of its own inputs, whoever else uses the session."""
 
-import hashlib
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -9,14 +8,12 @@ import pytest
 
 from controlplane.embedded import api_key
 from controlplane.ids import new_id
-from controlplane.store import due, ledger
-from harness_adapters.contract import Usage
+from controlplane.store import due
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.failures import failure
-from workflows.records import TurnStart
 
 from .conftest import WORKSPACE, Api
-from .deploying import EVERY_MINUTE, HELLO, Deployer, look, past_the_deadline, scheduler
+from .deploying import EVERY_MINUTE, HELLO, Deployer, look, past_the_deadline, priced, scheduler, spend
 from .spoiling import (
     archived_budget,
     archived_store,
@@ -52,25 +49,6 @@ async def nothing_begins(deployer: Deployer, session_id: str) -> bool:
     wanted = TurnInput(session_id=session_id, workspace_id=WORKSPACE, turn_id=new_id("turn"))
     begun = await deployer.turns.begin(wanted, worker_id="nobody", task_token=b"")
     return isinstance(begun, TurnResult) and begun.reason == "nothing_to_do"
-
-
-async def spend(deployer: Deployer, turn: TurnStart, tokens: int) -> None:
-    """Have a turn make a model request, as the gateway books it."""
-    wanted = ledger.Wanted(
-        request_id=new_id("sevt"), model=turn.spec.model, provider="x", upstream_model="x", input_tokens=1
-    )
-    token = hashlib.sha256(turn.spec.gateway_token.encode()).digest()
-    async with deployer.api.database.transaction(WORKSPACE) as connection:
-        await ledger.reserve(connection, token, wanted)
-        answered = ledger.Outcome("metered", usage=Usage(input_tokens=tokens))
-        assert await ledger.settle(connection, wanted.request_id, answered)
-
-
-async def priced(deployer: Deployer, name: str) -> str:
-    """Make an agent whose model costs a dollar for a thousand tokens."""
-    model = f"scripted/{name}"
-    await deployer.post("/v1/prices", {"model": model, "input": "1000", "output": "1000"})
-    return await deployer.agent(model=model)
 
 
 async def events_of(deployer: Deployer, session_id: str) -> list[dict[str, Any]]:

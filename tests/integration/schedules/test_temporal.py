@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 from temporalio.client import (
@@ -25,7 +25,7 @@ from controlplane.store.deployments import DeploymentContent, ScheduleSettings
 from controlplane.store.events import Event
 from controlplane.store.pool import Database
 from tests.integration.schedules.conftest import WORKSPACE
-from tests.support.clocks import ZONES, changes, touched
+from tests.support.clocks import ZONES, changes, showing, touched
 from workflows.calendar import Dst, Rule, between
 from workflows.contracts import schedule_id
 from workflows.worker import connect, connect_patiently
@@ -81,9 +81,24 @@ async def test_at_every_clock_change_the_server_fires_when_the_rule_says(tempora
         )
         start, end = change - timedelta(hours=20), change + timedelta(hours=20)
         # The end is there so that there is something to wait for, also where a rule leaves everything out.
-        wanted = [*between(rule, start, end, most=100), end]
-        spec = ScheduleSpec(calendars=[calendar_of(each) for each in wanted])
+        wanted = [*told_by_the_clock(zone, change, rule.dst, hours), end]
+        spec = ScheduleSpec(calendars=[calendar_of(each) for each in (*between(rule, start, end, most=100), end)])
         assert await started(temporal, spec, start, end, count=len(wanted)) == wanted
+
+
+def told_by_the_clock(zone: str, change: datetime, dst: Dst, hours: Sequence[int]) -> list[datetime]:
+    """Return when a schedule of each half hour of some hours should fire, by looking at a clock minute by minute."""
+    day = touched(zone, change)[0].date()
+    found: set[datetime] = set()
+    for hour, minute in itertools.product(hours, (0, 30)):
+        shown = showing(zone, datetime.combine(day, time(hour, minute)), change)
+        if len(shown) == 1:
+            found.update(shown)
+        elif dst == "run_once":
+            found.update(shown[:1] or [change])
+        elif dst == "run_twice":
+            found.update(shown or [change])
+    return sorted(found)
 
 
 @pytest.mark.parametrize(
