@@ -32,6 +32,7 @@ class Deployer:
 
     def __init__(self, api: Api, http: httpx.AsyncClient):
         self._minute = datetime.now(UTC).replace(second=0, microsecond=0)
+        self._begun: list[str] = []
         self.api = api
         self.turns = PostgresTurns(api.database, gateway_url="http://127.0.0.1:9")
         self.http = http
@@ -99,7 +100,12 @@ class Deployer:
         wanted = TurnInput(session_id=session_id, workspace_id=WORKSPACE, turn_id=new_id("turn"))
         begun = await self.turns.begin(wanted, worker_id="nobody", task_token=b"")
         assert isinstance(begun, TurnStart), begun
+        self._begun.append(begun.input.turn_id)
         return begun
+
+    async def leave(self) -> None:
+        """Leave no turn running: there is no brain that ends it, and who stops what is alive would wait for it."""
+        await self.execute("UPDATE turns SET status = 'ended' WHERE id = ANY(%s)", self._begun)
 
     async def rest(self, run: dict[str, Any], end: TurnEnd = "end_turn") -> None:
         """Let a run's session have its next turn, which ends so."""

@@ -1,6 +1,7 @@
 """Firings of deployments: their runs, what overlaps, what comes too late, and each error that a run can have."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,8 +34,10 @@ from .spoiling import (
 
 
 @pytest.fixture
-def deployer(api: Api, http: httpx.AsyncClient) -> Deployer:
-    return Deployer(api, http)
+async def deployer(api: Api, http: httpx.AsyncClient) -> AsyncGenerator[Deployer]:
+    deployer = Deployer(api, http)
+    yield deployer
+    await deployer.leave()
 
 
 async def test_a_firing_has_one_run_however_often_and_by_whomever_it_is_fired(deployer: Deployer):

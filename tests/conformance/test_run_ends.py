@@ -1,5 +1,6 @@
 """How runs of deployments end: each with the turns of its own inputs, whoever else uses the session."""
 
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -29,8 +30,10 @@ _OF_A_CENT = {"type": "limit", "max_list_cost": {"amount": "1", "currency": "USD
 
 
 @pytest.fixture
-def deployer(api: Api, http: httpx.AsyncClient) -> Deployer:
-    return Deployer(api, http)
+async def deployer(api: Api, http: httpx.AsyncClient) -> AsyncGenerator[Deployer]:
+    deployer = Deployer(api, http)
+    yield deployer
+    await deployer.leave()
 
 
 async def run(deployer: Deployer, made: dict[str, Any]) -> dict[str, Any]:
