@@ -9,7 +9,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
-from controlplane.errors import UnavailableError
+from controlplane.errors import NotFoundError, UnavailableError
 from controlplane.memory.preparation import LocalPreparer
 from controlplane.store import memories, memory_stores, memory_vectors
 from controlplane.store.memories import Author
@@ -69,8 +69,6 @@ class Upkeep:
         active = searched.model if searched else wanted
         if searched is None:
             await self._activate(wanted)
-        while await self._preparer.fill(active, limit=_BATCH):
-            pass
         if active != wanted:
             await self._client.start_workflow(
                 REEMBED_WORKFLOW,
@@ -80,6 +78,9 @@ class Upkeep:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             )
+        # The move away from a model waits for nothing that this one can be had for, or not.
+        while self._preparer.has(active) and await self._preparer.fill(active, limit=_BATCH):
+            pass
 
     async def fill(self, model: str) -> int:
         """See `Vectors.fill`."""
@@ -100,9 +101,7 @@ class Upkeep:
             return await memory_vectors.drop_others(connection, [model], limit=_DROPPED)
 
     async def _activate(self, model: str) -> None:
-        [vector] = await self._preparer.vectors(["dimension"], model=model)
-        if vector is None:
-            raise UnavailableError(f"no vectors of {model!r} can be had now", code="embedding_unavailable")
+        vector = await self._preparer.probe(model)
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             await memory_vectors.activate(connection, model, dimension=len(vector.values))
 
@@ -124,7 +123,10 @@ class Upkeep:
             found = await memories.expired(connection, limit=_BATCH)
         for memory in found:
             async with self._database.transaction(memory.workspace_id) as connection:
-                store = await memory_stores.lock(connection, memory.store_id)
+                try:
+                    store = await memory_stores.lock(connection, memory.store_id)
+                except NotFoundError:
+                    continue  # deleted since it was listed, with all that it held
                 still = await memories.has_expired(connection, memory.id)
                 if still is not None:
                     await memories.remove(connection, store, still, Author(is_person=True))

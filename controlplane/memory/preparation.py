@@ -1,6 +1,7 @@
 """Preparing texts in this process: what the part ``memory`` does for all others."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from controlplane.vault.keyring import Keyring
 
 _log = structlog.get_logger(__name__)
 
+_LARGEST, _SMALLEST = 1e15, 1e-15
+"""Of a vector's values: their squares are added in four bytes each."""
+_MOST_DIMENSIONS = 16_000
+"""Of pgvector's type."""
+_PROBE = "dimension"
 _MODEL_SECONDS = 1.0
 """How long it is believed which model is searched with."""
 
@@ -42,6 +48,10 @@ class LocalPreparer:
         self._embedders = {each.model: each for each in embedders}
         self.wanted = embedders[0].model if embedders else None
         self._active: tuple[float, Model | None] = (0.0, None)
+
+    def has(self, model: str) -> bool:
+        """Say whether vectors of a model can be made at all."""
+        return model in self._embedders
 
     async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:
         """See `Preparer.prepare`."""
@@ -70,11 +80,12 @@ class LocalPreparer:
             # What went over the wire may quote the texts, or carry a key in its address.
             _log.warning("embedding_failed", model=found.model, cause=type(error).__name__)
             return [None] * len(texts)
-        usual = active.dimension if active and active.model == found.model else len(values[0])
-        if odd := [len(each) for each in values if len(each) != usual]:
-            _log.warning("embedding_odd", model=found.model, dimension=odd[0], usual=usual)
-            return [None] * len(texts)
-        return [Vector(model=found.model, values=each) for each in values]
+        usable = [each if _is_usable(each) else [] for each in values]
+        dimensions = [len(each) for each in usable if each]
+        usual = active.dimension if active and active.model == found.model else next(iter(dimensions), 0)
+        if len(dimensions) < len(usable) or set(dimensions) != {usual}:
+            _log.warning("embedding_odd", model=found.model, usual=usual)
+        return [Vector(model=found.model, values=each) if each and len(each) == usual else None for each in usable]
 
     async def close(self) -> None:
         """Close the connections of the models."""
@@ -84,17 +95,40 @@ class LocalPreparer:
     async def fill(self, model: str, *, limit: int) -> int:
         """Give versions that lack one their vector of a model; return how many there were.
 
-        Raises `UnavailableError` while the model cannot be had.
+        Raises `UnavailableError` while the model cannot be had. A text that it refuses keeps none from its vector.
         """
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             lacking = await memory_vectors.lacking(connection, model, limit=limit)
-        found = await self.vectors([text_of(each.path, each.content) for each in lacking], model=model)
-        if any(vector is None for vector in found):
-            raise UnavailableError(f"no vectors of {model!r} can be had now", code="embedding_unavailable")
-        for pending, vector in zip(lacking, found, strict=True):
-            if vector is not None:
-                await self._put(pending, vector)
+        await self._fill(lacking, model)
         return len(lacking)
+
+    async def probe(self, model: str) -> Vector:
+        """Return the vector of a harmless text; raises `UnavailableError` if the model gives none for that either."""
+        [vector] = await self.vectors([_PROBE], model=model)
+        if vector is None:
+            raise UnavailableError(f"no vectors of {model!r} can be had now", code="embedding_unavailable")
+        return vector
+
+    async def _fill(self, lacking: Sequence[Pending], model: str) -> None:
+        """Give some versions their vectors; what got none is asked for in smaller parts, at last by itself."""
+        found = await self.vectors([text_of(each.path, each.content) for each in lacking], model=model)
+        left: list[Pending] = []
+        for pending, vector in zip(lacking, found, strict=True):
+            if vector is None:
+                left.append(pending)
+            else:
+                await self._put(pending, vector)
+        if not left:
+            return
+        await self.probe(model)
+        if len(lacking) == 1:
+            async with self._database.transaction(left[0].workspace_id) as connection:
+                await memory_vectors.refused(connection, left[0], model)
+            return
+        half = (len(left) + 1) // 2
+        for part in (left[:half], left[half:]):
+            if part:
+                await self._fill(part, model)
 
     async def _put(self, pending: Pending, vector: Vector) -> None:
         async with self._database.transaction(pending.workspace_id) as connection:
@@ -124,6 +158,12 @@ class LocalPreparer:
             except UnavailableError as error:
                 raise unavailable() from error
         return _Known(key, marks)
+
+
+def _is_usable(values: Sequence[float]) -> bool:
+    """Say whether Postgres can keep a vector and compare it with others."""
+    largest = max((abs(value) for value in values), default=0.0)
+    return all(map(math.isfinite, values)) and _SMALLEST < largest < _LARGEST and len(values) <= _MOST_DIMENSIONS
 
 
 def _scrubbed(drafts: Sequence[Draft], known: _Known) -> list[Prepared]:

@@ -79,6 +79,11 @@ async def lock(connection: Connection, store_id: str) -> StoreRecord:
     return StoreRecord.model_validate(row)
 
 
+async def hold(connection: Connection, store_id: str) -> None:
+    """Keep others from writing to a store until the caller's transaction ends, but not from holding it too."""
+    await connection.execute("SELECT FROM memory_stores WHERE id = %s FOR SHARE", (store_id,))
+
+
 async def replace(connection: Connection, store_id: str, content: StoreContent) -> StoreRecord:
     """Give a store new content."""
     row = await one(

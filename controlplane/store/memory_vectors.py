@@ -1,6 +1,7 @@
 """Vectors of memories' versions, and which model's are searched with."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,6 +9,8 @@ from controlplane.store.pool import Connection, one, rows
 
 PENDING = "bulkhead_memory_pending"
 """Notified when a version is committed that has no vector yet."""
+_ASKED_AGAIN = timedelta(hours=1)
+"""After so long a model is asked again for what it gave no vector for."""
 
 
 class Vector(BaseModel):
@@ -52,8 +55,8 @@ async def put(connection: Connection, vector: Vector, *, version_id: str, store_
         " SELECT v.id, %(model)s, %(dimension)s, %(workspace_id)s, %(store_id)s, %(vector)s::vector, s.indexed"
         "   FROM memory_versions v JOIN memory_stores s ON s.id = v.store_id"
         "  WHERE v.id = %(version_id)s AND v.content IS NOT NULL"
-        # What is being redacted is waited for.
-        "    FOR KEY SHARE OF v ON CONFLICT DO NOTHING",
+        # What is being redacted is waited for, and then looked at again.
+        "    FOR SHARE OF v ON CONFLICT DO NOTHING",
         {
             "model": vector.model,
             "dimension": len(vector.values),
@@ -72,16 +75,28 @@ async def active(connection: Connection) -> Model | None:
 
 
 async def lacking(connection: Connection, model: str, *, limit: int) -> list[Pending]:
-    """Return versions that have no vector of a model, the newest first."""
+    """Return versions that have no vector of a model, the newest first; not those that it refused a while ago."""
     found = await rows(
         connection,
         "SELECT v.id AS version_id, v.workspace_id, v.store_id, v.path, v.content FROM memory_versions v"
         " WHERE v.content IS NOT NULL AND v.operation <> 'deleted' AND NOT EXISTS"
         " (SELECT FROM memory_vectors m WHERE m.version_id = v.id AND m.model = %(model)s)"
+        " AND NOT EXISTS (SELECT FROM memory_vectorless w WHERE w.version_id = v.id AND w.model = %(model)s"
+        "   AND w.refused_at > clock_timestamp() - %(again)s)"
         " ORDER BY v.created_at DESC, v.id DESC LIMIT %(limit)s",
-        {"model": model, "limit": limit},
+        {"model": model, "limit": limit, "again": _ASKED_AGAIN},
     )
     return [Pending.model_validate(row) for row in found]
+
+
+async def refused(connection: Connection, pending: Pending, model: str) -> None:
+    """Note that a model gives no vector for a version, so that the others do not wait for it."""
+    await connection.execute(
+        "INSERT INTO memory_vectorless (version_id, model, workspace_id)"
+        " SELECT id, %s, workspace_id FROM memory_versions WHERE id = %s"
+        " ON CONFLICT (version_id, model) DO UPDATE SET refused_at = excluded.refused_at",
+        (model, pending.version_id),
+    )
 
 
 async def to_index(connection: Connection, *, larger_than: int) -> list[tuple[str, str]]:
@@ -131,4 +146,5 @@ async def drop_others(connection: Connection, models: Sequence[str], *, limit: i
         " (SELECT version_id, model FROM memory_vectors WHERE model <> ALL(%s) LIMIT %s)",
         (list(models), limit),
     )
+    await connection.execute("DELETE FROM memory_vectorless WHERE model <> ALL(%s)", (list(models),))
     return gone.rowcount

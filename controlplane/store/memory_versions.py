@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import shown_id
-from controlplane.store import idempotency
+from controlplane.store import idempotency, shown_memories
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
 
@@ -123,6 +123,7 @@ async def redact(
         )
     if version.redacted_at is not None:
         return version
+    await shown_memories.redact(connection, version_id)
     await connection.execute(
         "UPDATE memory_versions SET path = NULL, content = NULL, sha256 = NULL, size_bytes = NULL, supersedes = NULL,"
         " json_schema = NULL, redacted_at = clock_timestamp(), redacted_by = %s WHERE id = %s",

@@ -12,6 +12,7 @@ from temporalio.testing import ActivityEnvironment
 
 from controlplane.ids import new_id
 from controlplane.memory.folder import MemoryFolder
+from controlplane.memory.preparing import Preparer
 from controlplane.sandboxes import Sandboxes
 from controlplane.settings import Settings
 from controlplane.store.journal import PostgresJournal
@@ -19,7 +20,7 @@ from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.store.refusals import PostgresRefusals
 from sandbox.contract import ExecRequest, ExecResult, SandboxError
 from sandbox.records import SandboxRow
-from tests.support.memory import preparer
+from tests.support.memory import preparer as local_preparer
 from tests.support.sandboxes import runtime_cache
 from workflows.contracts import ToolCallInput
 from workflows.hands import ToolRunner
@@ -139,14 +140,21 @@ async def _session(database: Database) -> str:
 class Hands:
     """What runs the calls of a house's session."""
 
-    def __init__(self, house: House, *, worker_id: str = "wrk_test", max_concurrent: int = 8):
+    def __init__(
+        self,
+        house: House,
+        *,
+        worker_id: str = "wrk_test",
+        max_concurrent: int = 8,
+        preparer: Preparer | None = None,
+    ):
         self.house = house
         self._runner = ToolRunner(
             worker_id=worker_id,
             journal=PostgresJournal(house.database),
             keeper=house.keeper,
             refusals=PostgresRefusals(house.database),
-            shelf=MemoryFolder(house.database, preparer(house.database)),
+            shelf=MemoryFolder(house.database, preparer or local_preparer(house.database)),
             interrupts=Interrupts(),
             max_concurrent=max_concurrent,
         )

@@ -135,6 +135,19 @@ class Mind:
             made = MemoryContent(path=path, content=prepared.content, **more)
             return await memories.create(connection, locked, made, Author(is_person=True), vector=prepared.vector)
 
+    async def fill(self, store: StoreRecord, count: int, *, size_bytes: int, prefix: str = "/m") -> None:
+        """Let a store hold many memories of one size, put there behind everybody's back."""
+        content = "x" * size_bytes
+        async with self.database.transaction(self.workspace_id) as connection:
+            await connection.execute(
+                "INSERT INTO memories (id, workspace_id, store_id, path, version, version_id, content, sha256,"
+                " size_bytes, created_at, updated_at) SELECT s.id || p || n, s.workspace_id, s.id, p || n, 1,"
+                " s.id || p || n, %s, %s, %s, now(), now() FROM memory_stores s,"
+                " generate_series(1, %s) n, (SELECT %s::text AS p) AS given"
+                " WHERE s.id = %s",
+                (content, memories.sha256(content), size_bytes, count, prefix, store.id),
+            )
+
     async def overwrite(self, memory: MemoryRecord, content: str) -> MemoryRecord:
         """Give a memory another content as a person does."""
         return await self.change(memory, content=content)
