@@ -20,7 +20,7 @@ from controlplane.api.wire.memory import (
 )
 from controlplane.errors import ConflictError
 from controlplane.memory import blocks
-from controlplane.memory.preparing import Draft, Prepared
+from controlplane.memory.preparing import Draft, Prepared, beside
 from controlplane.store import memories, memory_stores
 from controlplane.store.memories import Author, MemoryContent, MemoryRecord
 from controlplane.store.pool import Connection
@@ -181,6 +181,7 @@ async def delete_memory(
     """Delete a memory; its versions stay, and can be redacted."""
     async with exchange.transaction() as connection:
         store = await memory_stores.lock(connection, memory_store_id)
+        memory_stores.require_unarchived(store)
         memory = await memories.get(connection, memory_store_id, memory_id)
         if expected_content_sha256 not in (None, memory.sha256):
             raise _precondition_failed("expected_content_sha256")
@@ -190,7 +191,8 @@ async def delete_memory(
 
 async def prepare(exchange: Exchange, content: MemoryContent) -> Prepared:
     """Return what may be kept of a memory; raises `UnavailableError` where nothing can take secrets out."""
-    draft = Draft(path=content.path, content=content.content)
+    also = beside(supersedes=content.supersedes, json_schema=content.json_schema)
+    draft = Draft(path=content.path, content=content.content, beside=also)
     [prepared] = await exchange.parts.preparer.prepare(exchange.workspace_id, [draft])
     return prepared.checked()
 

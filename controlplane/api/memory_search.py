@@ -19,7 +19,7 @@ from controlplane.api.wire.memory import (
     SearchResults,
 )
 from controlplane.errors import BulkheadError
-from controlplane.memory.preparing import Draft, Prepared
+from controlplane.memory.preparing import Draft, Prepared, beside
 from controlplane.store import memories, memory_search, memory_stores
 from controlplane.store.memories import Author, MemoryContent
 from controlplane.store.memory_search import Hit, Search
@@ -51,7 +51,14 @@ async def import_memories(
         with _line(index):
             check_schema(line.json_schema)
             memories.check(_content(line))
-    drafts = [Draft(path=line.path, content=line.content) for line in wanted.memories]
+    drafts = [
+        Draft(
+            path=line.path,
+            content=line.content,
+            beside=beside(supersedes=line.supersedes, json_schema=line.json_schema),
+        )
+        for line in wanted.memories
+    ]
     prepared = await exchange.parts.preparer.prepare(exchange.workspace_id, drafts)
 
     async def effect(connection: Connection) -> MemoriesImported:
@@ -140,7 +147,11 @@ def _wire(hit: Hit) -> SearchHit:
         content=version.content,
         version=version.version,
         memory_type=version.memory_type,
+        json_schema=version.json_schema,
+        size_limit=version.size_limit,
+        protected=version.protected,
         untrusted=version.untrusted,
         supersedes=version.supersedes,
+        expires_at=version.expires_at,
     )
     return SearchHit(memory=memory, score=hit.score, reason=hit.reason)

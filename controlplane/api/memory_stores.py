@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from controlplane.api.checks import patched_metadata, refused
-from controlplane.api.exchange import CurrentExchange, json_response, reads
+from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, PageParam, SmallLimitParam, cut, decode, in_utc
 from controlplane.api.wire.common import Page
 from controlplane.api.wire.memory import (
@@ -18,6 +18,7 @@ from controlplane.api.wire.memory import (
     Owner,
     OwnerRequest,
 )
+from controlplane.memory.preparing import Draft
 from controlplane.store import agents, memory_stores, sessions
 from controlplane.store.memory_stores import StoreContent, StoreRecord
 from controlplane.store.pool import Connection
@@ -34,6 +35,7 @@ async def create_memory_store(
     exchange: CurrentExchange, wanted: MemoryStoreCreate = reads(MemoryStoreCreate)
 ) -> Response:
     """Make a memory store."""
+    await _check_secrets(exchange, wanted)
     content = StoreContent(
         name=wanted.name,
         description=wanted.description,
@@ -88,6 +90,7 @@ async def update_memory_store(
     exchange: CurrentExchange, memory_store_id: str, wanted: MemoryStoreUpdate = reads(MemoryStoreUpdate)
 ) -> Response:
     """Change a store's name, description, metadata, access or quotas. Its owner stays what it is."""
+    await _check_secrets(exchange, wanted)
 
     async def effect(connection: Connection) -> MemoryStore:
         before = await memory_stores.lock(connection, memory_store_id)
@@ -125,6 +128,20 @@ async def archive_memory_store(exchange: CurrentExchange, memory_store_id: str) 
         return wire_store(await memory_stores.archive(connection, memory_store_id))
 
     return await exchange.once(effect)
+
+
+async def _check_secrets(exchange: Exchange, wanted: MemoryStoreCreate | MemoryStoreUpdate) -> None:
+    """Refuse a secret in what every session is told of a store, or anybody who lists it."""
+    metadata = wanted.metadata or {}
+    said = {
+        "name": [wanted.name or ""],
+        "description": [wanted.description or ""],
+        "metadata": [text or "" for pair in metadata.items() for text in pair],
+    }
+    if any(text for texts in said.values() for text in texts):
+        draft = Draft(path="/", content="", beside=said)
+        [prepared] = await exchange.parts.preparer.prepare(exchange.workspace_id, [draft])
+        prepared.checked()
 
 
 async def _check_owner(connection: Connection, owner: OwnerRequest) -> None:

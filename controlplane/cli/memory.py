@@ -1,12 +1,14 @@
 """``bulkhead memory``: what agents keep beyond a session, to be seen and corrected."""
 
 import difflib
+import heapq
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +29,7 @@ _SETTINGS = ("memory_type", "json_schema", "size_limit", "protected", "supersede
 
 Store = Annotated[str, typer.Argument(help="The store's id, or its name if no other has it.")]
 MemoryPath = Annotated[str, typer.Argument(help="The memory's path, such as /people/ada.md.")]
-Version = Annotated[str, typer.Argument(help="A number, or the id of a version.")]
+Version = Annotated[str, typer.Argument(help="A number, the newest that has it, or the id of a version.")]
 _LIMIT = typer.Option("--limit", min=1, help="How many to show at most.")
 _FILE = typer.Argument(help="JSON lines; '-' or left out: the standard input or output.")
 
@@ -242,9 +244,13 @@ def _memory(server: Server, url: str, path: str) -> Json:
 
 
 def _versions(server: Server, url: str, path: str, *, limit: int) -> Iterator[Json]:
+    """Yield the versions of what a path holds, wherever it was then, and of what was there before; newest first."""
     memory = _look_up(server, url, path)
-    by: dict[str, Any] = {"memory_id": memory["id"]} if memory else {"path": path}
-    return server.listing(f"{url}/memory_versions", limit=limit, **by)
+    by: list[dict[str, Any]] = [{"path": path}, *([{"memory_id": memory["id"]}] if memory else [])]
+    listings = [server.listing(f"{url}/memory_versions", limit=limit, **each) for each in by]
+    merged = heapq.merge(*listings, key=lambda version: version["created_at"], reverse=True)
+    # What both list stands side by side.
+    return islice((next(same) for _, same in groupby(merged, key=lambda version: version["id"])), limit)
 
 
 def _version(server: Server, url: str, path: str, wanted: str | None) -> Json:

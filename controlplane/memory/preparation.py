@@ -170,6 +170,11 @@ def _scrubbed(drafts: Sequence[Draft], known: _Known) -> list[Prepared]:
     found: list[Prepared] = []
     for draft in drafts:
         content = scrub(draft.content, key=known.key, known=known.marks)
-        path = scrub(draft.path, key=known.key, known=known.marks)
-        found.append(Prepared(content=content.text, redacted=list(content.kinds), path_has_secret=bool(path.kinds)))
+        fields = {"path": [draft.path], **draft.beside}
+        secret_in = next((field for field, texts in fields.items() if _has_secret(texts, known)), None)
+        found.append(Prepared(content=content.text, redacted=list(content.kinds), secret_in=secret_in))
     return found
+
+
+def _has_secret(texts: Sequence[str], known: _Known) -> bool:
+    return any(scrub(text, key=known.key, known=known.marks).kinds for text in texts)

@@ -1,43 +1,66 @@
 """What a text goes through before it is kept: secrets out, then its vector; a part of its own does it for all."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import InvalidRequestError, UnavailableError
 from controlplane.store.memory_vectors import Vector
 
 
 class Draft(BaseModel):
-    """A text that somebody wants to keep, and the path for it."""
+    """A text that somebody wants to keep, and the path for it.
+
+    ``beside``: what else is kept, by its field, of which nothing can be taken out.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     path: str
     content: str
+    beside: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
 
 
 class Prepared(BaseModel):
-    """What may be kept of it. ``redacted``: the kinds of secrets that were in it."""
+    """What may be kept of it. ``redacted``: the kinds of secrets that were in it. ``secret_in``: another field."""
 
     model_config = ConfigDict(frozen=True)
 
     content: str
     redacted: list[str]
-    path_has_secret: bool = False
+    secret_in: str | None = None
     vector: Vector | None = None
 
     def checked(self) -> "Prepared":
-        """Return it; raises `InvalidRequestError` if there is a secret in the path, which nothing can stand for."""
-        if self.path_has_secret:
+        """Return it; raises `InvalidRequestError` if there is a secret where nothing can stand for it."""
+        if self.secret_in is not None:
             raise InvalidRequestError(
-                "path: it looks like a secret, or has one in it",
-                code="secret_in_path",
-                field="path",
-                next_step="choose a path that says what the memory is about",
+                f"{self.secret_in}: it looks like a secret, or has one in it",
+                code=f"secret_in_{self.secret_in}",
+                field=self.secret_in,
+                next_step="leave the secret out, and say what it is about",
             )
         return self
+
+
+def beside(*, supersedes: str | None = None, json_schema: Mapping[str, Any] | None = None) -> dict[str, list[str]]:
+    """Return what is kept beside the content of a memory as a draft has it."""
+    given = {"supersedes": [supersedes or ""], "json_schema": list(_strings(json_schema))}
+    return {field: texts for field, texts in given.items() if any(texts)}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every text in a JSON value, names too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in cast("Mapping[str, Any]", value).items():
+            yield name
+            yield from _strings(each)
+    elif isinstance(value, list):
+        for each in cast("list[Any]", value):
+            yield from _strings(each)
 
 
 class Preparer(Protocol):

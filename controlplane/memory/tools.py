@@ -9,7 +9,7 @@ from typing import Any
 
 from controlplane.errors import BulkheadError, InvalidRequestError
 from controlplane.memory import blocks
-from controlplane.memory.preparing import Draft, Prepared, Preparer
+from controlplane.memory.preparing import Draft, Prepared, Preparer, beside
 from controlplane.memory.rendering import UNTRUSTED, Attached
 from controlplane.store import memories, memory_attached, memory_search
 from controlplane.store.journal import Effect, PostgresJournal
@@ -82,9 +82,12 @@ class MemoryTools:
                 store = _named(stores, value)
                 before = await memories.at(connection, store.store_id, value["path"]) if store else None
             content = _patched(before, value["patch"])
-        [prepared] = await self._preparer.prepare(
-            call.workspace_id, [Draft(path=value["path"], content=content[: 2 * MAX_CONTENT_BYTES])]
+        draft = Draft(
+            path=value["path"],
+            content=content[: 2 * MAX_CONTENT_BYTES],
+            beside=beside(supersedes=value.get("supersedes")),
         )
+        [prepared] = await self._preparer.prepare(call.workspace_id, [draft])
         return prepared, None, before
 
 

@@ -155,8 +155,11 @@ async def author(connection: Connection, session_id: str, *, tool_use_id: str, u
     """
     row = await one(
         connection,
-        "SELECT c.turn_id, c.name, t.models ->> 0 AS model, s.user_id FROM tool_calls c"
-        " JOIN turns t ON t.id = c.turn_id JOIN sessions s ON s.id = c.session_id WHERE c.id = %(id)s",
+        # The model is the one that asked for the call: another may have stood in for the turn's.
+        "SELECT c.turn_id, c.name, coalesce(r.model, t.models ->> 0) AS model, s.user_id FROM tool_calls c"
+        " JOIN turns t ON t.id = c.turn_id JOIN sessions s ON s.id = c.session_id"
+        " LEFT JOIN events e ON e.id = c.id LEFT JOIN model_requests r ON r.id = e.internal ->> 'request_id'"
+        " WHERE c.id = %(id)s",
         {"id": tool_use_id},
     )
     where = {**(row or {}), "session_id": session_id, "tool_use_id": tool_use_id}

@@ -38,6 +38,7 @@ class VersionRecord(_Frozen):
     protected: bool
     untrusted: bool
     supersedes: str | None
+    expires_at: datetime | None
     created_by: dict[str, str] | None
     provenance: dict[str, str]
     held_from: datetime

@@ -418,3 +418,51 @@ async def test_a_search_is_narrowed_to_times_and_authors(http: httpx.AsyncClient
     assert await paths(**between) == {"/2024"}
     assert await paths(author=key) == {"/2023", "/2024", "/2025"}
     assert await paths(author="sesn_other") == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "beside"),
+    [
+        ("supersedes", {"supersedes": f"/{SECRET}"}),
+        ("json_schema", {"memory_type": "plan", "json_schema": {"description": f"never {SECRET}"}}),
+    ],
+)
+async def test_no_secret_is_kept_beside_a_content(
+    http: httpx.AsyncClient, store: Any, field: str, beside: dict[str, Any]
+):
+    url = f"/v1/memory_stores/{store.id}"
+    memory = await save(http, store, "/x", "{}")
+    line = {"path": "/z", "content": "{}", **beside}
+    line["type"] = line.pop("memory_type", None)
+    for path, body in (
+        ("memories", {"path": "/y", "content": "{}", **beside}),
+        (f"memories/{memory['id']}", beside),
+        ("import", {"memories": [line]}),
+    ):
+        refused = await http.post(f"{url}/{path}", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, f"secret_in_{field}"), refused.text
+        assert refused.json()["error"]["field"].endswith(field)
+        assert SECRET not in refused.text
+
+
+async def test_no_secret_is_kept_of_a_store(http: httpx.AsyncClient, store: Any):
+    for field, value in (("name", SECRET), ("description", f"use {SECRET}"), ("metadata", {"key": SECRET})):
+        for path in ("/v1/memory_stores", f"/v1/memory_stores/{store.id}"):
+            refused = await http.post(path, json={"name": "n", field: value})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, f"secret_in_{field}")
+
+
+async def test_a_search_says_how_a_memory_is_set(http: httpx.AsyncClient, store: Any):
+    settings = {"memory_type": "plan", "json_schema": {"type": "object"}, "size_limit": 99, "protected": True}
+    saved = await save(http, store, "/x", '{"goal": "tea"}', expires_at="2100-01-01T00:00:00Z", **settings)
+    [hit] = await search(http, store, "tea")
+    assert hit["memory"] == saved
+
+
+async def test_an_archived_store_keeps_its_memories(client: AsyncAnthropic, store: Any):
+    memories = client.beta.memory_stores.memories
+    memory = await memories.create(store.id, path="/x", content="tea")
+    await client.beta.memory_stores.archive(store.id)
+    with pytest.raises(BadRequestError) as caught:
+        await memories.delete(memory.id, memory_store_id=store.id)
+    assert code(caught) == "memory_store_archived"

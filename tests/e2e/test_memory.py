@@ -259,6 +259,36 @@ def test_a_deleted_block_comes_back_as_it_was(stack: Stack):
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
+@pytest.mark.slow
+def test_what_a_path_held_before_it_was_deleted_is_in_its_history(stack: Stack):
+    store = json.loads(bulkhead(stack, "create", "lives", "--json"))["id"]
+    for content in ("one", "two"):
+        bulkhead(stack, "edit", store, "/a", "--content", content)
+    first = json.loads(bulkhead(stack, "show", store, "/a", "--json"))
+    with stack.client as http:
+        assert http.delete(f"/v1/memory_stores/{store}/memories/{first['id']}").is_success
+    bulkhead(stack, "edit", store, "/a", "--content", "new")
+    found = json.loads(bulkhead(stack, "history", store, "/a", "--json"))
+    assert [(each["version"], each["operation"]) for each in found] == [
+        (1, "created"),
+        (3, "deleted"),
+        (2, "modified"),
+        (1, "created"),
+    ]
+    assert len(json.loads(bulkhead(stack, "history", store, "/a", "--json", "--limit", "2"))) == 2
+    bulkhead(stack, "restore", store, "/a", "2")
+    assert json.loads(bulkhead(stack, "show", store, "/a", "--json"))["content"] == "two"
+
+
+async def test_a_version_names_the_model_that_stood_in(client: Client):
+    store_id, resources = await attached(client)
+    agent = await client.post("/v1/agents", {"name": "a", "model": {"id": "scripted/a", "fallbacks": ["scripted/b"]}})
+    session_id = await client.session(agent=agent["id"], resources=resources)
+    await results(client, session_id, {**use("save_memory", path="/x", content="tea"), "fail": {"status": 529}})
+    (version,) = (await client.get(f"/v1/memory_stores/{store_id}/memory_versions"))["data"]
+    assert version["provenance"]["model"] == "scripted/b"
+
+
 @pytest.mark.parametrize("editor", ["false", "/no/such/editor"])
 def test_an_editor_that_fails_is_named(stack: Stack, editor: str):
     store = json.loads(bulkhead(stack, "create", "edited", "--json"))["id"]

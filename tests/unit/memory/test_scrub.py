@@ -230,6 +230,22 @@ def test_a_secret_of_a_vault_is_known_wherever_it_stands():
     assert found.text.endswith(" unrelated")
 
 
+def test_a_secret_of_a_vault_is_known_where_it_is_escaped():
+    key = b"k" * 32
+    secret = 'p"w\\ü\n😀 tail'
+    known = [mark_of(key, secret)]
+    for dumped in (
+        json.dumps({"a": secret, "b": "kept"}),
+        json.dumps({"a": secret, "b": "kept"}, ensure_ascii=False),
+        json.dumps(json.dumps({"a": json.dumps(secret), "b": "kept"})),
+    ):
+        found = scrub(f"see {dumped} \\ after", key=key, known=known)
+        assert found.kinds == ("a secret of the vault",)
+        assert "kept" in found.text and found.text.endswith(" \\ after")
+        assert "tail" not in found.text and "p" not in found.text.replace("kept", "")
+    assert json.loads(scrub(json.dumps([secret]), key=key, known=known).text) == ["[redacted: a secret of the vault]"]
+
+
 def test_what_meets_is_taken_out_once():
     token = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
     assert scrub(f"token = {token}.").text == "token = [redacted: GitHub Token]."
