@@ -25,7 +25,7 @@ class Recall:
             began = await memory_attached.first_words(connection, session_id)
         vector = await self._preparer.question(workspace_id, began) if began.strip() else None
         async with self._database.transaction(workspace_id) as connection:
-            blocks = await memory_attached.blocks(connection, stores)
+            blocks, unread = await memory_attached.blocks(connection, stores)
             if any(block.untrusted for block in blocks):
                 # Before it is shown: nothing that the model does with it comes first.
                 await memory_attached.note_untrusted(connection, session_id)
@@ -49,4 +49,4 @@ class Recall:
                     for hit in hits
                     if hit.version.memory_type is None and not hit.superseded
                 ][:RELATED]
-        return rendered(stores, blocks, related)
+        return rendered(stores, blocks, related, unread=unread)

@@ -112,6 +112,17 @@ async def blocks_of(connection: Connection, store_ids: list[str], *, limit: int)
     return [MemoryRecord.model_validate(row) for row in found]
 
 
+async def count_blocks(connection: Connection, store_ids: list[str]) -> int:
+    """Return how many blocks some stores have."""
+    row = await one(
+        connection,
+        "SELECT count(*)::int AS n FROM memories WHERE store_id = ANY(%(stores)s) AND memory_type IS NOT NULL"
+        + _LIVE,
+        {"stores": store_ids},
+    )
+    return row["n"] if row else 0
+
+
 async def create(
     connection: Connection,
     store: StoreRecord,

@@ -15,7 +15,7 @@ from harness_adapters.toolset import MEMORY_TOOLS, PROVISION
 
 MOUNT_ROOT = "/mnt/memory"
 _MOST_BLOCKS = 200
-"""Far more than a prompt has room for; the rest is counted among what was left out only up to here."""
+"""Far more than a prompt has room for; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,12 @@ async def mount_of(
     )
 
 
-async def blocks(connection: Connection, stores: Sequence[Attached]) -> list[Shown]:
-    """Return the blocks of a session's stores."""
+async def blocks(connection: Connection, stores: Sequence[Attached]) -> tuple[list[Shown], int]:
+    """Return the blocks of a session's stores, and how many more there are than a prompt could show."""
     names = {store.store_id: store.name for store in stores}
     found = await memories.blocks_of(connection, list(names), limit=_MOST_BLOCKS)
-    return [shown(memory, names[memory.store_id]) for memory in found]
+    count = await memories.count_blocks(connection, list(names)) if len(found) == _MOST_BLOCKS else len(found)
+    return [shown(memory, names[memory.store_id]) for memory in found], count - len(found)
 
 
 async def note_untrusted(connection: Connection, session_id: str) -> None:

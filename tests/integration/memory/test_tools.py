@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from controlplane.memory.recall import Recall
 from tests.support.memory import Mind
 
 AGENTS = ("ada", "bob")
@@ -117,3 +118,14 @@ async def test_what_somebody_else_has_changed_is_not_forgotten_unread(mind: Mind
     await mind.use(session_id, "save_memory", path="/c", content="own")
     assert "Forgotten" in await mind.use(session_id, "memory_forget", path="/c")
     assert "Forgotten" in await mind.use(session_id, "memory_forget", path="/a", version=2)
+
+
+async def test_a_prompt_counts_every_block(mind: Mind):
+    store = await mind.store()
+    await mind.fill(store, 230, size_bytes=150)
+    async with mind.database.transaction("*") as connection:
+        await connection.execute("UPDATE memories SET memory_type = 'facts'")
+    section = await Recall(mind.database, mind.preparer).section(mind.workspace_id, await mind.session(store))
+    shown = section.count("<block ")
+    assert 20 < shown < 200
+    assert f"and {230 - shown - 20} more." in section
