@@ -162,6 +162,7 @@ async def _other_waits(mind: Mind, *, first: bool) -> None:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_model_that_is_gone_keeps_nothing_from_moving_to_another(mind: Mind, temporal_address: str):
     store = await mind.store()
     async with mind.database.transaction("*") as connection:

@@ -221,6 +221,7 @@ async def test_a_folder_that_cannot_be_emptied_is_no_other_stores(mind: Mind, ha
     assert await _said(hands, "cat /mnt/memory/notes/ours.md; ls /mnt/memory/notes") == "oursours.md"
 
 
+@pytest.mark.slow
 async def test_what_is_no_longer_among_the_first_is_not_deleted(mind: Mind, hands: Hands):
     store = await mind.store()
     await mind.fill(store, 161, size_bytes=MAX_CONTENT_BYTES)
@@ -235,6 +236,7 @@ async def test_what_is_no_longer_among_the_first_is_not_deleted(mind: Mind, hand
     assert {"/y/a", "/z"} <= set(await mind.contents(store))
 
 
+@pytest.mark.slow
 async def test_an_edit_beside_another_is_kept_once_though_many_commands_find_it(mind: Mind, hands: Hands):
     store = await mind.store()
     memory = await mind.save(store, "/plan.md", "one")
