@@ -12,6 +12,6 @@ UPDATE turns t SET run_id = (
  WHERE t.session_id IN (SELECT session_id FROM deployment_runs WHERE state = 'running');
 
 -- deadline_at: when the run is interrupted; what the deployment says later does not move it.
-ALTER TABLE deployment_runs ADD COLUMN deadline_at timestamptz, DROP COLUMN base_cost_usd;
+ALTER TABLE deployment_runs ADD COLUMN deadline_at timestamptz;
 UPDATE deployment_runs r SET deadline_at = r.started_at + d.deadline_seconds * interval '1 second'
   FROM deployments d WHERE d.id = r.deployment_id AND r.state = 'running';
