@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -17,6 +17,9 @@ from controlplane.store.pool import Database
 from workflows.schedule import Firings
 from workflows.worker import connect
 
+if TYPE_CHECKING:
+    from controlplane.frontdoors.slack.check import Finding
+
 _log = structlog.get_logger(__name__)
 
 _API_CONNECTIONS = 20
@@ -25,6 +28,7 @@ _BRAIN_CONNECTIONS = 20
 _SANDBOX_CONNECTIONS = 10
 _EGRESS_CONNECTIONS = 10
 _MEMORY_CONNECTIONS = 10
+_SLACK_CONNECTIONS = 20
 _LINE_LOOK_SECONDS = 0.05
 _REAP_SECONDS = 10.0
 _WORKER_PAUSE_SECONDS = 1.0
@@ -291,6 +295,36 @@ async def run_memory(settings: Settings) -> None:
         )
     finally:
         await preparer.close()
+        await database.close()
+
+
+async def run_slack(settings: Settings, *, api_url: str) -> None:
+    """The front door in Slack. It asks the API like any client; the ledger and its own vault it opens by itself."""
+    from controlplane.frontdoors.slack.process import serving
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
+
+    database = Database(settings.database_url, max_connections=_SLACK_CONNECTIONS)
+    await database.open()
+    keyring = open_keyring(MasterKeySettings(), settings.data_dir)
+    try:
+        async with serving(settings, database, keyring, api_url) as run:
+            await _until_stopped(run())
+    finally:
+        await database.close()
+
+
+async def check_slack(settings: Settings) -> "list[Finding]":
+    """What is right and wrong about the front door in Slack."""
+    from controlplane.frontdoors.slack.check import check
+    from controlplane.frontdoors.slack.process import opened
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
+
+    database = Database(settings.database_url, max_connections=1)
+    await database.open()
+    try:
+        door, tokens = await opened(database, open_keyring(MasterKeySettings(), settings.data_dir))
+        return await check(settings, door, tokens)
+    finally:
         await database.close()
 
 

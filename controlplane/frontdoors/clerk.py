@@ -1,0 +1,347 @@
+"""What becomes of what a person says or presses: a message to the session, a word, a decision, or a refusal."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from controlplane.frontdoors import words
+from controlplane.frontdoors.contract import (
+    AmbiguousError,
+    Card,
+    Choice,
+    DeclinedError,
+    Inbound,
+    LimitedError,
+    Pressed,
+    Said,
+    SharedFile,
+    Text,
+)
+from controlplane.frontdoors.plane import RefusedError
+from controlplane.frontdoors.policy import Rules
+from controlplane.frontdoors.seals import holds
+from controlplane.frontdoors.words import Heard
+from controlplane.store import deliveries, frontdoors
+from controlplane.store.deliveries import Item, Thread
+
+if TYPE_CHECKING:
+    from controlplane.frontdoors.conversation import Parts
+
+_VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_TITLE_CHARACTERS = 80
+
+
+class Clerk:
+    """Acts on items; each step may be done again after a crash, and comes to the same."""
+
+    def __init__(self, parts: "Parts"):
+        self._parts = parts
+
+    async def said(self, at: Thread, item: Item, said: Said) -> None:
+        """Act on a message."""
+        inbound, rules = item.inbound, await self._rules()
+        if not rules.may_talk(inbound.place, inbound.person):
+            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+            return
+        heard = words.hear(said.text)
+        if heard.word is None and not heard.text and not said.files:
+            heard = Heard("help", None, "")
+        if heard.word is not None:
+            await self._word(at, item, heard, rules)
+            return
+        await self._acknowledge(inbound)
+        at = await self._with_agent(at, item, heard, rules)
+        if at.agent_id is None:
+            return
+        try:
+            request = item.request or await self._planned(item, heard, said)
+            at = await self._with_session(at, item, request, rules)
+            running = await self._runs(at)
+            sent = await self._parts.plane.post(
+                f"/v1/sessions/{at.session_id}/events", {"events": request["events"]}, key=f"{item.id}:message"
+            )
+        except RefusedError as error:
+            if error.code not in ("session_terminated", "session_archived"):
+                raise
+            await self.answer(
+                at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
+            )
+            return
+        await self._settle(item, event_id=sent["data"][0]["id"])
+        if running:
+            how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
+            await self._whisper(inbound, f"Your message {how}.")
+
+    async def pressed(self, at: Thread, item: Item, pressed: Pressed) -> None:
+        """Act on a button; who presses it is asked about now, not when it was made."""
+        inbound, rules = item.inbound, await self._rules()
+        if pressed.action == "choose":
+            await self._chosen(at, item, pressed.value, rules)
+        elif pressed.action == "stop":
+            await self.stop(at, item)
+        elif not rules.may_talk(inbound.place, inbound.person):
+            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+        elif pressed.action == "resume":
+            await self._resume(at, item)
+        elif not rules.may_decide(inbound.place, inbound.person):
+            await self._refuse(item, "may_not_decide", "you may not decide about this agent's calls here")
+        else:
+            await self._decide(at, item, pressed)
+
+    async def stop(self, at: Thread, item: Item) -> None:
+        """Stop whatever runs in the thread."""
+        rules = await self._rules()
+        if not rules.may_talk(item.inbound.place, item.inbound.person):
+            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+            return
+        if at.session_id is not None and (await self._session(at))["status"] in ("running", "rescheduling"):
+            await self._parts.plane.post(
+                f"/v1/sessions/{at.session_id}/events",
+                {"events": [{"type": "user.interrupt"}]},
+                key=f"{item.id}:stop",
+            )
+            await self._acknowledge(item.inbound)
+        elif at.session_id is not None and (await self._waits(at)):
+            await self._parts.plane.post(
+                f"/v1/sessions/{at.session_id}/events",
+                {"events": [{"type": "user.interrupt"}]},
+                key=f"{item.id}:stop",
+            )
+        else:
+            await self._whisper(item.inbound, "Nothing is running in this thread.")
+        await self._settle(item)
+
+    async def answer(
+        self, at: Thread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
+    ) -> None:
+        """Say something in the thread and be done with an item, in one step."""
+        async with self._parts.transaction() as connection:
+            body = Text(markdown=markdown)
+            await deliveries.intend(connection, at, self._parts.door.workspace_id, f"reply:{item.id}", body)
+            await deliveries.settle(connection, item.id, state)
+
+    async def _word(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> None:
+        match heard.word:
+            case "agents":
+                names = await self._agents(rules, item.inbound.place)
+                listed = "\n".join(f"• `{name}`" for name in names.values()) or "There is no agent yet."
+                await self.answer(at, item, listed)
+            case "new":
+                await self._begin_anew(at, item, None, "The next message begins a new session.")
+            case "use":
+                agent_id = await self._named(rules, item.inbound.place, heard.agent or "")
+                said = f"`{heard.agent}` answers from now on, in a new session."
+                await self._begin_anew(at, item, agent_id, said)
+            case "stop":
+                await self.stop(at, item)
+            case "status":
+                await self.answer(at, item, await self._standing(at))
+            case "resume":
+                await self._resume(at, item)
+            case _:
+                await self.answer(at, item, words.HELP)
+
+    async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
+        async with self._parts.transaction() as connection:
+            await deliveries.choose(connection, at.id, agent_id)
+        await self.answer(at, item, said)
+
+    async def _standing(self, at: Thread) -> str:
+        if at.session_id is None:
+            return "This thread has no session yet."
+        found = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
+        return f"`{at.session_id}`\n" + "\n".join(f"• {found[each]}" for each in ("stands", "because", "waits"))
+
+    async def _resume(self, at: Thread, item: Item) -> None:
+        if at.session_id is None:
+            await self.answer(at, item, "This thread has no session yet.")
+            return
+        await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
+        await self._acknowledge(item.inbound)
+        await self._settle(item)
+
+    async def _decide(self, at: Thread, item: Item, pressed: Pressed) -> None:
+        tool_use_id, _, given = pressed.value.partition(":")
+        async with self._parts.transaction() as connection:
+            card = (await deliveries.bodies(connection, at.id, f"card:{tool_use_id}")).get(f"card:{tool_use_id}")
+        if not isinstance(card, Card) or not holds(given, card.seal):
+            await self._refuse(item, "forged_button", "this button is not one of ours")
+            return
+        if card.outcome is not None:
+            await self._whisper(item.inbound, f"Too late: {card.outcome}.")
+            await self._settle(item)
+            return
+        who = (await self._parts.service.names([item.inbound.person])).get(item.inbound.person, item.inbound.person)
+        decision: dict[str, Any] = {
+            "result": "deny" if pressed.action == "deny" else "allow",
+            "on_behalf_of": f"{who} ({self._parts.door.kind} {item.inbound.person})",
+        }
+        if pressed.action == "deny" and pressed.reason:
+            decision["deny_message"] = pressed.reason
+        if pressed.action == "allow_session":
+            decision["remember"] = "session"
+        try:
+            await self._parts.plane.post(f"/v1/approvals/{tool_use_id}", decision, key=f"{item.id}:decision")
+        except RefusedError as error:
+            await self._whisper(item.inbound, str(error))
+            await self._settle(item, "refused")
+            return
+        await self._settle(item)
+
+    async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
+        if not rules.may_talk(item.inbound.place, item.inbound.person):
+            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+            return
+        names = await self._agents(rules, item.inbound.place)
+        if agent_id not in names:
+            await self._refuse(item, "agent_not_here", "that agent does not answer here")
+            return
+        async with self._parts.transaction() as connection:
+            if at.agent_id is None:
+                await deliveries.choose(connection, at.id, agent_id)
+                body = Text(markdown=f"`{names[agent_id]}` answers here.")
+                await deliveries.revise(connection, at.id, "choice", body)
+            await deliveries.release_held(connection, at)
+            await deliveries.settle(connection, item.id)
+
+    async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread:
+        place = item.inbound.place
+        if at.agent_id is not None and (heard.agent is None or at.session_id is not None):
+            if not rules.may_answer(place, at.agent_id):
+                raise RefusedError("this thread's agent does not answer in this place any more", "agent_not_here")
+            return at
+        named = await self._named(rules, place, heard.agent) if heard.agent else None
+        agent_id = named or rules.default_agent(place)
+        if agent_id is None:
+            names = await self._agents(rules, place)
+            if len(names) != 1:
+                await self._ask_which(at, item, names)
+                return at
+            (agent_id,) = names
+        async with self._parts.transaction() as connection:
+            await deliveries.choose(connection, at.id, agent_id)
+        return await self._again(at)
+
+    async def _ask_which(self, at: Thread, item: Item, names: dict[str, str]) -> None:
+        if not names:
+            await self.answer(at, item, "There is no agent that answers here.", state="refused")
+            return
+        async with self._parts.transaction() as connection:
+            body = Choice(agents=names)
+            await deliveries.intend(connection, at, self._parts.door.workspace_id, "choice", body)
+            await deliveries.settle(connection, item.id, "held")
+
+    async def _planned(self, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
+        person = item.inbound.person
+        name = (await self._parts.service.names([person])).get(person, person)
+        from_whom = f"{_one_line(name)} ({self._parts.door.kind} {person}) says:"
+        content: list[dict[str, Any]] = [{"type": "text", "text": from_whom}]
+        mounts: list[dict[str, Any]] = []
+        for file in said.files:
+            await self._file(item, file, content, mounts)
+        if heard.text:
+            content.append({"type": "text", "text": heard.text})
+        message: dict[str, Any] = {"type": "user.message", "content": content}
+        if heard.steers:
+            message["delivery"] = "steer"
+        request = {"events": [message], "mounts": mounts, "title": _one_line(heard.text)[:_TITLE_CHARACTERS]}
+        async with self._parts.transaction() as connection:
+            await deliveries.plan(connection, item.id, request)
+        return request
+
+    async def _file(
+        self, item: Item, file: SharedFile, content: list[dict[str, Any]], mounts: list[dict[str, Any]]
+    ) -> None:
+        """Take over a file: mounted in the session's sandbox, and shown to the model if it can see such."""
+        try:
+            data = await self._parts.service.content(file)
+        except DeclinedError as error:
+            content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
+            return
+        file_id = await self._parts.plane.upload(file, data, key=f"{item.id}:file:{file.id}")
+        path = f"/mnt/session/uploads/{file_id}"
+        mounts.append({"type": "file", "file_id": file_id, "mount_path": path})
+        content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {path}]"})
+        kind = "image" if file.media_type in _VISIBLE_TO_MODELS else "document"
+        content.append({"type": kind, "source": {"type": "file", "file_id": file_id}})
+
+    async def _with_session(self, at: Thread, item: Item, request: dict[str, Any], rules: Rules) -> Thread:
+        if at.session_id is not None:
+            for mount in request["mounts"]:
+                path = f"/v1/sessions/{at.session_id}/resources"
+                await self._parts.plane.post(path, mount, key=f"{item.id}:mount:{mount['file_id']}")
+            return at
+        opening = at.opening or {
+            "request": {
+                "agent": at.agent_id,
+                "environment_id": rules.environment_id,
+                "vault_ids": rules.vault_ids,
+                "title": request["title"] or None,
+                "resources": request["mounts"],
+                "metadata": {"front_door": self._parts.door.id, "place": at.place, "thread": at.thread},
+            },
+            "key": f"{item.id}:session",
+        }
+        async with self._parts.transaction() as connection:
+            await deliveries.open_with(connection, at.id, opening)
+        session = await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"])
+        async with self._parts.transaction() as connection:
+            await deliveries.opened(connection, at.id, session["id"])
+        return await self._again(at)
+
+    async def _again(self, at: Thread) -> Thread:
+        async with self._parts.transaction() as connection:
+            return await deliveries.thread(connection, at.id) or at
+
+    async def _rules(self) -> Rules:
+        async with self._parts.transaction() as connection:
+            return (await frontdoors.get(connection, self._parts.door.id)).rules
+
+    async def _agents(self, rules: Rules, place: str) -> dict[str, str]:
+        found = await self._parts.plane.agents()
+        return {agent_id: name for agent_id, name in found.items() if rules.may_answer(place, agent_id)}
+
+    async def _named(self, rules: Rules, place: str, name: str) -> str:
+        for agent_id, each in (await self._agents(rules, place)).items():
+            if name in (agent_id, each):
+                return agent_id
+        raise RefusedError(f"no agent `{name}` answers here; `agents` lists those who do", "agent_not_here")
+
+    async def _session(self, at: Thread) -> dict[str, Any]:
+        return await self._parts.plane.get(f"/v1/sessions/{at.session_id}")
+
+    async def _runs(self, at: Thread) -> bool:
+        return (await self._session(at))["status"] in ("running", "rescheduling")
+
+    async def _waits(self, at: Thread) -> bool:
+        return ((await self._session(at))["stop_reason"] or {}).get("type") == "requires_action"
+
+    async def _settle(
+        self, item: Item, state: Literal["done", "refused"] = "done", event_id: str | None = None
+    ) -> None:
+        async with self._parts.transaction() as connection:
+            await deliveries.settle(connection, item.id, state, event_id=event_id)
+
+    async def _refuse(self, item: Item, reason: str, said: str) -> None:
+        inbound = item.inbound
+        async with self._parts.transaction() as connection:
+            await frontdoors.refuse(
+                connection, self._parts.door, reason=reason, place=inbound.place, person=inbound.person
+            )
+            await deliveries.settle(connection, item.id, "refused")
+        await self._whisper(inbound, f"Sorry, {said}.")
+
+    async def _whisper(self, inbound: Inbound, text: str) -> None:
+        """Say something that may be lost: nothing hangs on it."""
+        try:
+            await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, text)
+        except (LimitedError, AmbiguousError, DeclinedError):
+            return
+
+    async def _acknowledge(self, inbound: Inbound) -> None:
+        try:
+            await self._parts.service.acknowledge(inbound.place, inbound.message)
+        except (LimitedError, AmbiguousError, DeclinedError):
+            return
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

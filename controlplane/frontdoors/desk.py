@@ -1,0 +1,138 @@
+"""Who works on which thread: one process at a time holds a thread's lock, and holds it as long as it lives."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+
+from controlplane.frontdoors.contract import Inbound
+from controlplane.frontdoors.conversation import Conversation, Parts
+from controlplane.store import deliveries, events, frontdoors
+from controlplane.store.deliveries import Received, Thread
+from controlplane.store.listening import listen
+
+_LOCK_CLASS = 7_200
+"""The first half of the advisory locks' keys; the second is the thread's ``lock_key``."""
+
+_LOOK_SECONDS = 2.0
+_FORGET_SECONDS = 300.0
+_TROUBLED_SECONDS = 1.0
+_LONGEST_TROUBLED_SECONDS = 30.0
+_RECONNECT_SECONDS = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Running:
+    conversation: Conversation
+    task: asyncio.Task[None]
+    lock_key: int
+
+
+class Desk:
+    """Takes in what people do, and runs the conversations of the threads that it has the lock of."""
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._running: dict[str, _Running] = {}
+        self._resting: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._look = asyncio.Event()
+
+    async def take_in(self, inbound: Inbound) -> Received:
+        """Put on record what came in; once this returns it is not lost."""
+        async with self._parts.transaction() as connection:
+            received = await deliveries.receive(connection, self._parts.door, inbound)
+        self._wake()
+        return received
+
+    async def refuse(self, reason: str, *, place: str = "", person: str = "") -> None:
+        """Put on record that something was refused."""
+        async with self._parts.transaction() as connection:
+            await frontdoors.refuse(connection, self._parts.door, reason=reason, place=place, person=person)
+
+    async def run(self) -> None:
+        """Work until cancelled; what fails is tried again, with what the ledger has."""
+        channels = [deliveries.CHANNEL, events.CHANNEL]
+        hearing = asyncio.create_task(
+            listen(self._parts.database.url, channels, lambda _channel, _payload: self._wake(), connected=self._wake)
+        )
+        forgetting = asyncio.create_task(self._forget())
+        try:
+            while True:
+                try:
+                    await self._hold()
+                except psycopg.Error as error:
+                    _log.warning("desk_connection_lost", error=type(error).__name__)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+        finally:
+            for task in (hearing, forgetting):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    def _wake(self) -> None:
+        self._look.set()
+        for running in self._running.values():
+            running.conversation.wake()
+
+    async def _hold(self) -> None:
+        """Work for as long as the connection lasts that holds the locks; without it others may have the threads."""
+        async with await psycopg.AsyncConnection.connect(self._parts.database.url, autocommit=True) as connection:
+            try:
+                while True:
+                    self._look.clear()
+                    await self._end_finished(connection)
+                    async with self._parts.transaction() as reading:
+                        found = await deliveries.threads_with_work(reading, self._parts.door.id)
+                    for thread in found:
+                        await self._begin(connection, thread)
+                    await connection.execute("SELECT 1")
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await self._look.wait()
+            finally:
+                tasks = [running.task for running in self._running.values()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._running.clear()
+
+    async def _begin(self, connection: psycopg.AsyncConnection, thread: Thread) -> None:
+        now = asyncio.get_running_loop().time()
+        if thread.id in self._running or self._resting.get(thread.id, 0.0) > now:
+            return
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, %s::int)", (_LOCK_CLASS, thread.lock_key))
+        row = await cursor.fetchone()
+        if row is None or not row[0]:
+            return
+        conversation = Conversation(self._parts, thread)
+        task = asyncio.create_task(conversation.run())
+        task.add_done_callback(lambda _: self._look.set())
+        self._running[thread.id] = _Running(conversation, task, thread.lock_key)
+
+    async def _end_finished(self, connection: psycopg.AsyncConnection) -> None:
+        for thread_id, running in list(self._running.items()):
+            if not running.task.done():
+                continue
+            del self._running[thread_id]
+            await connection.execute("SELECT pg_advisory_unlock(%s, %s::int)", (_LOCK_CLASS, running.lock_key))
+            error = running.task.exception()
+            if error is None:
+                self._failures.pop(thread_id, None)
+                self._resting.pop(thread_id, None)
+                continue
+            times = self._failures[thread_id] = self._failures.get(thread_id, 0) + 1
+            pause = min(_TROUBLED_SECONDS * 2 ** (times - 1), _LONGEST_TROUBLED_SECONDS)
+            self._resting[thread_id] = asyncio.get_running_loop().time() + pause
+            _log.warning("conversation_failed", thread_id=thread_id, times=times, exc_info=error)
+
+    async def _forget(self) -> None:
+        while True:
+            with suppress(psycopg.Error):
+                async with self._parts.transaction() as connection:
+                    await deliveries.forget(connection, self._parts.door.id)
+            await asyncio.sleep(_FORGET_SECONDS)

@@ -1,0 +1,145 @@
+"""What comes in from Slack: verified by Bolt, put on record, and acknowledged once that is committed."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import structlog
+from slack_bolt.app.async_app import AsyncApp
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_client import AsyncWebClient
+
+from controlplane.frontdoors.contract import Card, Inbound
+from controlplane.frontdoors.slack import blocks, inbound
+from controlplane.store import deliveries
+from controlplane.store.frontdoors import FrontDoorRecord
+from controlplane.store.pool import Database
+
+Json = Mapping[str, Any]
+TakeIn = Callable[[Inbound], Awaitable[Any]]
+
+_log = structlog.get_logger(__name__)
+
+
+class SlackDoor:
+    """Bolt's listeners. A request is answered when its listener is through: what could not be put on record is not
+    acknowledged, and Slack tells it again."""
+
+    def __init__(
+        self,
+        *,
+        client: AsyncWebClient,
+        signing_secret: str | None,
+        door: FrontDoorRecord,
+        bot_user: str,
+        database: Database,
+        take_in: TakeIn,
+        refuse: Callable[..., Awaitable[None]],
+    ):
+        self._client = client
+        self._door = door
+        self._bot_user = bot_user
+        self._database = database
+        self._take_in = take_in
+        self._refuse = refuse
+        self.app = AsyncApp(
+            client=client,
+            token=client.token,
+            signing_secret=signing_secret or "socket mode has none",
+            request_verification_enabled=signing_secret is not None,
+            process_before_response=True,
+        )
+        self.app.event("message")(self._message)
+        self.app.event("app_mention")(self._message)
+        self.app.event("reaction_added")(self._reaction)
+        self.app.event(re.compile(".*"))(self._other)
+        self.app.action(re.compile(r"^bulkhead:"))(self._press)
+        self.app.view("deny")(self._denied)
+        self.app.command(re.compile(".*"))(self._command)
+
+    async def _message(self, body: Json, event: Json) -> None:
+        if not await self._ours(body):
+            return
+        found = inbound.said(body, event, bot_user=self._bot_user)
+        if found is not None:
+            await self._take_in(found)
+
+    async def _reaction(self, body: Json, event: Json) -> None:
+        item = event.get("item") or {}
+        if event.get("reaction") not in inbound.STOPS or event.get("user") == self._bot_user or "channel" not in item:
+            return
+        if not await self._ours(body):
+            return
+        thread = await self._thread_of(str(item["channel"]), str(item["ts"]))
+        await self._take_in(inbound.crossed(body, event, thread=thread))
+
+    async def _other(self, event: Json) -> None:
+        _log.debug("event_not_used", type=event.get("type"))
+
+    async def _press(self, ack: Callable[..., Awaitable[Any]], body: Json, action: Json) -> None:
+        if await self._ours(body):
+            name = str(action["action_id"])
+            if name in ("bulkhead:arguments", "bulkhead:deny_reason"):
+                await self._open(body, action, name)
+            else:
+                found = inbound.pressed(body, action)
+                if found is not None and await self._take_in(found) == "not_ours":
+                    await self._refuse("forged_button", place=found.place, person=found.person)
+        await ack()
+
+    async def _denied(self, ack: Callable[..., Awaitable[Any]], body: Json) -> None:
+        if await self._ours(body):
+            await self._take_in(inbound.denied(body))
+        await ack()
+
+    async def _command(self, ack: Callable[..., Awaitable[Any]], command: Json) -> None:
+        """Answer the slash command, to whoever gave it alone: it stands in no thread."""
+        if await self._ours(command):
+            said = "Mention me in a channel, or write to me: each thread is a session. "
+            await ack(text=said + "Say `help` there for what I understand.", response_type="ephemeral")
+        else:
+            await ack()
+
+    async def _open(self, body: Json, action: Json, name: str) -> None:
+        """Open a window; its trigger is good for three seconds, so that nothing is put on record for it."""
+        message = body.get("message") or {}
+        place, thread = str(body["channel"]["id"]), str(message.get("thread_ts") or message.get("ts"))
+        if name == "bulkhead:deny_reason":
+            view = blocks.reason_form(str(action["value"]), place, thread)
+        else:
+            card = await self._card(place, thread, str(action["value"]))
+            if card is None:
+                await self._refuse("forged_button", place=place, person=str(body["user"]["id"]))
+                return
+            view = blocks.arguments_view(blocks.arguments(card))
+        try:
+            await self._client.views_open(trigger_id=str(body["trigger_id"]), view=view)
+        except SlackApiError as error:
+            _log.info("view_not_opened", error=str(cast("Any", error.response).get("error")))
+
+    async def _card(self, place: str, thread: str, tool_use_id: str) -> Card | None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            found = await deliveries.thread_at(connection, self._door.id, place, thread)
+            bodies = await deliveries.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
+        card = bodies.get(f"card:{tool_use_id}")
+        return card if isinstance(card, Card) else None
+
+    async def _thread_of(self, place: str, message: str) -> str:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            return await deliveries.thread_with(connection, self._door.id, place, message) or message
+
+    async def _ours(self, body: Json) -> bool:
+        """Refuse what is another team's or app's, though the signature holds."""
+        team = str(body.get("team_id") or (body.get("team") or {}).get("id") or "")
+        app = str(body.get("api_app_id") or "")
+        event = body.get("event") or {}
+        person = str(event.get("user") or (body.get("user") or {}).get("id") or body.get("user_id") or "")
+        place = str(event.get("channel") or (body.get("channel") or {}).get("id") or body.get("channel_id") or "")
+        if team != self._door.team or app != self._door.app:
+            await self._refuse("another_team", place=place, person=person)
+            return False
+        of_person = event.get("user_team") or event.get("team") or (body.get("user") or {}).get("team_id")
+        if of_person and of_person != team:
+            await self._refuse("guest_of_another_team", place=place, person=person)
+            return False
+        return True

@@ -1,0 +1,45 @@
+"""Whose tokens these are, as Slack says."""
+
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_client import AsyncWebClient
+
+from controlplane.errors import InvalidRequestError
+
+
+class Identity(BaseModel):
+    """A bot: its team, its app, its user, and what it may do if Slack said so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    team: str
+    team_name: str
+    app: str
+    bot_user: str
+    scopes: tuple[str, ...] | None
+
+
+async def identity(client: AsyncWebClient) -> Identity:
+    """Return whose a bot token is; raises `InvalidRequestError` if Slack does not take it."""
+    try:
+        who = await client.auth_test()
+        bot = await client.bots_info(bot=str(who.get("bot_id")))
+    except SlackApiError as error:
+        reason = str(cast("Any", error.response).get("error", "unknown"))
+        raise InvalidRequestError(
+            f"Slack does not take the bot token: {reason}",
+            code="bad_slack_token",
+            field="SLACK_BOT_TOKEN",
+            next_step="copy it anew from the app's page: OAuth & Permissions, Bot User OAuth Token",
+        ) from error
+    headers = {str(name).lower(): str(value) for name, value in dict(who.headers).items()}
+    scopes = headers.get("x-oauth-scopes")
+    return Identity(
+        team=str(who["team_id"]),
+        team_name=str(who.get("team") or ""),
+        app=str(cast("Any", bot.get("bot"))["app_id"]),
+        bot_user=str(who["user_id"]),
+        scopes=tuple(each.strip() for each in scopes.split(",")) if scopes is not None else None,
+    )

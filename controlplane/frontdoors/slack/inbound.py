@@ -1,0 +1,107 @@
+"""What Slack tells us, as the contract has it; None: it is not for us."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from controlplane.frontdoors.contract import Crossed, Inbound, Pressed, Said, SharedFile
+
+Json = Mapping[str, Any]
+
+STOPS = frozenset({"x", "octagonal_sign", "black_square_for_stop"})
+_SUBTYPES = frozenset({None, "file_share", "thread_broadcast"})
+_MENTION = re.compile(r"<@([A-Z0-9]+)(?:\|[^>]*)?>")
+_LINK = re.compile(r"<((?:https?|mailto):[^|>]+)(?:\|([^>]*))?>")
+
+_ACTIONS: Mapping[str, Literal["allow", "allow_session", "deny", "resume", "stop", "choose"]] = {
+    "allow": "allow", "allow_session": "allow_session", "deny": "deny", "resume": "resume", "stop": "stop",
+    "choose": "choose",
+}  # fmt: skip
+
+
+def said(envelope: Json, event: Json, *, bot_user: str) -> Inbound | None:
+    """Return a message, whether it came as ``message`` or as ``app_mention``."""
+    if event.get("subtype") not in _SUBTYPES or event.get("bot_id") or event.get("user") in (None, bot_user):
+        return None
+    text = str(event.get("text") or "")
+    mentioned = _MENTION.findall(text)
+    in_two = event.get("channel_type") == "im" or str(event["channel"]).startswith("D")
+    first = _MENTION.match(text.lstrip())
+    what = Said(
+        text=plain(text, bot_user),
+        addressed=in_two or bot_user in mentioned,
+        elsewhere=first is not None and bot_user not in mentioned,
+        files=[_file(each) for each in cast("list[Json]", event.get("files") or []) if each.get("url_private")],
+    )
+    return Inbound(
+        delivery=str(envelope["event_id"]),
+        place=str(event["channel"]),
+        thread=str(event.get("thread_ts") or event["ts"]),
+        message=str(event["ts"]),
+        person=str(event["user"]),
+        what=what,
+    )
+
+
+def crossed(envelope: Json, event: Json, *, thread: str) -> Inbound:
+    """Return a reaction that means stop; ``thread``: where the message is that it was put on."""
+    item = event["item"]
+    return Inbound(
+        delivery=str(envelope["event_id"]),
+        place=str(item["channel"]),
+        thread=thread,
+        message=f"{event['event_ts']}:{event['user']}:x",
+        person=str(event["user"]),
+        what=Crossed(),
+    )
+
+
+def pressed(body: Json, action: Json) -> Inbound | None:
+    """Return a press of one of our buttons."""
+    name = str(action["action_id"]).partition(":")[2].partition(":")[0]
+    if name not in _ACTIONS:
+        return None
+    message = body.get("message") or {}
+    place, person = str(body["channel"]["id"]), str(body["user"]["id"])
+    known_by = f"{action['action_ts']}:{person}:{name}"
+    return Inbound(
+        delivery=f"press:{place}:{known_by}",
+        place=place,
+        thread=str(message.get("thread_ts") or message.get("ts")),
+        message=known_by,
+        person=person,
+        what=Pressed(action=_ACTIONS[name], value=str(action.get("value") or "")),
+    )
+
+
+def denied(body: Json) -> Inbound:
+    """Return what the form for a reason says."""
+    view = body["view"]
+    value, place, thread = json.loads(view["private_metadata"])
+    reason = view["state"]["values"]["reason"]["reason"].get("value")
+    return Inbound(
+        delivery=f"view:{view['id']}",
+        place=place,
+        thread=thread,
+        message=f"view:{view['id']}",
+        person=str(body["user"]["id"]),
+        what=Pressed(action="deny", value=value, reason=reason),
+    )
+
+
+def plain(text: str, bot_user: str) -> str:
+    """Return the text as it was typed, without the mention of us."""
+    without = re.sub(rf"<@{re.escape(bot_user)}(?:\|[^>]*)?>[ \t]*", "", text)
+    linked = _LINK.sub(lambda found: found[1].removeprefix("mailto:"), without)
+    return linked.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").strip()
+
+
+def _file(given: Json) -> SharedFile:
+    return SharedFile(
+        id=str(given["id"]),
+        name=str(given.get("name") or given["id"]),
+        media_type=str(given.get("mimetype") or "application/octet-stream"),
+        size_bytes=int(given.get("size") or 0),
+        url=str(given.get("url_private_download") or given["url_private"]),
+    )

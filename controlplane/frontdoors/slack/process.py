@@ -1,0 +1,194 @@
+"""``bulkhead slack``: a process that serves one front door; any number of them may serve the same one."""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, cast
+
+import structlog
+from pydantic import SecretStr
+from slack_bolt.adapter.asgi.async_handler import AsyncSlackRequestHandler
+from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
+from slack_sdk.web.async_client import AsyncWebClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
+from controlplane.frontdoors.conversation import Parts
+from controlplane.frontdoors.courier import Courier
+from controlplane.frontdoors.desk import Desk
+from controlplane.frontdoors.plane import Plane
+from controlplane.frontdoors.slack.door import SlackDoor
+from controlplane.frontdoors.slack.identity import Identity, identity
+from controlplane.frontdoors.slack.service import TIMEOUT_SECONDS, SlackService
+from controlplane.settings import Settings
+from controlplane.store import frontdoors, keys
+from controlplane.store.frontdoors import FrontDoorRecord
+from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.vault.keyring import Keyring
+from harness_adapters.guest import serving as serving_on
+
+PATH = "/slack/events"
+_BACKLOG = 1024
+BOT_TOKEN, SIGNING_SECRET, APP_TOKEN = "SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_APP_TOKEN"
+
+_log = structlog.get_logger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    settings: Settings, database: Database, keyring: Keyring, api_url: str
+) -> AsyncGenerator[Callable[[], Coroutine[Any, Any, None]]]:
+    """Serve the installation's Slack front door; yields what runs until cancelled."""
+    door, tokens = await opened(database, keyring)
+    if BOT_TOKEN not in tokens or not (SIGNING_SECRET in tokens or APP_TOKEN in tokens):
+        raise InvalidRequestError(
+            f"the vault {door.vault_id!r} lacks {BOT_TOKEN}, or both {SIGNING_SECRET} and {APP_TOKEN}",
+            code="missing_credential",
+            field="vault_id",
+            next_step="store them with `bulkhead vaults credentials create`, or run `bulkhead slack connect` again",
+        )
+    client = AsyncWebClient(
+        token=tokens[BOT_TOKEN].get_secret_value(), base_url=settings.slack_api_url, timeout=TIMEOUT_SECONDS
+    )
+    who = await identity(client)
+    door = await _known(database, door, who)
+    plane = Plane(api_url, await _api_key(database, keyring, door))
+    parts = _parts(database, client, door, plane, keyring)
+    desk = Desk(parts)
+    signing_secret = tokens.get(SIGNING_SECRET)
+    app_token = tokens.get(APP_TOKEN)
+    entry = SlackDoor(
+        client=client,
+        signing_secret=signing_secret.get_secret_value() if signing_secret and not app_token else None,
+        door=door,
+        bot_user=who.bot_user,
+        database=database,
+        take_in=desk.take_in,
+        refuse=desk.refuse,
+    )
+    logging.getLogger("slack_bolt").setLevel(logging.CRITICAL)  # it repeats requests, and with them what people said
+
+    async def run() -> None:
+        entrance = _by_socket(entry, client, app_token) if app_token else _by_http(entry, settings, desk)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(desk.run())
+            group.create_task(entrance)
+
+    try:
+        yield run
+    finally:
+        await plane.close()
+
+
+def _parts(
+    database: Database, client: AsyncWebClient, door: FrontDoorRecord, plane: Plane, keyring: Keyring
+) -> Parts:
+    service = SlackService(client)
+    return Parts(
+        database=database,
+        service=service,
+        door=door,
+        plane=plane,
+        key=_derived(keyring, "buttons of a front door"),
+        courier=Courier(database=database, service=service, door=door, content=plane.content),
+    )
+
+
+async def _by_socket(entry: SlackDoor, client: AsyncWebClient, app_token: SecretStr) -> None:
+    token = app_token.get_secret_value()
+    web = AsyncWebClient(token=token, base_url=client.base_url, timeout=TIMEOUT_SECONDS)
+    handler = AsyncSocketModeHandler(entry.app, token, web_client=web)
+    try:
+        await handler.connect_async()
+        _log.info("front_door_open", mode="socket")
+        await asyncio.Event().wait()
+    finally:
+        await handler.close_async()
+
+
+async def _by_http(entry: SlackDoor, settings: Settings, desk: Desk) -> None:
+    app = _counting(cast("ASGIApp", AsyncSlackRequestHandler(entry.app, path=PATH)), desk)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.slack_host, settings.slack_port))
+        except OSError as error:
+            raise ConflictError(
+                f"{settings.slack_host} has no port {settings.slack_port} to listen on: {error.strerror}",
+                code="port_in_use",
+                field="BULKHEAD_SLACK_PORT",
+                next_step="choose another port, or stop what listens there",
+            ) from error
+        listener.listen(_BACKLOG)
+        async with serving_on(app, listener):
+            _log.info("front_door_open", mode="http", port=settings.slack_port)
+            await asyncio.Event().wait()
+
+
+def _counting(app: ASGIApp, desk: Desk) -> ASGIApp:
+    """Put on record what Bolt refuses: requests without a signature that holds, or with an old one."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 401:
+                await desk.refuse("bad_signature")
+            await send(message)
+
+        await app(scope, receive, noted)
+
+    return counted
+
+
+async def opened(database: Database, keyring: Keyring) -> tuple[FrontDoorRecord, dict[str, SecretStr]]:
+    """Return the Slack front door and the tokens in its vault; raises `NotFoundError` if there is none."""
+    async with database.transaction(ALL_WORKSPACES) as connection:
+        found = [each for each in await frontdoors.listing(connection) if each.kind == "slack"]
+        if not found:
+            raise NotFoundError(
+                "there is no Slack front door yet",
+                code="front_door_not_found",
+                next_step="make one with `bulkhead slack connect`",
+            )
+        tokens = await frontdoors.tokens(connection, found[0].vault_id, keyring=keyring)
+    return found[0], tokens
+
+
+async def _known(database: Database, door: FrontDoorRecord, who: Identity) -> FrontDoorRecord:
+    """Return the front door with whose it is; raises if its tokens have become another team's or app's."""
+    async with database.transaction(door.workspace_id) as connection:
+        same = await frontdoors.identify(connection, door.id, team=who.team, app=who.app)
+        if not same:
+            await frontdoors.refuse(connection, door, reason="token_of_another_team")
+        door = await frontdoors.get(connection, door.id)
+    if not same:
+        raise ConflictError(
+            f"the tokens are of app {who.app!r} in {who.team!r}; this front door is of {door.app!r} in {door.team!r}",
+            code="another_team",
+            field="vault_id",
+            next_step="put the right tokens into the vault, or delete the front door and connect anew",
+        )
+    return door
+
+
+async def _api_key(database: Database, keyring: Keyring, door: FrontDoorRecord) -> str:
+    """Return the front door's API key: every process of it makes the same one, and nobody has to keep it."""
+    digest = _derived(keyring, f"API key of {door.id}")
+    secret = "bhk_" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    async with database.transaction(door.workspace_id) as connection:
+        await keys.ensure_key(connection, door.workspace_id, f"front door {door.name}", secret)
+    return secret
+
+
+def _derived(keyring: Keyring, purpose: str) -> bytes:
+    derived = keyring.derived(purpose)
+    if not derived:
+        raise UnavailableError(
+            "this process has no master key, so that no vault can be opened",
+            code="master_key_missing",
+            field="BULKHEAD_MASTER_KEY",
+            next_step="give it the API's: BULKHEAD_MASTER_KEY, BULKHEAD_MASTER_KEY_FILE or the data directory",
+        )
+    return derived[0]

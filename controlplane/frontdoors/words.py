@@ -1,0 +1,49 @@
+"""The words that mean something else than a message to the agent."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Word = Literal["agents", "new", "use", "stop", "status", "resume", "help"]
+
+_AGENT = re.compile(r"(?:^|(?<=\s))agent=([\w.-]{1,128})(?:\s+|$)")
+_ALONE: dict[str, Word] = {
+    "agents": "agents", "new": "new", "stop": "stop", "status": "status", "resume": "resume", "help": "help",
+}  # fmt: skip
+_USE = re.compile(r"use\s+([\w.-]{1,128})", re.IGNORECASE)
+_NOW = re.compile(r"now:\s*", re.IGNORECASE)
+
+HELP = """*What I understand*
+• anything else: a message to the agent; this thread is one session, and it stays
+• `agent=NAME` in the first message: which agent answers · `use NAME`: another one from now on, in a new session
+• `now: …` while I work: goes into what I am doing; otherwise a message waits for its turn
+• `stop`, or :x: on any message of the thread · `resume` after a failure · `status` · `new`: forget this session
+• `agents`: who there is · `help`"""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a text means: a word, or a message, with the agent that it names and whether it is to steer."""
+
+    word: Word | None
+    agent: str | None
+    text: str
+    steers: bool = False
+
+
+def hear(text: str) -> Heard:
+    """Return what a text means; only one that is nothing but a word is a word."""
+    said = text.strip()
+    word = _ALONE.get(said.lower().rstrip("."))
+    if word is not None:
+        return Heard(word, None, "")
+    used = _USE.fullmatch(said)
+    if used is not None:
+        return Heard("use", used[1], "")
+    named = _AGENT.search(said)
+    if named is not None:
+        said = (said[: named.start()] + said[named.end() :]).strip()
+    steering = _NOW.match(said)
+    if steering is not None:
+        said = said[steering.end() :]
+    return Heard(None, named[1] if named else None, said, steers=steering is not None)

@@ -1,0 +1,34 @@
+"""Talking with an agent in Slack, read back from the channel."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import run, script
+from tests.support.emulator import BOB, shown
+from tests.support.slack import Mode, Workspace, workspace
+from tests.support.stack import Stack
+
+
+async def test_a_mention_is_seen_and_answered_once_in_its_thread(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C001", script({"text": "**hello** there"}))
+    (answer,) = await slack.answers("C001", ts)
+    assert shown(answer).startswith("**hello** there\nscripted/test · $0 · ")
+    (mine,) = [each for each in await slack.slack.messages("C001") if each["ts"] == ts]
+    assert [each["name"] for each in mine["reactions"]] == ["eyes"]
+
+
+async def test_a_thread_is_a_session(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C001", script({"text": "one"}))
+    await slack.answers("C001", ts)
+    await slack.slack.say("C001", script({"text": "two"}), thread=ts, user=BOB)
+    first, second = await slack.answers("C001", ts, times=2)
+    assert shown(first).split(" · ")[-1] == shown(second).split(" · ")[-1], "the links name one session"
+
+
+@pytest.mark.parametrize("mode", ["socket"])
+async def test_socket_mode_does_the_same(stack: Stack, tmp_path: Path, mode: Mode) -> None:
+    async with workspace(stack, tmp_path, mode) as opened:
+        ts = await opened.slack.mention("C001", script(run("echo from the sandbox"), {"text": "it says {{result}}"}))
+        (answer,) = await opened.answers("C001", ts)
+        assert "it says from the sandbox" in shown(answer)

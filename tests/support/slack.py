@@ -1,0 +1,305 @@
+"""The front door as a user runs it: `bulkhead slack`, between the emulator and a control plane."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from controlplane.models.listening import listening
+from tests.support.client import Client
+from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, Emulator, free_port
+from tests.support.stack import Stack
+
+Mode = Literal["events", "socket"]
+Fault = Literal["limit", "fail", "take_and_fail", "take_and_cut"]
+
+_READY_SECONDS = 60
+_PATIENCE_SECONDS = 60
+_RETRY_AFTER = "1"
+
+
+@dataclass
+class Call:
+    """A request to the Web API that came through."""
+
+    at: float
+    method: str
+    place: str
+    status: int
+
+
+@dataclass
+class Relay:
+    """Stands between the emulator and the front door, and does to what passes what Slack and networks do.
+
+    ``stubs``: methods that the emulator lacks; each is a small stand-in of ours, shaped after slack_sdk's signatures.
+    """
+
+    emulator_url: str
+    door_url: str = ""
+    faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
+    stubs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    copies: int = 1
+    hold: Callable[[dict[str, Any]], bool] | None = None
+    held: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._http = httpx.AsyncClient(timeout=30)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        body = await request.body()
+        path = request.url.path
+        if path.startswith("/api/"):
+            answer = await self._web_api(request, path.removeprefix("/api/"), body)
+        else:
+            answer = await self._event(request, body)
+        await answer(scope, receive, send)
+
+    async def _web_api(self, request: Request, method: str, body: bytes) -> Response:
+        given = _arguments(request, body)
+        place = str(given.get("channel") or given.get("channel_id") or "")
+        fault = self.faults[method].pop(0) if self.faults[method] else None
+        if fault == "limit":
+            self.calls.append(Call(time.monotonic(), method, place, 429))
+            return JSONResponse({"ok": False, "error": "ratelimited"}, 429, {"Retry-After": _RETRY_AFTER})
+        if fault == "fail":
+            self.calls.append(Call(time.monotonic(), method, place, 500))
+            return Response("troubled", 500)
+        if method in self.stubs:
+            answer = self.stubs[method](given)
+            self.calls.append(Call(time.monotonic(), method, place, 200))
+            return JSONResponse(answer)
+        url = f"{self.emulator_url}/api/{method}"
+        kept = {k: v for k, v in request.headers.items() if k in ("authorization", "content-type")}
+        passed = await self._http.request(
+            request.method, url, params=request.query_params, content=body, headers=kept
+        )
+        self.calls.append(Call(time.monotonic(), method, place, passed.status_code))
+        if fault == "take_and_fail":
+            return Response("troubled", 500)
+        if fault == "take_and_cut":
+            # Announces more than it sends: the connection ends in the middle of the answer.
+            return Response(b"{", headers={"content-type": "application/json", "content-length": "100"})
+        return Response(passed.content, passed.status_code, {"content-type": "application/json"})
+
+    async def _event(self, request: Request, body: bytes) -> Response:
+        names = ("content-type", "x-slack-signature", "x-slack-request-timestamp")
+        headers = {k: v for k, v in request.headers.items() if k in names}
+        if headers["content-type"] == "application/json":
+            told = json.loads(body)
+            self.events.append(told)
+            if self.hold is not None and self.hold(told):
+                self.held.append((body, headers))
+                return Response("")
+        answer: httpx.Response | None = None
+        for _ in range(self.copies):
+            answer = await self.tell(body, headers)
+        assert answer is not None
+        return Response(answer.content, answer.status_code, {"content-type": answer.headers.get("content-type", "")})
+
+    async def tell(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """Tell the front door something, and again until it has acknowledged it, as Slack does."""
+        for _ in range(200):
+            try:
+                answer = await self._http.post(self.door_url, content=body, headers=headers)
+                if answer.status_code < 500:
+                    return answer
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.1)
+        raise AssertionError("the front door never acknowledged an event")
+
+    async def release(self) -> None:
+        """Tell what was held back, the latest first."""
+        self.hold = None
+        while self.held:
+            await self.tell(*self.held.pop())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+class Door:
+    """`bulkhead slack` processes of one front door; all but the first listen nowhere that Slack knows of."""
+
+    def __init__(self, stack: Stack, *, api_url: str, port: int, log: Path):
+        self._stack = stack
+        self._api_url = api_url
+        self.port = port
+        self._log = log
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *, port: int | None = None) -> subprocess.Popen[bytes]:
+        """Start a process."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BULKHEAD_")} | {
+            "BULKHEAD_DATA_DIR": str(self._stack.data_dir),
+            "BULKHEAD_SLACK_API_URL": self._api_url,
+            "BULKHEAD_SLACK_PORT": str(port or self.port),
+        }
+        with self._log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "controlplane.cli", "slack"], stdout=output, stderr=output, env=environment
+            )
+        self._processes.append(process)
+        return process
+
+    async def ready(self) -> None:
+        """Wait until the front door is open."""
+        opened = self._opened()
+        async with asyncio.timeout(_READY_SECONDS):
+            while self._opened() == opened == 0 or self._opened() < len(self._processes):
+                assert self._processes[-1].poll() is None, self.tail()
+                await asyncio.sleep(0.05)
+
+    def _opened(self) -> int:
+        return self._log.read_text(errors="replace").count("front_door_open") if self._log.exists() else 0
+
+    async def kill(self) -> None:
+        """Kill the newest process and start another one at once."""
+        self._processes[-1].send_signal(signal.SIGKILL)
+        self._processes[-1].wait()
+        self.start()
+        await self.ready()
+
+    def end(self) -> None:
+        """End all of them."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def tail(self, lines: int = 60) -> str:
+        """Return the end of what they logged."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class Workspace:
+    """A Slack workspace with the front door of a control plane in it."""
+
+    slack: Emulator
+    relay: Relay
+    door: Door
+    client: Client
+    front_door: dict[str, Any]
+
+    async def until(self, holds: Callable[[], Any], what: str, *, seconds: float = _PATIENCE_SECONDS) -> Any:
+        """Wait for something that is awaited anew again and again."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = await holds()
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never seen: {what}\n{self.door.tail()}")
+            await asyncio.sleep(0.1)
+
+    async def answers(
+        self, channel: str, thread: str, *, times: int = 1, seconds: float = 60
+    ) -> list[dict[str, Any]]:
+        """Wait for so many messages of ours with a footer, and return all of ours in the thread."""
+
+        async def enough() -> list[dict[str, Any]] | None:
+            found = await self.slack.thread(channel, thread)
+            return found if len(list(filter(footed, found))) >= times else None
+
+        return await self.until(enough, f"{times} answers in {channel} {thread}", seconds=seconds)
+
+    async def rules(self, **changes: Any) -> None:
+        """Change what holds at the front door."""
+        self.front_door["rules"] |= changes
+        await self.client.post(f"/v1/front_doors/{self.front_door['id']}", {"rules": self.front_door["rules"]})
+
+    async def refusals(self) -> list[str]:
+        """Return the reasons of what was refused."""
+        found = (await self.client.get(f"/v1/front_doors/{self.front_door['id']}/refusals"))["data"]
+        return [each["reason"] for each in found]
+
+
+def footed(message: dict[str, Any]) -> bool:
+    """Say whether a message has the line that ends an answer."""
+    blocks = message.get("blocks") or []
+    return bool(blocks) and blocks[0]["type"] == "markdown" and blocks[-1]["type"] == "context"
+
+
+@contextlib.asynccontextmanager
+async def workspace(
+    stack: Stack, folder: Path, mode: Mode, *, agent: dict[str, Any] | None = None, channels: int = 3
+) -> AsyncGenerator[Workspace]:
+    """Run an emulated workspace and a front door for it, and take both away again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    relay = Relay("")
+    async with contextlib.AsyncExitStack() as open_now:
+        open_now.push_async_callback(relay.close)
+        url = await open_now.enter_async_context(listening(relay))
+        slack = await open_now.enter_async_context(
+            Emulator(folder, mode=mode, request_url=f"{url}/slack/events", channels=channels)
+        )
+        relay.emulator_url = slack.url
+        client = await open_now.enter_async_context(Client(stack))
+        front_door = await _connect(client, agent, mode)
+        door = Door(stack, api_url=f"{url}/api/", port=free_port(), log=folder / "door.log")
+        relay.door_url = f"http://127.0.0.1:{door.port}/slack/events"
+        open_now.callback(door.end)
+        door.start()
+        await door.ready()
+        yield Workspace(slack, relay, door, client, front_door)
+        await asyncio.to_thread(door.end)
+        await client.delete(f"/v1/front_doors/{front_door['id']}")
+
+
+async def _connect(client: Client, agent: dict[str, Any] | None, mode: Mode) -> dict[str, Any]:
+    tokens = {"SLACK_BOT_TOKEN": BOT_TOKEN}
+    tokens |= {"SLACK_APP_TOKEN": APP_TOKEN} if mode == "socket" else {"SLACK_SIGNING_SECRET": SIGNING_SECRET}
+    vault = await client.post("/v1/vaults", {"display_name": "slack"})
+    for name, value in tokens.items():
+        auth = {
+            "type": "environment_variable",
+            "secret_name": name,
+            "secret_value": value,
+            "networking": {"type": "limited", "allowed_hosts": ["slack.com"]},
+        }
+        await client.post(f"/v1/vaults/{vault['id']}/credentials", {"auth": auth})
+    made = await client.post("/v1/agents", {"name": "helper", "model": "scripted/test", "tools": [], **(agent or {})})
+    environment = await client.post("/v1/environments", {"name": "e", "config": {"type": "cloud"}})
+    rules = {
+        "environment_id": environment["id"],
+        "agent_id": made["id"],
+        "session_url": "http://console.test/{session_id}",
+    }
+    wanted = {"name": f"slack-{vault['id']}", "vault_id": vault["id"], "rules": rules}
+    return await client.post("/v1/front_doors", wanted)
+
+
+def _arguments(request: Request, body: bytes) -> dict[str, Any]:
+    given: dict[str, Any] = dict(request.query_params)
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("application/json"):
+        given |= json.loads(body or b"{}")
+    elif kind.startswith("application/x-www-form-urlencoded"):
+        given |= {name: values[0] for name, values in parse_qs(body.decode()).items()}
+    return given
