@@ -139,8 +139,8 @@ class Emulator:
         return (await self.http.get(f"/_control/messages/{channel}")).json()["messages"]
 
     async def thread(self, channel: str, ts: str) -> list[dict[str, Any]]:
-        """Read the bot's messages in a thread back."""
-        found = await self.messages(channel)
+        """Read the bot's messages in a thread back, but for what one person alone sees."""
+        found = [each for each in await self.messages(channel) if each.get("subtype") != "ephemeral"]
         return [each for each in found if each.get("thread_ts") == ts and each.get("user") == BOT]
 
     async def log(self) -> list[dict[str, Any]]:

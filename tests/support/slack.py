@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,7 @@ class Call:
 class Relay:
     """Stands between the emulator and the front door, and does to what passes what Slack and networks do.
 
+    ``watch`` is called when a call has come, and again when Slack has taken it; true: nothing further is done about it.
     ``stubs``: methods that the emulator lacks; each is a small stand-in of ours, shaped after slack_sdk's signatures.
     """
 
@@ -57,6 +58,7 @@ class Relay:
     calls: list[Call] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     copies: int = 1
+    watch: Callable[[str, Literal["came", "taken"]], Awaitable[bool]] | None = None
     hold: Callable[[dict[str, Any]], bool] | None = None
     held: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
 
@@ -77,6 +79,8 @@ class Relay:
         given = _arguments(request, body)
         place = str(given.get("channel") or given.get("channel_id") or "")
         fault = self.faults[method].pop(0) if self.faults[method] else None
+        if self.watch is not None and await self.watch(method, "came"):
+            return Response("lost", 500)
         if fault == "limit":
             self.calls.append(Call(time.monotonic(), method, place, 429))
             return JSONResponse({"ok": False, "error": "ratelimited"}, 429, {"Retry-After": _RETRY_AFTER})
@@ -93,6 +97,8 @@ class Relay:
             request.method, url, params=request.query_params, content=body, headers=kept
         )
         self.calls.append(Call(time.monotonic(), method, place, passed.status_code))
+        if self.watch is not None and await self.watch(method, "taken"):
+            return Response("lost", 500)
         if fault == "take_and_fail":
             return Response("troubled", 500)
         if fault == "take_and_cut":

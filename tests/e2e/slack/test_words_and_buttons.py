@@ -1,0 +1,232 @@
+"""Words, reactions, buttons and cards, and who may press them."""
+
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_approvals import asking, call, calls_of
+from tests.support.client import run, script
+from tests.support.emulator import ALICE, BOB, BOT, CAROL, buttons, shown
+from tests.support.slack import Workspace
+
+
+@pytest.fixture
+async def careful(slack: Workspace) -> Workspace:
+    """A workspace whose agent asks before it uses bash."""
+    agent = await slack.client.post(
+        "/v1/agents", {"name": "careful", "model": "scripted/test", "tools": [asking("bash")]}
+    )
+    await slack.rules(agent_id=agent["id"], deciders=None, people=None, places={})
+    return slack
+
+
+async def replied(slack: Workspace, channel: str, thread: str, words: str) -> str:
+    """Wait for a message of ours that says something, and return what it says."""
+
+    async def found() -> str | None:
+        for each in await slack.slack.thread(channel, thread):
+            if words in shown(each):
+                return shown(each)
+        return None
+
+    return await slack.until(found, words)
+
+
+async def whispered(slack: Workspace, channel: str, person: str, words: str) -> None:
+    async def found() -> bool:
+        return any(
+            each.get("ephemeral_to") == person and words in each["text"]
+            for each in await slack.slack.messages(channel)
+        )
+
+    await slack.until(found, f"{words!r} to {person}")
+
+
+async def card(slack: Workspace, channel: str, thread: str, *, open_one: bool = True) -> dict[str, Any]:
+    async def found() -> dict[str, Any] | None:
+        cards = [each for each in await slack.slack.thread(channel, thread) if "Approval needed" in shown(each)]
+        return next((each for each in reversed(cards) if bool(buttons(each)) is open_one), None)
+
+    return await slack.until(found, "a card")
+
+
+async def test_words_answer_in_the_thread(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C001", "help")
+    await replied(slack, "C001", ts, "What I understand")
+    await slack.slack.say("C001", "agents", thread=ts)
+    await replied(slack, "C001", ts, "`helper`")
+    await slack.slack.say("C001", "status", thread=ts)
+    await replied(slack, "C001", ts, "no session yet")
+    await slack.slack.say("C001", "use nobody", thread=ts)
+    await replied(slack, "C001", ts, "no agent `nobody` answers here")
+
+
+async def test_a_new_session_and_another_agent_are_a_word_away(slack: Workspace) -> None:
+    await slack.client.post("/v1/agents", {"name": "second", "model": "scripted/other"})
+    ts = await slack.slack.mention("C001", script({"text": "first"}))
+    await slack.answers("C001", ts)
+    await slack.slack.say("C001", "use second", thread=ts)
+    await replied(slack, "C001", ts, "`second` answers from now on")
+    await slack.slack.say("C001", script({"text": "another"}), thread=ts)
+    first, *_, second = await slack.answers("C001", ts, times=2)
+    assert "scripted/test" in shown(first)
+    assert "scripted/other" in shown(second)
+    assert shown(first).rpartition("/")[2] != shown(second).rpartition("/")[2]
+
+
+async def test_the_message_itself_may_name_the_agent(slack: Workspace) -> None:
+    await slack.client.post("/v1/agents", {"name": "named", "model": "scripted/named"})
+    ts = await slack.slack.mention("C001", "agent=named " + script({"text": "it is me"}))
+    (answer,) = await slack.answers("C001", ts)
+    assert "scripted/named" in shown(answer)
+
+
+async def test_who_is_to_answer_is_asked_where_nothing_says_so(slack: Workspace) -> None:
+    await slack.client.post("/v1/agents", {"name": "chosen", "model": "scripted/chosen"})
+    before = slack.front_door["rules"]["agent_id"]
+    await slack.rules(agent_id=None)
+    ts = await slack.slack.mention("C001", script({"text": "at last"}))
+
+    async def picker() -> dict[str, Any] | None:
+        return next((each for each in await slack.slack.thread("C001", ts) if buttons(each)), None)
+
+    asked = await slack.until(picker, "the picker")
+    chosen = next(each for each in buttons(asked) if each["text"]["text"] == "chosen")
+    await slack.slack.press(asked, chosen["action_id"].partition(":")[2])
+    (*_, answer) = await slack.answers("C001", ts)
+    assert "scripted/chosen" in shown(answer)
+    await slack.rules(agent_id=before)
+
+
+@pytest.mark.parametrize("how", ["word", "reaction"])
+async def test_what_runs_is_stopped(slack: Workspace, how: str) -> None:
+    ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}))
+    await replied(slack, "C002", ts, "running `sleep 300`")
+    if how == "word":
+        await slack.slack.say("C002", "stop", thread=ts)
+    else:
+        await slack.slack.react("C002", ts, "x")
+
+    async def gone() -> bool:
+        return not [each for each in await slack.slack.thread("C002", ts) if "running" in shown(each)]
+
+    await slack.until(gone, "the status taken away")
+    await slack.slack.say("C002", script({"text": "the next"}), thread=ts)
+    await slack.answers("C002", ts)
+    assert "never" not in str(await slack.slack.thread("C002", ts))
+
+
+async def test_a_message_while_a_turn_runs_is_told_what_becomes_of_it(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C002", script(run("sleep 3"), {"text": "the first"}))
+    await replied(slack, "C002", ts, "running")
+    await slack.slack.say("C002", script({"text": "the second"}), thread=ts, user=BOB)
+    await whispered(slack, "C002", BOB, "waits until I am through")
+    found = await slack.answers("C002", ts, times=2)
+    assert [shown(each).splitlines()[0] for each in found if "the" in shown(each)] == ["the first", "the second"]
+
+
+async def test_now_goes_into_what_runs(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C002", script(run("sleep 3"), {"text": "the old way"}))
+    await replied(slack, "C002", ts, "running")
+    await slack.slack.say("C002", "now: " + script({"text": "the new way"}), thread=ts)
+    await whispered(slack, "C002", ALICE, "goes into what I am doing")
+    (answer,) = [each for each in await slack.answers("C002", ts) if "way" in shown(each)]
+    assert shown(answer).startswith("the new way")
+
+
+async def test_a_failed_session_is_resumed_by_its_button(slack: Workspace) -> None:
+    failing = {"fail": {"status": 400, "times": 1}, "text": "after all"}
+    ts = await slack.slack.mention("C001", script(failing))
+    await replied(slack, "C001", ts, "The turn failed")
+    (trouble,) = [each for each in await slack.slack.thread("C001", ts) if buttons(each)]
+    await slack.slack.press(trouble, "resume", user=BOB)
+    (answer,) = [each for each in await slack.answers("C001", ts) if "after all" in shown(each)]
+    assert shown(answer).startswith("after all")
+
+
+async def test_a_call_is_allowed_by_who_clicks(careful: Workspace) -> None:
+    steps = script({"tools": [call("bash", command="echo it ran")]}, {"text": "says {{result}}"})
+    ts = await careful.slack.mention("C001", steps)
+    asked = await card(careful, "C001", ts)
+    assert '"command": "echo it ran"' in shown(asked)
+    await careful.slack.press(asked, "allow", user=BOB)
+    *_, answer = await careful.answers("C001", ts)
+    assert "says it ran" in shown(answer)
+    done = await card(careful, "C001", ts, open_one=False)
+    assert "allowed by Bob Brown (slack U02BOB)" in shown(done)
+    session_id = shown(answer).rpartition("/")[2]
+    (row,) = await calls_of(careful.client, session_id)
+    assert row["decided_by"].endswith(" for Bob Brown (slack U02BOB)")
+    assert row["decided_by"].startswith("key_")
+
+
+async def test_a_call_is_denied_and_another_allowed_for_the_session(careful: Workspace) -> None:
+    again = {"tools": [call("bash", command="echo again")]}
+    ts = await careful.slack.mention("C001", script(again, {"text": "{{result}}"}))
+    await careful.slack.press(await card(careful, "C001", ts), "deny")
+    await replied(careful, "C001", ts, "denied by Alice Anderson")
+    await careful.answers("C001", ts)
+    await careful.slack.say("C001", script(again, again, {"text": "both ran: {{result}}"}), thread=ts)
+    await careful.slack.press(await card(careful, "C001", ts), "allow_session")
+    await replied(careful, "C001", ts, "both ran: again")
+
+
+async def test_the_clicker_is_authorised_at_the_click(careful: Workspace) -> None:
+    steps = script({"tools": [call("bash", command="echo secret")]}, {"text": "done"})
+    ts = await careful.slack.mention("C001", steps)
+    asked = await card(careful, "C001", ts)
+    await careful.rules(deciders=[CAROL])
+    await careful.slack.press(asked, "allow", user=BOB)
+    await whispered(careful, "C001", BOB, "you may not decide")
+    assert "may_not_decide" in await careful.refusals()
+    assert buttons(await card(careful, "C001", ts)), "it still waits"
+    await careful.slack.press(asked, "allow", user=CAROL)
+    await replied(careful, "C001", ts, "allowed by Carol Clark")
+    await careful.slack.press(asked, "deny", user=CAROL)
+    await whispered(careful, "C001", CAROL, "Too late: allowed by Carol Clark")
+
+
+async def test_a_forged_button_is_refused(careful: Workspace) -> None:
+    steps = script({"tools": [call("bash", command="true")]}, {"text": "done"})
+    ts, other = await careful.slack.mention("C001", steps), await careful.slack.mention("C001", steps)
+    asked, elsewhere = await card(careful, "C001", ts), await card(careful, "C001", other)
+    stolen = buttons(elsewhere)[0]["value"]
+    own = buttons(asked)[0]["value"]
+    for value in (stolen, own[:-1] + ("0" if own[-1] != "0" else "1"), own.partition(":")[0], ""):
+        await careful.slack.press(asked, "allow", user=BOB, value=value)
+    await whispered(careful, "C001", BOB, "not one of ours")
+    assert "forged_button" in await careful.refusals()
+    assert buttons(await card(careful, "C001", ts)), "it still waits"
+
+
+async def test_long_arguments_are_shown_whole_in_a_window(careful: Workspace) -> None:
+    command = "echo " + "x" * 5000 + " end"
+    ts = await careful.slack.mention("C001", script({"tools": [call("bash", command=command)]}, {"text": "done"}))
+    asked = await card(careful, "C001", ts)
+    assert command not in shown(asked)
+    await careful.slack.press(asked, "arguments")
+
+    async def opened() -> str | None:
+        calls = [each for each in await careful.slack.log() if each["summary"] == "views.open"]
+        return str(calls[-1]["detail"]) if calls else None
+
+    view = await careful.until(opened, "the window")
+    assert view.count("x") >= 5000
+    assert " end" in view
+
+
+async def test_a_place_is_limited_to_people_and_agents(careful: Workspace) -> None:
+    helper = next(each["id"] for each in (await careful.client.get("/v1/agents"))["data"] if each["name"] == "helper")
+    await careful.rules(places={"C003": {"people": [ALICE], "agent_ids": [helper], "agent_id": helper}})
+    ts = await careful.slack.mention("C003", script({"text": "not for Bob"}), user=BOB)
+    await whispered(careful, "C003", BOB, "you may not talk")
+    assert "may_not_talk" in await careful.refusals()
+    await careful.slack.say("C003", "use careful", thread=ts, user=ALICE)
+    await replied(careful, "C003", ts, "no agent `careful` answers here")
+    allowed = await careful.slack.mention("C003", script({"text": "for Alice"}))
+    (answer,) = await careful.answers("C003", allowed)
+    assert shown(answer).startswith("for Alice")
+    assert not [each for each in await careful.slack.thread("C003", ts) if "not for Bob" in shown(each)]
+    assert all(
+        each.get("user") != BOT or "not for Bob" not in str(each) for each in await careful.slack.messages("C003")
+    )
