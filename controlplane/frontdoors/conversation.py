@@ -28,7 +28,7 @@ from controlplane.frontdoors.seals import seal
 from controlplane.store import deliveries, frontdoors
 from controlplane.store.deliveries import Item, Thread
 from controlplane.store.frontdoors import FrontDoorRecord
-from controlplane.store.pool import Database
+from controlplane.store.pool import Connection, Database
 
 MOST_PARTS = 6
 """Of one answer; a longer one comes as a file behind its beginning."""
@@ -166,12 +166,13 @@ class Conversation:
         stream = self._parts.plane.follow(session_id, after=thread.seen_seq)
         try:
             async for seq, event in stream:
-                for note in account.read(event):
-                    await self._noted(thread, note, seq, status)
+                notes = account.read(event)
+                if notes:
+                    await self._noted(thread, notes, seq, status)
                 if account.rests and await self._caught_up(thread, session_id, seq):
                     return
         finally:
-            status.end()
+            await status.end()
             await stream.aclose()
             self._wake.set()
 
@@ -182,23 +183,28 @@ class Conversation:
             await deliveries.seen(connection, thread.id, session_id, seq)
         return True
 
-    async def _noted(self, thread: Thread, note: Note, seq: int, status: "_Status") -> None:
-        match note:
-            case Stand():
-                await self._stand(thread, note)
-            case Decided():
-                await self._decided(thread, note.tool_use_id, note.outcome)
-            case Doing():
-                status.now(note.status)
-            case Rest():
-                await status.rest()
-                await self._rest(thread, note, seq)
-        self._mail.set()
-
-    async def _stand(self, thread: Thread, note: Stand) -> None:
+    async def _noted(self, thread: Thread, notes: list[Note], seq: int, status: "_Status") -> None:
+        """Put what an event comes to on record, all of it or nothing; a status gives way before an answer comes."""
+        rests = any(isinstance(note, Rest) for note in notes)
+        if rests:
+            await status.end()
         async with self._parts.transaction() as connection:
-            for name, body in self._bodies(thread, note):
-                await deliveries.intend(connection, thread, self._parts.door.workspace_id, name, body)
+            if rests:
+                await deliveries.withdraw(connection, thread.id, "status:")
+            for note in notes:
+                match note:
+                    case Stand():
+                        for name, body in self._bodies(thread, note):
+                            await deliveries.intend(connection, thread, self._parts.door.workspace_id, name, body)
+                    case Decided():
+                        await self._decided(connection, thread, note)
+                    case Rest():
+                        await self._rest(connection, thread, note, seq)
+                    case Doing():
+                        status.now(note.status)
+        self._mail.set()
+        if rests:
+            await status.clear()
 
     def _bodies(self, thread: Thread, note: Stand) -> list[tuple[str, Body]]:
         body = note.body
@@ -220,22 +226,19 @@ class Conversation:
         ]
         return texts + found
 
-    async def _decided(self, thread: Thread, tool_use_id: str, outcome: str) -> None:
-        name = f"card:{tool_use_id}"
-        async with self._parts.transaction() as connection:
-            card = (await deliveries.bodies(connection, thread.id, name)).get(name)
-            if isinstance(card, Card):
-                said = card.model_copy(update={"outcome": fit_to_leave(outcome)})
-                await deliveries.revise(connection, thread.id, name, said)
+    async def _decided(self, connection: Connection, thread: Thread, note: Decided) -> None:
+        name = f"card:{note.tool_use_id}"
+        card = (await deliveries.bodies(connection, thread.id, name)).get(name)
+        if isinstance(card, Card):
+            said = card.model_copy(update={"outcome": fit_to_leave(note.outcome)})
+            await deliveries.revise(connection, thread.id, name, said)
 
-    async def _rest(self, thread: Thread, note: Rest, seq: int) -> None:
-        async with self._parts.transaction() as connection:
-            await deliveries.withdraw(connection, thread.id, "status:")
-            for name, card in (await deliveries.bodies(connection, thread.id, "card:")).items():
-                if isinstance(card, Card) and card.outcome is None and card.tool_use_id not in note.waits_for:
-                    gone = card.model_copy(update={"outcome": "nobody need decide any more"})
-                    await deliveries.revise(connection, thread.id, name, gone)
-            await deliveries.seen(connection, thread.id, thread.session_id or "", seq)
+    async def _rest(self, connection: Connection, thread: Thread, note: Rest, seq: int) -> None:
+        for name, card in (await deliveries.bodies(connection, thread.id, "card:")).items():
+            if isinstance(card, Card) and card.outcome is None and card.tool_use_id not in note.waits_for:
+                gone = card.model_copy(update={"outcome": "nobody need decide any more"})
+                await deliveries.revise(connection, thread.id, name, gone)
+        await deliveries.seen(connection, thread.id, thread.session_id or "", seq)
 
     async def _link(self, session_id: str) -> str:
         async with self._parts.transaction() as connection:
@@ -251,7 +254,7 @@ class _Status:
         self._thread = thread
         self._text = ""
         self._task: asyncio.Task[None] | None = None
-        self._name = ""
+        self._shown = False
 
     def now(self, text: str) -> None:
         """Show this next."""
@@ -259,21 +262,20 @@ class _Status:
         if self._task is None:
             self._task = asyncio.create_task(self._show())
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Show nothing further."""
         if self._task is not None:
             self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
 
-    async def rest(self) -> None:
-        """Show that nothing is being done any more."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-        self._task = None
-        with suppress(LimitedError, AmbiguousError, DeclinedError):
-            await self._parts.service.status(self._thread.place, self._thread.thread, "")
+    async def clear(self) -> None:
+        """Take away what the service shows in its own way."""
+        if self._shown:
+            self._shown = False
+            with suppress(LimitedError, AmbiguousError, DeclinedError):
+                await self._parts.service.status(self._thread.place, self._thread.thread, "")
 
     async def _show(self) -> None:
         await asyncio.sleep(_STATUS_AFTER_SECONDS)
@@ -284,6 +286,7 @@ class _Status:
                 shown = self._text
                 try:
                     said = fit_to_leave(shown)
+                    self._shown = True
                     if not await self._parts.service.status(self._thread.place, self._thread.thread, said):
                         await self._message(name, Text(markdown=f":hourglass_flowing_sand: {said} …"))
                 except (LimitedError, AmbiguousError, DeclinedError) as error:

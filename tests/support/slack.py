@@ -47,7 +47,7 @@ class Call:
 class Relay:
     """Stands between the emulator and the front door, and does to what passes what Slack and networks do.
 
-    ``watch`` is called when a call has come, and again when Slack has taken it; true: nothing further is done about it.
+    ``watch`` is called when a call has come, and again when Slack has taken it; true: nothing more is done about it.
     ``stubs``: methods that the emulator lacks; each is a small stand-in of ours, shaped after slack_sdk's signatures.
     """
 

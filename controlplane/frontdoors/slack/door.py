@@ -44,7 +44,6 @@ class SlackDoor:
         self._refuse = refuse
         self.app = AsyncApp(
             client=client,
-            token=client.token,
             signing_secret=signing_secret or "socket mode has none",
             request_verification_enabled=signing_secret is not None,
             process_before_response=True,
