@@ -53,6 +53,8 @@ class Relay:
 
     emulator_url: str
     door_url: str = ""
+    api_url: str = ""
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     stubs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -104,7 +106,8 @@ class Relay:
         if fault == "take_and_cut":
             # Announces more than it sends: the connection ends in the middle of the answer.
             return Response(b"{", headers={"content-type": "application/json", "content-length": "100"})
-        return Response(passed.content, passed.status_code, {"content-type": "application/json"})
+        more = {"content-type": "application/json", **self.headers.get(method, {})}
+        return Response(passed.content, passed.status_code, more)
 
     async def _event(self, request: Request, body: bytes) -> Response:
         names = ("content-type", "x-slack-signature", "x-slack-request-timestamp")
@@ -265,10 +268,10 @@ async def workspace(
         slack = await open_now.enter_async_context(
             Emulator(folder, mode=mode, request_url=f"{url}/slack/events", channels=channels)
         )
-        relay.emulator_url = slack.url
+        relay.emulator_url, relay.api_url = slack.url, f"{url}/api/"
         client = await open_now.enter_async_context(Client(stack))
         front_door = await _connect(client, agent, mode)
-        door = Door(stack, api_url=f"{url}/api/", port=free_port(), log=folder / "door.log")
+        door = Door(stack, api_url=relay.api_url, port=free_port(), log=folder / "door.log")
         relay.door_url = f"http://127.0.0.1:{door.port}/slack/events"
         open_now.callback(door.end)
         door.start()

@@ -2,11 +2,12 @@
 
 from typing import Any, cast
 
+import aiohttp
 from pydantic import BaseModel, ConfigDict
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from controlplane.errors import InvalidRequestError
+from controlplane.errors import InvalidRequestError, UnavailableError
 
 
 class Identity(BaseModel):
@@ -22,7 +23,10 @@ class Identity(BaseModel):
 
 
 async def identity(client: AsyncWebClient) -> Identity:
-    """Return whose a bot token is; raises `InvalidRequestError` if Slack does not take it."""
+    """Return whose a bot token is.
+
+    Raises `InvalidRequestError` if Slack does not take it, `UnavailableError` if Slack does not answer.
+    """
     try:
         who = await client.auth_test()
         bot = await client.bots_info(bot=str(who.get("bot_id")))
@@ -33,6 +37,13 @@ async def identity(client: AsyncWebClient) -> Identity:
             code="bad_slack_token",
             field="SLACK_BOT_TOKEN",
             next_step="copy it anew from the app's page: OAuth & Permissions, Bot User OAuth Token",
+        ) from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise UnavailableError(
+            f"{client.base_url} does not answer: {type(error).__name__}",
+            code="slack_unreachable",
+            field="BULKHEAD_SLACK_API_URL",
+            next_step="check this machine's way out, then start again",
         ) from error
     headers = {str(name).lower(): str(value) for name, value in dict(who.headers).items()}
     scopes = headers.get("x-oauth-scopes")

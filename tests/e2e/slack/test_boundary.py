@@ -1,0 +1,140 @@
+"""Who is kept out of the front door: requests that are not Slack's, of another team, or old."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.client import script
+from tests.support.emulator import ALICE, APP, BOT, SIGNING_SECRET, TEAM, shown
+from tests.support.slack import Workspace
+
+
+def told(**changes: Any) -> bytes:
+    event = {
+        "type": "app_mention",
+        "user": ALICE,
+        "text": f"<@{BOT}> " + script({"text": "let in"}),
+        "ts": f"{time.time():.6f}",
+        "channel": "C001",
+        **changes.pop("event", {}),
+    }
+    envelope = {"team_id": TEAM, "api_app_id": APP, "event_id": f"Ev{time.time_ns()}", "type": "event_callback"}
+    return json.dumps({**envelope, "event": event, **changes}).encode()
+
+
+def signed(body: bytes, *, secret: str = SIGNING_SECRET, age_seconds: int = 0) -> dict[str, str]:
+    at = str(int(time.time()) - age_seconds)
+    digest = hmac.new(secret.encode(), f"v0:{at}:".encode() + body, hashlib.sha256).hexdigest()
+    return {
+        "content-type": "application/json",
+        "x-slack-request-timestamp": at,
+        "x-slack-signature": f"v0={digest}",
+    }
+
+
+async def send(slack: Workspace, body: bytes, headers: dict[str, str]) -> int:
+    async with httpx.AsyncClient(timeout=20) as client:
+        return (await client.post(slack.relay.door_url, content=body, headers=headers)).status_code
+
+
+async def inbox(slack: Workspace) -> int:
+    """How many sessions there are: what is let in makes one."""
+    return len((await slack.client.get("/v1/sessions", limit="100"))["data"])
+
+
+@pytest.mark.parametrize("how", ["unsigned", "forged", "old"])
+async def test_what_slack_did_not_sign_just_now_is_refused_and_on_record(slack: Workspace, how: str) -> None:
+    body, before = told(), await inbox(slack)
+    headers = {
+        "unsigned": {"content-type": "application/json"},
+        "forged": signed(body, secret="another secret"),
+        "old": signed(body, age_seconds=3600),
+    }[how]
+    counted = await count(slack, "bad_signature")
+    assert await send(slack, body, headers) == 401
+    assert await count(slack, "bad_signature") == counted + 1
+    assert await inbox(slack) == before
+
+
+async def test_a_replay_within_its_time_does_nothing_again(slack: Workspace) -> None:
+    body = told()
+    headers = signed(body)
+    assert [await send(slack, body, headers) for _ in range(3)] == [200, 200, 200]
+    ts = json.loads(body)["event"]["ts"]
+    (answer,) = await slack.answers("C001", ts)
+    assert shown(answer).startswith("let in")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"team_id": "T99OTHER"}, "another_team"),
+        ({"api_app_id": "A99OTHER"}, "another_team"),
+        ({"event": {"user_team": "T99OTHER", "ts": "1.1"}}, "guest_of_another_team"),
+    ],
+)
+async def test_another_team_is_refused_though_the_signature_holds(
+    slack: Workspace, changes: dict[str, Any], reason: str
+) -> None:
+    before, counted = await inbox(slack), await count(slack, reason)
+    body = told(**changes)
+    assert await send(slack, body, signed(body)) == 200, "Slack need not tell it again"
+    assert await count(slack, reason) == counted + 1
+    assert await inbox(slack) == before
+
+
+async def test_a_forged_interaction_is_refused(slack: Workspace) -> None:
+    payload = {
+        "type": "block_actions",
+        "team": {"id": TEAM},
+        "api_app_id": APP,
+        "user": {"id": ALICE},
+        "channel": {"id": "C001"},
+        "message": {"ts": "1.000001"},
+        "trigger_id": "1.2.3",
+        "actions": [{"type": "button", "action_id": "bulkhead:allow", "value": "sevt_x:y", "action_ts": "1.5"}],
+    }
+    body = httpx.Request("POST", "http://x", data={"payload": json.dumps(payload)}).content
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert await send(slack, body, {**signed(body, secret="another"), **form}) == 401
+    counted = await count(slack, "forged_button")
+    assert await send(slack, body, {**signed(body), **form}) == 200
+    assert await count(slack, "forged_button") == counted + 1, "a button in a thread that is none of ours"
+
+
+async def test_tokens_of_another_team_open_nothing(slack: Workspace) -> None:
+    def somebody_else(_: dict[str, Any]) -> dict[str, Any]:
+        return {"ok": True, "team_id": "T99OTHER", "team": "Other", "user_id": BOT, "bot_id": "B0BOT"}
+
+    slack.relay.stubs["auth.test"] = somebody_else
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "controlplane.cli", "slack"],
+        env={
+            **os.environ,
+            "BULKHEAD_DATA_DIR": str(slack.client.stack.data_dir),
+            "BULKHEAD_SLACK_API_URL": str(slack.relay.api_url),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    del slack.relay.stubs["auth.test"]
+    assert ended.returncode == 1
+    assert "T99OTHER" in ended.stderr
+    assert await count(slack, "token_of_another_team") == 1
+
+
+async def count(slack: Workspace, reason: str) -> int:
+    found = (await slack.client.get(f"/v1/front_doors/{slack.front_door['id']}/refusals"))["data"]
+    return sum(each["count"] for each in found if each["reason"] == reason)
