@@ -9,6 +9,7 @@ from typing import Any
 from controlplane.frontdoors.contract import Card, Text, Trouble
 
 _STATUS_CHARACTERS = 80
+_OF_A_TURN = ("agent.", "span.", "session.status_r")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Account:
 
     def read(self, event: Mapping[str, Any]) -> list[Note]:
         """Return what an event changes in the thread, in order."""
+        if event["type"].startswith(_OF_A_TURN):
+            self.rests = False
         reader = self._readers().get(event["type"])
         return reader(event) if reader is not None else []
 
@@ -82,7 +85,6 @@ class Account:
         }
 
     def _ran(self, event: Mapping[str, Any]) -> list[Note]:
-        self.rests = False
         self._began = self._began or _moment(event)
         return [Doing("thinking")]
 

@@ -25,6 +25,7 @@ from controlplane.frontdoors.pieces import cut
 from controlplane.frontdoors.plane import Plane, RefusedError
 from controlplane.frontdoors.scrub import fit_to_leave
 from controlplane.frontdoors.seals import seal
+from controlplane.frontdoors.tasks import end
 from controlplane.store import deliveries, frontdoors
 from controlplane.store.deliveries import Item, Thread
 from controlplane.store.frontdoors import FrontDoorRecord
@@ -107,11 +108,7 @@ class Conversation:
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await self._wake.wait()
         finally:
-            for task in (courier, follower):
-                if task is not None:
-                    task.cancel()
-                    with suppress(asyncio.CancelledError, Exception):
-                        await task
+            await end(courier, follower)
 
     async def _next(self) -> Item | None:
         async with self._parts.transaction() as connection:
@@ -264,11 +261,8 @@ class _Status:
 
     async def end(self) -> None:
         """Show nothing further."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await end(self._task)
+        self._task = None
 
     async def clear(self) -> None:
         """Take away what the service shows in its own way."""

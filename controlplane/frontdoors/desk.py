@@ -9,6 +9,7 @@ import structlog
 
 from controlplane.frontdoors.contract import Inbound
 from controlplane.frontdoors.conversation import Conversation, Parts
+from controlplane.frontdoors.tasks import end
 from controlplane.store import deliveries, events, frontdoors
 from controlplane.store.deliveries import Received, Thread
 from controlplane.store.listening import listen
@@ -69,10 +70,7 @@ class Desk:
                     _log.warning("desk_connection_lost", error=type(error).__name__)
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
-            for task in (hearing, forgetting):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await end(hearing, forgetting)
 
     def _wake(self) -> None:
         self._look.set()
@@ -95,10 +93,7 @@ class Desk:
                         async with asyncio.timeout(_LOOK_SECONDS):
                             await self._look.wait()
             finally:
-                tasks = [running.task for running in self._running.values()]
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await end(*(running.task for running in self._running.values()))
                 self._running.clear()
 
     async def _begin(self, connection: psycopg.AsyncConnection, thread: Thread) -> None:

@@ -64,7 +64,10 @@ async def test_what_people_say_to_each_other_is_left_alone(slack: Workspace) -> 
     assert ts > root
 
 
-@pytest.mark.parametrize("fault", ["limit", "fail", "take_and_fail", "take_and_cut"])
+SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ("limit", "fail", "take_and_cut")]
+
+
+@pytest.mark.parametrize("fault", ["take_and_fail", *SLOW])
 async def test_an_answer_stands_once_whatever_slack_does_with_it(slack: Workspace, fault: Fault) -> None:
     slack.relay.faults["chat.postMessage"] = [fault, fault]
     ts = await slack.slack.mention("C003", script({"text": f"despite {fault}"}))
@@ -76,6 +79,7 @@ async def test_an_answer_stands_once_whatever_slack_does_with_it(slack: Workspac
     assert not slack.relay.faults["chat.postMessage"]
 
 
+@pytest.mark.slow
 async def test_a_long_answer_is_whole(slack: Workspace) -> None:
     table = "| n | square |\n|---|---|\n" + "\n".join(f"| {n} | {n * n} |" for n in range(400))
     code = "```python\n" + "\n".join(f"print({n})  # {'x' * 40}" for n in range(400)) + "\n```"
@@ -92,6 +96,7 @@ async def test_a_long_answer_is_whole(slack: Workspace) -> None:
     assert all(each.count("```") % 2 == 0 for each in texts), "code is closed in every part"
 
 
+@pytest.mark.slow
 async def test_a_very_long_answer_comes_as_a_file(slack: Workspace) -> None:
     whole = "\n\n".join(f"Paragraph {n} " + "word " * 100 for n in range(200))
     ts = await slack.slack.mention("C002", script({"text": whole}))

@@ -61,6 +61,7 @@ async def test_words_answer_in_the_thread(slack: Workspace) -> None:
     await replied(slack, "C001", ts, "no agent `nobody` answers here")
 
 
+@pytest.mark.slow
 async def test_a_new_session_and_another_agent_are_a_word_away(slack: Workspace) -> None:
     await slack.client.post("/v1/agents", {"name": "second", "model": "scripted/other"})
     ts = await slack.slack.mention("C001", script({"text": "first"}))
@@ -98,7 +99,7 @@ async def test_who_is_to_answer_is_asked_where_nothing_says_so(slack: Workspace)
     await slack.rules(agent_id=before)
 
 
-@pytest.mark.parametrize("how", ["word", "reaction"])
+@pytest.mark.parametrize("how", ["word", pytest.param("reaction", marks=pytest.mark.slow)])
 async def test_what_runs_is_stopped(slack: Workspace, how: str) -> None:
     ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}))
     await replied(slack, "C002", ts, "running `sleep 300`")
@@ -116,6 +117,7 @@ async def test_what_runs_is_stopped(slack: Workspace, how: str) -> None:
     assert "never" not in str(await slack.slack.thread("C002", ts))
 
 
+@pytest.mark.slow
 async def test_a_message_while_a_turn_runs_is_told_what_becomes_of_it(slack: Workspace) -> None:
     ts = await slack.slack.mention("C002", script(run("sleep 3"), {"text": "the first"}))
     await replied(slack, "C002", ts, "running")
@@ -125,6 +127,7 @@ async def test_a_message_while_a_turn_runs_is_told_what_becomes_of_it(slack: Wor
     assert [shown(each).splitlines()[0] for each in found if "the" in shown(each)] == ["the first", "the second"]
 
 
+@pytest.mark.slow
 async def test_now_goes_into_what_runs(slack: Workspace) -> None:
     ts = await slack.slack.mention("C002", script(run("sleep 3"), {"text": "the old way"}))
     await replied(slack, "C002", ts, "running")
@@ -160,6 +163,7 @@ async def test_a_call_is_allowed_by_who_clicks(careful: Workspace) -> None:
     assert row["decided_by"].startswith("key_")
 
 
+@pytest.mark.slow
 async def test_a_call_is_denied_and_another_allowed_for_the_session(careful: Workspace) -> None:
     again = {"tools": [call("bash", command="echo again")]}
     ts = await careful.slack.mention("C001", script(again, {"text": "{{result}}"}))
