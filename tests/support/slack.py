@@ -41,6 +41,7 @@ class Call:
     method: str
     place: str
     status: int
+    message: str = ""
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Relay:
     stubs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    told_at: dict[str, float] = field(default_factory=dict)
     copies: int = 1
     watch: Callable[[str, Literal["came", "taken"]], Awaitable[bool]] | None = None
     hold: Callable[[dict[str, Any]], bool] | None = None
@@ -98,7 +100,7 @@ class Relay:
         passed = await self._http.request(
             request.method, url, params=request.query_params, content=body, headers=kept
         )
-        self.calls.append(Call(time.monotonic(), method, place, passed.status_code))
+        self.calls.append(Call(time.monotonic(), method, place, passed.status_code, str(given.get("timestamp", ""))))
         if self.watch is not None and await self.watch(method, "taken"):
             return Response("lost", 500)
         if fault == "take_and_fail":
@@ -115,6 +117,7 @@ class Relay:
         if headers["content-type"] == "application/json":
             told = json.loads(body)
             self.events.append(told)
+            self.told_at.setdefault(str(told["event"].get("ts")), time.monotonic())
             if self.hold is not None and self.hold(told):
                 self.held.append((body, headers))
                 return Response("")

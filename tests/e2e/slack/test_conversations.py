@@ -1,6 +1,7 @@
 """Talking with an agent in Slack, read back from the channel."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,34 @@ async def test_socket_mode_does_the_same(stack: Stack, tmp_path: Path, mode: Mod
         ts = await opened.slack.mention("C001", script(run("echo from the sandbox"), {"text": "it says {{result}}"}))
         (answer,) = await opened.answers("C001", ts)
         assert "it says from the sandbox" in shown(answer)
+
+
+async def test_it_is_seen_within_a_second_when_little_is_asked(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C002", script({"text": "seen"}))
+    await slack.answers("C002", ts)
+    (seen,) = [call.at for call in slack.relay.calls if call.method == "reactions.add" and call.message == ts]
+    print(f"\nacknowledged after {seen - slack.relay.told_at[ts]:.2f} s")
+
+
+async def test_slacks_own_status_is_used_where_there_is_one(slack: Workspace) -> None:
+    """The emulator has no such method; the stub is shaped after slack_sdk's ``assistant_threads_setStatus``."""
+    said: list[str] = []
+
+    def stub(given: dict[str, Any]) -> dict[str, Any]:
+        assert given["thread_ts"]
+        said.append(given["status"])
+        return {"ok": True}
+
+    slack.relay.stubs["assistant.threads.setStatus"] = stub
+    await slack.door.kill()
+    ts = await slack.slack.mention("C003", script(run("sleep 3; echo slept"), {"text": "{{result}}"}))
+    (answer,) = await slack.answers("C003", ts)
+    assert shown(answer).startswith("slept")
+    assert "running `sleep 3; echo slept`" in said
+    await slack.until(lambda: ended(said), "the status cleared")
+    del slack.relay.stubs["assistant.threads.setStatus"]
+    await slack.door.kill()
+
+
+async def ended(said: list[str]) -> bool:
+    return said[-1] == ""
