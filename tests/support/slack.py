@@ -246,10 +246,10 @@ class Workspace:
         self.front_door["rules"] |= changes
         await self.client.post(f"/v1/front_doors/{self.front_door['id']}", {"rules": self.front_door["rules"]})
 
-    async def refusals(self) -> list[str]:
-        """Return the reasons of what was refused."""
+    async def refused(self, reason: str) -> int:
+        """Return how often something was refused for this reason."""
         found = (await self.client.get(f"/v1/front_doors/{self.front_door['id']}/refusals"))["data"]
-        return [each["reason"] for each in found]
+        return sum(each["count"] for each in found if each["reason"] == reason)
 
 
 def footed(message: dict[str, Any]) -> bool:

@@ -59,9 +59,9 @@ async def test_what_slack_did_not_sign_just_now_is_refused_and_on_record(slack: 
         "forged": signed(body, secret="another secret"),
         "old": signed(body, age_seconds=3600),
     }[how]
-    counted = await count(slack, "bad_signature")
+    counted = await slack.refused("bad_signature")
     assert await send(slack, body, headers) == 401
-    assert await count(slack, "bad_signature") == counted + 1
+    assert await slack.refused("bad_signature") == counted + 1
     assert await inbox(slack) == before
 
 
@@ -72,6 +72,9 @@ async def test_a_replay_within_its_time_does_nothing_again(slack: Workspace) -> 
     ts = json.loads(body)["event"]["ts"]
     (answer,) = await slack.answers("C001", ts)
     assert shown(answer).startswith("let in")
+    await slack.slack.say("C001", script({"text": "and on"}), thread=ts)
+    found = await slack.answers("C001", ts, times=2)
+    assert [shown(each).splitlines()[0] for each in found] == ["let in", "and on"]
 
 
 @pytest.mark.parametrize(
@@ -85,10 +88,10 @@ async def test_a_replay_within_its_time_does_nothing_again(slack: Workspace) -> 
 async def test_another_team_is_refused_though_the_signature_holds(
     slack: Workspace, changes: dict[str, Any], reason: str
 ) -> None:
-    before, counted = await inbox(slack), await count(slack, reason)
+    before, counted = await inbox(slack), await slack.refused(reason)
     body = told(**changes)
     assert await send(slack, body, signed(body)) == 200, "Slack need not tell it again"
-    assert await count(slack, reason) == counted + 1
+    assert await slack.refused(reason) == counted + 1
     assert await inbox(slack) == before
 
 
@@ -106,9 +109,9 @@ async def test_a_forged_interaction_is_refused(slack: Workspace) -> None:
     body = httpx.Request("POST", "http://x", data={"payload": json.dumps(payload)}).content
     form = {"content-type": "application/x-www-form-urlencoded"}
     assert await send(slack, body, {**signed(body, secret="another"), **form}) == 401
-    counted = await count(slack, "forged_button")
+    counted = await slack.refused("forged_button")
     assert await send(slack, body, {**signed(body), **form}) == 200
-    assert await count(slack, "forged_button") == counted + 1, "a button in a thread that is none of ours"
+    assert await slack.refused("forged_button") == counted + 1, "a button in a thread that is none of ours"
 
 
 async def test_tokens_of_another_team_open_nothing(slack: Workspace) -> None:
@@ -132,9 +135,4 @@ async def test_tokens_of_another_team_open_nothing(slack: Workspace) -> None:
     del slack.relay.stubs["auth.test"]
     assert ended.returncode == 1
     assert "T99OTHER" in ended.stderr
-    assert await count(slack, "token_of_another_team") == 1
-
-
-async def count(slack: Workspace, reason: str) -> int:
-    found = (await slack.client.get(f"/v1/front_doors/{slack.front_door['id']}/refusals"))["data"]
-    return sum(each["count"] for each in found if each["reason"] == reason)
+    assert await slack.refused("token_of_another_team") == 1

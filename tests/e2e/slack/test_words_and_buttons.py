@@ -182,7 +182,7 @@ async def test_the_clicker_is_authorised_at_the_click(careful: Workspace) -> Non
     await careful.rules(deciders=[CAROL])
     await careful.slack.press(asked, "allow", user=BOB)
     await whispered(careful, "C001", BOB, "you may not decide")
-    assert "may_not_decide" in await careful.refusals()
+    assert await careful.refused("may_not_decide")
     assert buttons(await card(careful, "C001", ts)), "it still waits"
     await careful.slack.press(asked, "allow", user=CAROL)
     await replied(careful, "C001", ts, "allowed by Carol Clark")
@@ -196,11 +196,18 @@ async def test_a_forged_button_is_refused(careful: Workspace) -> None:
     asked, elsewhere = await card(careful, "C001", ts), await card(careful, "C001", other)
     stolen = buttons(elsewhere)[0]["value"]
     own = buttons(asked)[0]["value"]
-    for value in (stolen, own[:-1] + ("0" if own[-1] != "0" else "1"), own.partition(":")[0], ""):
+    forged = (stolen, own[:-1] + ("0" if own[-1] != "0" else "1"), own.partition(":")[0], "")
+    before = await careful.refused("forged_button")
+    for value in forged:
         await careful.slack.press(asked, "allow", user=BOB, value=value)
+
+    async def refused() -> bool:
+        return await careful.refused("forged_button") == before + len(forged)
+
+    await careful.until(refused, "four refusals")
     await whispered(careful, "C001", BOB, "not one of ours")
-    assert "forged_button" in await careful.refusals()
-    assert buttons(await card(careful, "C001", ts)), "it still waits"
+    waiting = [each["id"] for each in (await careful.client.get("/v1/approvals", limit="100"))["data"]]
+    assert own.partition(":")[0] in waiting
 
 
 async def test_long_arguments_are_shown_whole_in_a_window(careful: Workspace) -> None:
@@ -224,7 +231,7 @@ async def test_a_place_is_limited_to_people_and_agents(careful: Workspace) -> No
     await careful.rules(places={"C003": {"people": [ALICE], "agent_ids": [helper], "agent_id": helper}})
     ts = await careful.slack.mention("C003", script({"text": "not for Bob"}), user=BOB)
     await whispered(careful, "C003", BOB, "you may not talk")
-    assert "may_not_talk" in await careful.refusals()
+    assert await careful.refused("may_not_talk")
     await careful.slack.say("C003", "use careful", thread=ts, user=ALICE)
     await replied(careful, "C003", ts, "no agent `careful` answers here")
     allowed = await careful.slack.mention("C003", script({"text": "for Alice"}))
