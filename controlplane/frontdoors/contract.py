@@ -68,6 +68,13 @@ class Text(_Frozen):
     footer: str | None = None
 
 
+class Working(_Frozen):
+    """What the agent does at the moment, and a way to stop it."""
+
+    type: Literal["working"] = "working"
+    status: str
+
+
 class Card(_Frozen):
     """A call that waits for a person, or what was decided (``outcome``). ``seal``: see `seals.seal`."""
 
@@ -104,7 +111,7 @@ class Attachment(_Frozen):
     remote: str | None = None
 
 
-Body = Annotated[Text | Card | Trouble | Choice | Attachment, Field(discriminator="type")]
+Body = Annotated[Text | Working | Card | Trouble | Choice | Attachment, Field(discriminator="type")]
 
 
 class Post(_Frozen):

@@ -19,6 +19,7 @@ from controlplane.frontdoors.contract import (
     Said,
     Service,
     Text,
+    Working,
 )
 from controlplane.frontdoors.courier import Courier
 from controlplane.frontdoors.pieces import cut
@@ -282,12 +283,12 @@ class _Status:
                     said = fit_to_leave(shown)
                     self._shown = True
                     if not await self._parts.service.status(self._thread.place, self._thread.thread, said):
-                        await self._message(name, Text(markdown=f":hourglass_flowing_sand: {said} …"))
+                        await self._message(name, Working(status=said))
                 except (LimitedError, AmbiguousError, DeclinedError) as error:
                     _log.debug("status_not_shown", thread_id=self._thread.id, error=type(error).__name__)
             await asyncio.sleep(_STATUS_PAUSE_SECONDS)
 
-    async def _message(self, name: str, body: Text) -> None:
+    async def _message(self, name: str, body: Working) -> None:
         async with self._parts.transaction() as connection:
             await deliveries.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
             await deliveries.revise(connection, self._thread.id, name, body)

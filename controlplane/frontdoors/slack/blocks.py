@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from controlplane.frontdoors.contract import Attachment, Body, Card, Choice, Post, Text, Trouble
+from controlplane.frontdoors.contract import Attachment, Body, Card, Choice, Post, Text, Trouble, Working
 from controlplane.frontdoors.scrub import fit_to_leave
 
 Json = dict[str, Any]
@@ -54,6 +54,9 @@ def blocks(body: Body) -> list[Json]:
         case Text():
             footer = [_context(escaped(body.footer))] if body.footer else []
             return [{"type": "markdown", "text": body.markdown}, *footer]
+        case Working():
+            said = f":hourglass_flowing_sand: {escaped(body.status)} …"
+            return [_section(said), {"type": "actions", "elements": [_button("Stop", "stop", "stop")]}]
         case Card():
             return _card(body)
         case Trouble():
@@ -142,6 +145,8 @@ def _preview(body: Body) -> str:
     match body:
         case Text():
             said = escaped(body.markdown)
+        case Working():
+            said = body.status
         case Card():
             said = f"{body.tool}: {body.outcome or 'approval needed'}"
         case Trouble():

@@ -99,14 +99,19 @@ async def test_who_is_to_answer_is_asked_where_nothing_says_so(slack: Workspace)
     await slack.rules(agent_id=before)
 
 
-@pytest.mark.parametrize("how", ["word", pytest.param("reaction", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", ["word", *(pytest.param(each, marks=pytest.mark.slow) for each in ("reaction", "button"))]
+)
 async def test_what_runs_is_stopped(slack: Workspace, how: str) -> None:
     ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}))
     await replied(slack, "C002", ts, "running `sleep 300`")
     if how == "word":
         await slack.slack.say("C002", "stop", thread=ts)
-    else:
+    elif how == "reaction":
         await slack.slack.react("C002", ts, "x")
+    else:
+        (status,) = [each for each in await slack.slack.thread("C002", ts) if "running" in shown(each)]
+        await slack.slack.press(status, "stop", user=BOB)
 
     async def gone() -> bool:
         return not [each for each in await slack.slack.thread("C002", ts) if "running" in shown(each)]
