@@ -131,7 +131,14 @@ class LimitedError(Exception):
 
 
 class AmbiguousError(Exception):
-    """No answer, or one that says nothing: whether it was taken must be looked up."""
+    """No answer, or one that says nothing: whether it was taken must be looked up.
+
+    ``answered``: the service works on it no more.
+    """
+
+    def __init__(self, reason: str, *, answered: bool = False):
+        super().__init__(reason)
+        self.answered = answered
 
 
 class DeclinedError(Exception):

@@ -20,10 +20,11 @@ from controlplane.store.pool import Database
 
 T = TypeVar("T")
 
-SETTLE_SECONDS = 3.0
-"""After sending, before one who does not know what became of it looks: a request under way must have arrived or died.
-Our own connections end with us, so that nothing of them is under way for longer than a network holds a packet."""
+SETTLE_SECONDS = 15.0
+"""Before one who has no answer looks what became of a message: a request that its sender has given up, or died over,
+may still be worked on at the other end, and after a look that comes too early it would be sent twice."""
 
+_ANSWERED_SECONDS = 1.0  # an error that the service has answered with is the end of its work
 _LONGEST_PAUSE_SECONDS = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -73,9 +74,7 @@ class Courier:
     async def _post(self, at: Thread, due: DuePost) -> None:
         if due.state == "sending":
             await asyncio.sleep(max(0.0, SETTLE_SECONDS - (due.sent_seconds or 0.0)))
-            remote = await self._patiently(lambda: self._service.find(at.place, at.thread, due.post()))
-            if remote is not None:
-                await self._note(deliveries.posted, due.id, remote, revision=due.revision)
+            if await self._found(at, due):
                 return
             if due.withdrawn:
                 await self._note(deliveries.ended, due.id, "gone")
@@ -94,8 +93,18 @@ class Courier:
             await self._postpone(at, error.seconds)
         except AmbiguousError as error:
             _log.info("post_ambiguous", thread_id=at.id, post_id=due.id, error=str(error))
+            await asyncio.sleep(_ANSWERED_SECONDS if error.answered else SETTLE_SECONDS)
+            if not await self._found(at, due):
+                await self._note(deliveries.unsent, due.id)
         else:
             await self._note(deliveries.posted, due.id, remote, revision=due.revision)
+
+    async def _found(self, at: Thread, due: DuePost) -> bool:
+        """Look for a message that may have been taken; note it if it was."""
+        remote = await self._patiently(lambda: self._service.find(at.place, at.thread, due.post()))
+        if remote is not None:
+            await self._note(deliveries.posted, due.id, remote, revision=due.revision)
+        return remote is not None
 
     async def _prepared(self, due: DuePost, attachment: Attachment) -> DuePost:
         content = (

@@ -357,7 +357,9 @@ async def prepared(connection: Connection, post_id: str, body: Body) -> None:
 async def unsent(connection: Connection, post_id: str) -> None:
     """Note that the service did not take a message."""
     await connection.execute(
-        "UPDATE front_door_posts SET state = 'intended' WHERE id = %s AND state = 'sending'", (post_id,)
+        "UPDATE front_door_posts SET state = CASE WHEN withdrawn THEN 'gone' ELSE 'intended' END"
+        " WHERE id = %s AND state = 'sending'",
+        (post_id,),
     )
 
 

@@ -20,17 +20,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from controlplane.frontdoors.slack.service import TIMEOUT_SECONDS
 from controlplane.models.listening import listening
 from tests.support.client import Client
 from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, Emulator, free_port
 from tests.support.stack import Stack
 
 Mode = Literal["events", "socket"]
-Fault = Literal["limit", "fail", "take_and_fail", "take_and_cut"]
+Fault = Literal["limit", "fail", "take_and_fail", "take_and_cut", "take_and_hang", "take_late"]
 
 _READY_SECONDS = 60
 _PATIENCE_SECONDS = 60
 _RETRY_AFTER = "1"
+_HANG_SECONDS = TIMEOUT_SECONDS + 5
 
 
 @dataclass
@@ -95,6 +97,8 @@ class Relay:
             answer = self.stubs[method](given)
             self.calls.append(Call(time.monotonic(), method, place, 200))
             return JSONResponse(answer)
+        if fault == "take_late":
+            await asyncio.sleep(_HANG_SECONDS)
         url = f"{self.emulator_url}/api/{method}"
         kept = {k: v for k, v in request.headers.items() if k in ("authorization", "content-type")}
         passed = await self._http.request(
@@ -105,6 +109,8 @@ class Relay:
             return Response("lost", 500)
         if fault == "take_and_fail":
             return Response("troubled", 500)
+        if fault == "take_and_hang":
+            await asyncio.sleep(_HANG_SECONDS)
         if fault == "take_and_cut":
             # Announces more than it sends: the connection ends in the middle of the answer.
             return Response(b"{", headers={"content-type": "application/json", "content-length": "100"})

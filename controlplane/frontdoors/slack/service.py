@@ -21,8 +21,8 @@ from controlplane.frontdoors.slack import blocks
 
 Json = Mapping[str, Any]
 
-TIMEOUT_SECONDS = 10
-"""Of one request; Slack answers within three or is troubled."""
+TIMEOUT_SECONDS = 20
+"""Of one request; Slack mostly answers within three, and what is given up must be looked for."""
 
 _PART_CHARACTERS = 11_000  # a message's markdown ends at 12,000, and all of its blocks near 13,000
 _PLACE_PAUSE_SECONDS = 1.05  # "about one message a second for a channel"
@@ -184,7 +184,7 @@ def _told(error: SlackApiError) -> Exception:
         headers = {str(name).lower(): value for name, value in dict(getattr(response, "headers", {}) or {}).items()}
         return LimitedError(_seconds(headers.get("retry-after")))
     if status >= 500 or not reason or reason in _UNSURE:
-        return AmbiguousError(reason or f"HTTP {status}")
+        return AmbiguousError(reason or f"HTTP {status}", answered=status == 500 or reason in _UNSURE)
     return DeclinedError(reason)
 
 

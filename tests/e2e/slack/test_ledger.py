@@ -64,14 +64,18 @@ async def test_what_people_say_to_each_other_is_left_alone(slack: Workspace) -> 
     assert ts > root
 
 
-SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ("limit", "fail", "take_and_cut")]
+SLOW = [
+    pytest.param(each, marks=pytest.mark.slow)
+    for each in ("limit", "fail", "take_and_cut", "take_and_hang", "take_late")
+]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", ["take_and_fail", *SLOW])
 async def test_an_answer_stands_once_whatever_slack_does_with_it(slack: Workspace, fault: Fault) -> None:
     slack.relay.faults["chat.postMessage"] = [fault, fault]
     ts = await slack.slack.mention("C003", script({"text": f"despite {fault}"}))
-    await slack.answers("C003", ts)
+    await slack.answers("C003", ts, seconds=200)
     again = script({"text": "after it"})
     await slack.slack.say("C003", again, thread=ts)
     found = await slack.answers("C003", ts, times=2)
