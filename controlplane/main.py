@@ -103,6 +103,7 @@ async def run_brain(settings: Settings) -> None:
     from controlplane.store.workers import PostgresLeases
     from harness_adapters.catalog import HarnessSettings, harnesses
     from workflows.interrupts import Interrupts
+    from workflows.outputs import OutputDispatcher
     from workflows.sweep import Sweeper
     from workflows.tools import ToolDispatcher
     from workflows.turn import TurnRunner
@@ -137,6 +138,7 @@ async def run_brain(settings: Settings) -> None:
         records=records,
         harnesses=available,
         dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database, judge=judge), records=records),
+        outputs=OutputDispatcher(client=client, records=records),
         interrupts=stops,
     )
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
@@ -161,11 +163,13 @@ async def run_sandboxes(settings: Settings) -> None:
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.listening import listen
+    from controlplane.store.outputs import PostgresOutputs
     from controlplane.store.refusals import PostgresRefusals
     from controlplane.store.sandboxes import HALTED
     from controlplane.store.workers import PostgresLeases
     from workflows.hands import ToolRunner
     from workflows.interrupts import Interrupts
+    from workflows.outputs import OutputRunner
     from workflows.sweep import Sweeper
     from workflows.worker import connect_patiently, sandbox_workers
 
@@ -184,7 +188,11 @@ async def run_sandboxes(settings: Settings) -> None:
         max_concurrent=settings.max_concurrent_tool_calls,
     )
     workers = sandbox_workers(
-        client, tools, host=settings.host_name, max_concurrent_tool_calls=settings.max_concurrent_tool_calls
+        client,
+        tools,
+        OutputRunner(keeper=sandboxes.keeper, records=PostgresOutputs(database)),
+        host=settings.host_name,
+        max_concurrent_tool_calls=settings.max_concurrent_tool_calls,
     )
 
     def halted(_: str, host: str) -> None:
