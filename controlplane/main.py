@@ -14,6 +14,7 @@ import structlog
 from controlplane.ids import new_id
 from controlplane.settings import Settings
 from controlplane.store.pool import Database
+from controlplane.tasks import end
 from workflows.schedule import Firings
 from workflows.worker import connect
 
@@ -349,15 +350,8 @@ async def _until_stopped(
         async with within or contextlib.nullcontext():
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            await _stop(waiting)
+            await end(waiting)
             for task in done - {waiting}:
                 task.result()
     finally:
-        for task in tasks:
-            await _stop(task)
-
-
-async def _stop(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+        await end(*tasks)

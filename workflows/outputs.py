@@ -109,7 +109,7 @@ class OutputRunner:
                 async with self._places:
                     content = await _content(provider, wanted.sandbox_id, file.path)
                     if isinstance(content, bytes):
-                        digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), content)
+                        digest = await asyncio.to_thread(_digest, content)
                         room -= await self._records.keep(
                             wanted, _name(file.path), file=file, content=content, sha256=digest
                         )
@@ -169,3 +169,7 @@ async def _content(provider: SandboxProvider, sandbox_id: str, path: str) -> byt
     except SandboxError:
         return "unreadable"
     return bytes(content)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -20,12 +20,14 @@ from controlplane.errors import BulkheadError, InvalidRequestError, NotFoundErro
 from controlplane.ids import derived_id
 from controlplane.store import (
     agents,
+    deliveries,
     deployment_runs,
     deployments,
     due,
     egress,
     environments,
     events,
+    frontdoors,
     limits,
     sessions,
 )
@@ -244,11 +246,26 @@ class Firing:
                 self._connection, session_id, inputs, "initial_events", by=deployed.created_by
             )
             queued = await events.append(self._connection, session_id, new)
+        await self._report(run, session_id)
         base = (await sessions.get(self._connection, session_id)).cost_usd
         await deployment_runs.begin(
             self._connection, run, session_id=session_id, inputs=[each.id for each in queued], base_cost_usd=base
         )
         return session_id, queued
+
+    async def _report(self, run: RunRecord, session_id: str) -> None:
+        """Have the run's session be a thread where it is to be told what it comes to, if it may be there now."""
+        to = self._deployment.reports_to
+        door = await frontdoors.find(self._connection, to.front_door_id) if to else None
+        if to is None or door is None:
+            return
+        if not door.rules.may_answer(to.place, self._deployment.agent_id):
+            await frontdoors.refuse(self._connection, door, reason="agent_not_here", place=to.place)
+            return
+        heading = self._deployment.name
+        await deliveries.report(
+            self._connection, door, place=to.place, run_id=run.id, session_id=session_id, heading=heading
+        )
 
     async def _check_rights(self, run: RunRecord) -> None:
         if not await deployments.acts(self._connection, self._deployment):

@@ -16,7 +16,7 @@ _COLUMNS = ("id", "name", "status", "schedule.expression", "schedule.timezone", 
 _FIELDS = (
     "id", "name", "status", "paused_reason", "agent.id", "agent.version", "environment_id", "schedule.in_words",
     "schedule.upcoming_runs_at", "schedule.last_run_at", "session", "session_id", "budget", "budget_ids", "deadline",
-    "pause_on_failure", "trigger", "created_at", "archived_at",
+    "pause_on_failure", "trigger", "reports_to", "created_at", "archived_at",
 )  # fmt: skip
 _RUN_COLUMNS = (
     "id", "trigger_context.source", "trigger_context.scheduled_at", "started_at", "lateness_seconds", "state",
@@ -66,6 +66,9 @@ def create(
         typer.Option("--trigger", help="github, slack or standard_webhooks; secret in --trigger-secret-env."),
     ] = None,
     template: Annotated[str | None, typer.Option("--template", help="What a payload becomes.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option("--report-to", help="The Slack channel that is told what runs came to: C0123456789.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what was understood, and make nothing.")] = False,
     source: FromOption = None,
 ) -> None:
@@ -90,6 +93,7 @@ def create(
         vault_ids=vault or None,
         session="continue" if going_on else None,
         trigger=_trigger(trigger, template) if trigger else None,
+        reports_to=_channel(server, report_to) if report_to else None,
         dry_run=dry_run or None,
     )
     made = server.post("/v1/deployments", fields)
@@ -187,6 +191,15 @@ def runs(
 
 def _path(server: Server, deployment: str) -> str:
     return f"/v1/deployments/{resolve(server, 'deployments', deployment)}"
+
+
+def _channel(server: Server, channel: str) -> dict[str, Any]:
+    doors = [each for each in server.get("/v1/front_doors")["data"] if each["kind"] == "slack"]
+    if not doors:
+        raise Failure(
+            "there is no Slack front door", code="front_door_not_found", next_step="run `bulkhead slack connect`"
+        )
+    return {"front_door_id": doors[0]["id"], "place": channel}
 
 
 def _trigger(kind: str, template: str | None) -> dict[str, Any]:

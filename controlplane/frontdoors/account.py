@@ -6,9 +6,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from controlplane.frontdoors.contract import Card, Text, Trouble
+from controlplane.frontdoors.contract import Attachment, Card, Text, Trouble
 
 _STATUS_CHARACTERS = 80
+_LEFT_OUT = {
+    "later": "no room left; it comes at the end of the next turn",
+    "too_large": "larger than 20 MB",
+    "unreadable": "it could not be read",
+    "too_many_entries": "more than 1000 files, of which the first are looked at",
+}
 _OF_A_TURN = ("agent.", "span.", "session.status_r")
 
 
@@ -17,7 +23,7 @@ class Stand:
     """A message is to stand in the thread, under this name."""
 
     name: str
-    body: Text | Card | Trouble
+    body: Text | Card | Trouble | Attachment
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,12 @@ class Rest:
     waits_for: tuple[str, ...]
 
 
-Note = Stand | Decided | Doing | Rest
+@dataclass(frozen=True)
+class Lost:
+    """The model is asked anew: what it was saying is said no more."""
+
+
+Note = Stand | Decided | Doing | Lost | Rest
 
 
 @dataclass
@@ -50,11 +61,13 @@ class Account:
     """Reads the events of a session from a rest on.
 
     ``model``: which one is asked, unless another stands in; ``link``: where the session can be looked at.
+    ``heading``: nothing is said before the first rest, and then what it came to under this heading.
     """
 
     session_id: str
     model: str
     link: str
+    heading: str | None = None
     rests: bool = True
     _said: tuple[str, str, bool] | None = None
     _calls: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
@@ -68,7 +81,13 @@ class Account:
         if event["type"].startswith(_OF_A_TURN):
             self.rests = False
         reader = self._readers().get(event["type"])
-        return reader(event) if reader is not None else []
+        notes = reader(event) if reader is not None else []
+        if self.heading is None:
+            return notes
+        if not any(isinstance(note, Rest) for note in notes):
+            return [note for note in notes if not isinstance(note, Stand)]
+        heading, self.heading = self.heading, None
+        return _headed(heading, notes, self._footer(event))
 
     def _readers(self) -> Mapping[str, Callable[[Mapping[str, Any]], list[Note]]]:
         return {
@@ -105,8 +124,9 @@ class Account:
         model, cost = event.get("model"), event.get("cost_usd")
         if model and model not in self._models:
             self._models.append(model)
-        if not event.get("is_error"):
-            self._cost = self._cost + Decimal(cost) if cost is not None and self._cost is not None else None
+        if event.get("is_error"):
+            return [Lost()]
+        self._cost = self._cost + Decimal(cost) if cost is not None and self._cost is not None else None
         return []
 
     def _rest(self, event: Mapping[str, Any]) -> list[Note]:
@@ -121,6 +141,7 @@ class Account:
                 )
         if reason["type"] in ("retries_exhausted", "budget_reached"):
             notes.append(Stand(f"trouble:{event['id']}", self._trouble(reason["type"])))
+        notes += _outputs(event)
         self._models, self._cost, self._began, self._error, self.rests = [], Decimal(0), None, None, True
         return [*notes, Rest(waits_for)]
 
@@ -146,6 +167,40 @@ class Account:
         if self._began and ended:
             parts.append(_duration((ended - self._began).total_seconds()))
         return " · ".join([*parts, self.link])
+
+
+def _headed(heading: str, notes: list[Note], footer: str) -> list[Note]:
+    """Return notes whose first message says what it is about."""
+    first = next((note for note in notes if isinstance(note, Stand)), None)
+    match first.body if first is not None else None:
+        case Text() as text:
+            headed = text.model_copy(update={"markdown": f"**{heading}**\n\n{text.markdown}"})
+        case Trouble() as trouble:
+            headed = trouble.model_copy(update={"message": f"{heading}: {trouble.message}"})
+        case None:
+            return [Stand("heading", Text(markdown=f"**{heading}**: it has nothing to say.", footer=footer)), *notes]
+        case _:
+            return [Stand("heading", Text(markdown=f"**{heading}**")), *notes]
+    return [Stand(note.name, headed) if isinstance(note, Stand) and note is first else note for note in notes]
+
+
+def _outputs(event: Mapping[str, Any]) -> list[Note]:
+    """Return the files that a turn has left, and in words what of it is not among them."""
+    outputs = event.get("outputs") or {}
+    notes: list[Note] = [
+        Stand(f"file:{file['file_id']}", Attachment(name=file["path"].rpartition("/")[2], file_id=file["file_id"]))
+        for file in outputs.get("files", [])
+    ]
+    left = outputs.get("left_out", [])
+    lines = [f"• `{each['path'].replace('`', chr(39))}`: {_LEFT_OUT[each['reason']]}" for each in left]
+    if (more := outputs.get("left_out_count", 0) - len(left)) > 0:
+        lines.append(f"• {more} more")
+    if problem := outputs.get("problem"):
+        lines.append(f"• {problem}")
+    if lines:
+        said = "\n".join([":paperclip: Files that are not here:", *lines])
+        notes.append(Stand(f"left:{event['id']}", Text(markdown=said)))
+    return notes
 
 
 def doing(tool: str, given: Mapping[str, Any]) -> str:

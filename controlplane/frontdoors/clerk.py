@@ -1,6 +1,6 @@
 """What becomes of what a person says or presses: a message to the session, a word, a decision, or a refusal."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from controlplane.frontdoors import words
 from controlplane.frontdoors.contract import (
@@ -15,15 +15,13 @@ from controlplane.frontdoors.contract import (
     SharedFile,
     Text,
 )
+from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
-from controlplane.store import deliveries, frontdoors
+from controlplane.store import deliveries, frontdoors, posts
 from controlplane.store.deliveries import Item, Thread
-
-if TYPE_CHECKING:
-    from controlplane.frontdoors.conversation import Parts
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TITLE_CHARACTERS = 80
@@ -32,7 +30,7 @@ _TITLE_CHARACTERS = 80
 class Clerk:
     """Acts on items; each step may be done again after a crash, and comes to the same."""
 
-    def __init__(self, parts: "Parts"):
+    def __init__(self, parts: Parts):
         self._parts = parts
 
     async def said(self, at: Thread, item: Item, said: Said) -> None:
@@ -47,12 +45,12 @@ class Clerk:
         if heard.word is not None:
             await self._word(at, item, heard, rules)
             return
-        await self._acknowledge(inbound)
+        await self._parts.receipts.give(inbound)
         at = await self._with_agent(at, item, heard, rules)
         if at.agent_id is None:
             return
         try:
-            request = item.request or await self._planned(item, heard, said)
+            request = item.request or await self._planned(at, item, heard, said)
             at = await self._with_session(at, item, request, rules)
             running = await self._runs(at)
             sent = await self._parts.plane.post(
@@ -98,7 +96,7 @@ class Clerk:
                 {"events": [{"type": "user.interrupt"}]},
                 key=f"{item.id}:stop",
             )
-            await self._acknowledge(item.inbound)
+            await self._parts.receipts.give(item.inbound)
         elif at.session_id is not None and (await self._waits(at)):
             await self._parts.plane.post(
                 f"/v1/sessions/{at.session_id}/events",
@@ -115,15 +113,14 @@ class Clerk:
         """Say something in the thread and be done with an item, in one step."""
         async with self._parts.transaction() as connection:
             body = Text(markdown=markdown)
-            await deliveries.intend(connection, at, self._parts.door.workspace_id, f"reply:{item.id}", body)
+            await posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item.id}", body)
             await deliveries.settle(connection, item.id, state)
 
     async def _word(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> None:
         match heard.word:
             case "agents":
                 names = await self._agents(rules, item.inbound.place)
-                listed = "\n".join(f"• `{name}`" for name in names.values()) or "There is no agent yet."
-                await self.answer(at, item, listed)
+                await self.answer(at, item, words.listed([*names.values()]))
             case "new":
                 await self._begin_anew(at, item, None, "The next message begins a new session.")
             case "use":
@@ -148,20 +145,20 @@ class Clerk:
         if at.session_id is None:
             return "This thread has no session yet."
         found = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
-        return f"`{at.session_id}`\n" + "\n".join(f"• {found[each]}" for each in ("stands", "because", "waits"))
+        return words.standing(at.session_id, found)
 
     async def _resume(self, at: Thread, item: Item) -> None:
         if at.session_id is None:
             await self.answer(at, item, "This thread has no session yet.")
             return
         await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
-        await self._acknowledge(item.inbound)
+        await self._parts.receipts.give(item.inbound)
         await self._settle(item)
 
     async def _decide(self, at: Thread, item: Item, pressed: Pressed) -> None:
         tool_use_id, _, given = pressed.value.partition(":")
         async with self._parts.transaction() as connection:
-            card = (await deliveries.bodies(connection, at.id, f"card:{tool_use_id}")).get(f"card:{tool_use_id}")
+            card = (await posts.bodies(connection, at.id, f"card:{tool_use_id}")).get(f"card:{tool_use_id}")
         if not isinstance(card, Card) or not holds(given, card.seal):
             await self._refuse(item, "forged_button", "this button is not one of ours")
             return
@@ -198,7 +195,7 @@ class Clerk:
             if at.agent_id is None:
                 await deliveries.choose(connection, at.id, agent_id)
                 body = Text(markdown=f"`{names[agent_id]}` answers here.")
-                await deliveries.revise(connection, at.id, "choice", body)
+                await posts.revise(connection, at.id, "choice", body)
             await deliveries.release_held(connection, at)
             await deliveries.settle(connection, item.id)
 
@@ -226,10 +223,10 @@ class Clerk:
             return
         async with self._parts.transaction() as connection:
             body = Choice(agents=names)
-            await deliveries.intend(connection, at, self._parts.door.workspace_id, "choice", body)
+            await posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
             await deliveries.settle(connection, item.id, "held")
 
-    async def _planned(self, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
+    async def _planned(self, at: Thread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
         person = item.inbound.person
         name = (await self._parts.service.names([person])).get(person, person)
         from_whom = f"{_one_line(name)} ({self._parts.door.kind} {person}) says:"
@@ -245,6 +242,7 @@ class Clerk:
         request = {"events": [message], "mounts": mounts, "title": _one_line(heard.text)[:_TITLE_CHARACTERS]}
         async with self._parts.transaction() as connection:
             await deliveries.plan(connection, item.id, request)
+            await deliveries.spoke(connection, at.id, person)
         return request
 
     async def _file(
@@ -332,13 +330,8 @@ class Clerk:
     async def _whisper(self, inbound: Inbound, text: str) -> None:
         """Say something that may be lost: nothing hangs on it."""
         try:
-            await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, text)
-        except (LimitedError, AmbiguousError, DeclinedError):
-            return
-
-    async def _acknowledge(self, inbound: Inbound) -> None:
-        try:
-            await self._parts.service.acknowledge(inbound.place, inbound.message)
+            said = await self._parts.leaving.text(text)
+            await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, said)
         except (LimitedError, AmbiguousError, DeclinedError):
             return
 

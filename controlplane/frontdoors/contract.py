@@ -1,6 +1,6 @@
 """What a service where people talk is to us: what comes in, what goes out, and how sending may fail."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,11 +61,12 @@ class Inbound(_Frozen):
 
 
 class Text(_Frozen):
-    """Markdown. ``footer``: a line about how it came about."""
+    """Markdown. ``footer``: a line about how it came about. ``live_for``: it is being written, for this person."""
 
     type: Literal["text"] = "text"
     markdown: str
     footer: str | None = None
+    live_for: str | None = None
 
 
 class Working(_Frozen):
@@ -115,11 +116,13 @@ Body = Annotated[Text | Working | Card | Trouble | Choice | Attachment, Field(di
 
 
 class Post(_Frozen):
-    """A message of ours; ``id`` goes with it, so that it is found again."""
+    """A message of ours; ``id`` goes with it, so that it is found again. ``streamed``: it was begun before it was
+    whole, and until it is, nothing goes with it."""
 
     id: str
     body: Body
     remote: str | None = None
+    streamed: bool = False
 
 
 class LimitedError(Exception):
@@ -149,6 +152,10 @@ class DeclinedError(Exception):
         self.reason = reason
 
 
+class NotStreamedError(Exception):
+    """The service does not show a text while it is written, or not this one: it is to come when it is whole."""
+
+
 class Service(Protocol):
     """A service where people talk. Every method raises one of the three errors above."""
 
@@ -158,16 +165,24 @@ class Service(Protocol):
     place_pause_seconds: float
     """Between two messages to one place."""
 
-    async def send(self, place: str, thread: str, post: Post) -> str:
-        """Post a message and return its id there."""
+    streams: bool
+    """Whether a text can be shown while it is written, as far as is known."""
+
+    async def send(self, place: str, thread: str | None, post: Post) -> str:
+        """Post a message and return its id there; ``thread`` None: it begins one.
+
+        Raises `NotStreamedError` for a text that is still being written, if it cannot be shown so.
+        """
         ...
 
-    async def find(self, place: str, thread: str, post: Post) -> str | None:
-        """Return the id of a message that may have been posted, or None."""
+    async def find(
+        self, place: str, thread: str | None, post: Post, *, others: Set[str], since_seconds: float
+    ) -> str | None:
+        """Return the id of a message that may have been posted since then, or None; it is none of ``others``."""
         ...
 
     async def change(self, place: str, post: Post) -> None:
-        """Replace what a message says; doing it again changes nothing."""
+        """Replace what a message says; doing it again changes nothing. What is still being written is added to."""
         ...
 
     async def withdraw(self, place: str, remote: str) -> None:

@@ -11,12 +11,17 @@ from controlplane.frontdoors.contract import (
     Attachment,
     DeclinedError,
     LimitedError,
+    NotStreamedError,
+    Post,
     Service,
+    Text,
 )
-from controlplane.store import deliveries
-from controlplane.store.deliveries import DuePost, Thread
+from controlplane.frontdoors.leaving import Leaving
+from controlplane.store import deliveries, posts
+from controlplane.store.deliveries import Thread
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
+from controlplane.store.posts import DuePost
 
 T = TypeVar("T")
 
@@ -26,6 +31,7 @@ may still be worked on at the other end, and after a look that comes too early i
 
 _ANSWERED_SECONDS = 1.0  # an error that the service has answered with is the end of its work
 _LONGEST_PAUSE_SECONDS = 30.0
+_LOOK_BACK_SECONDS = 300.0  # clocks differ, and a message may have been tried for minutes
 
 _log = structlog.get_logger(__name__)
 
@@ -40,16 +46,19 @@ class Courier:
         service: Service,
         door: FrontDoorRecord,
         content: Callable[[str], Awaitable[bytes]],
+        leaving: Leaving,
     ):
         self._database = database
         self._service = service
         self._door = door
         self._content = content
+        self._leaving = leaving
 
     async def deliver(self, at: Thread) -> bool:
         """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes."""
         async with self._database.transaction(self._door.workspace_id) as connection:
-            due = await deliveries.due(connection, at.id)
+            at = await deliveries.thread(connection, at.id) or at
+            due = await posts.due(connection, at.id)
         if due is None:
             return False
         try:
@@ -59,17 +68,29 @@ class Courier:
                 await self._post(at, due)
         except DeclinedError as error:
             _log.warning("post_declined", thread_id=at.id, post_id=due.id, reason=error.reason)
-            await self._note(deliveries.ended, due.id, "failed", error.reason)
+            await self._fail(at, due, error.reason)
         return True
+
+    async def _fail(self, at: Thread, due: DuePost, reason: str) -> None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            await posts.ended(connection, due.id, "failed", reason)
+            if isinstance(due.body, Attachment):
+                said = Text(markdown=f":paperclip: `{due.body.name}` could not be sent: {reason}.")
+                await posts.intend(connection, at, self._door.workspace_id, f"failed:{due.id}", said)
+
+    async def _fit(self, due: DuePost) -> Post:
+        post = due.post()
+        return post.model_copy(update={"body": await self._leaving.body(post.body)})
 
     async def _correct(self, at: Thread, due: DuePost) -> None:
         remote = due.remote or ""
         if due.withdrawn:
             await self._patiently(lambda: self._service.withdraw(at.place, remote))
-            await self._note(deliveries.ended, due.id, "gone")
+            await self._note(posts.ended, due.id, "gone")
         else:
-            await self._patiently(lambda: self._service.change(at.place, due.post()))
-            await self._note(deliveries.posted, due.id, remote, revision=due.revision)
+            post = await self._fit(due)
+            await self._patiently(lambda: self._service.change(at.place, post))
+            await self._note(posts.posted, due.id, remote, revision=due.revision)
 
     async def _post(self, at: Thread, due: DuePost) -> None:
         if due.state == "sending":
@@ -77,7 +98,7 @@ class Courier:
             if await self._found(at, due):
                 return
             if due.withdrawn:
-                await self._note(deliveries.ended, due.id, "gone")
+                await self._note(posts.ended, due.id, "gone")
                 return
         if isinstance(due.body, Attachment) and due.body.remote is None:
             due = await self._prepared(due, due.body)
@@ -85,34 +106,53 @@ class Courier:
 
     async def _send(self, at: Thread, due: DuePost) -> None:
         await self._slot(at)
-        await self._note(deliveries.sending, due.id)
+        streamed = isinstance(due.body, Text) and due.body.live_for is not None
+        await self._note(posts.sending, due.id, streamed=streamed)
+        due = due.model_copy(update={"streamed": streamed})
         try:
-            remote = await self._service.send(at.place, at.thread, due.post())
+            remote = await self._service.send(at.place, at.anchor, await self._fit(due))
+        except NotStreamedError:
+            await self._note(posts.put_off, due.id)
         except LimitedError as error:
-            await self._note(deliveries.unsent, due.id)
+            await self._note(posts.unsent, due.id)
             await self._postpone(at, error.seconds)
         except AmbiguousError as error:
             _log.info("post_ambiguous", thread_id=at.id, post_id=due.id, error=str(error))
             await asyncio.sleep(_ANSWERED_SECONDS if error.answered else SETTLE_SECONDS)
             if not await self._found(at, due):
-                await self._note(deliveries.unsent, due.id)
+                await self._note(posts.unsent, due.id)
         else:
-            await self._note(deliveries.posted, due.id, remote, revision=due.revision)
+            await self._stands(at, due, remote, revision=due.revision)
 
     async def _found(self, at: Thread, due: DuePost) -> bool:
         """Look for a message that may have been taken; note it if it was."""
-        remote = await self._patiently(lambda: self._service.find(at.place, at.thread, due.post()))
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            others = await posts.remotes(connection, at.id)
+        since = (due.sent_seconds or 0.0) + _LOOK_BACK_SECONDS
+        remote = await self._patiently(
+            lambda: self._service.find(at.place, at.anchor, due.post(), others=others, since_seconds=since)
+        )
         if remote is not None:
-            await self._note(deliveries.posted, due.id, remote, revision=due.revision)
+            # What was changed after it was sent may not be what stands there.
+            await self._stands(at, due, remote, revision=-1 if due.revision or due.streamed else due.revision)
         return remote is not None
 
+    async def _stands(self, at: Thread, due: DuePost, remote: str, *, revision: int) -> None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            await posts.posted(connection, due.id, remote, revision=revision)
+            if at.anchor is None:
+                await deliveries.anchor(connection, at, remote)
+
     async def _prepared(self, due: DuePost, attachment: Attachment) -> DuePost:
-        content = (
-            attachment.text.encode() if attachment.text is not None else await self._content(attachment.file_id or "")
-        )
+        if attachment.text is not None:
+            content = attachment.text.encode()
+        else:
+            content = await self._content(attachment.file_id or "")
+            if kinds := await self._leaving.secrets_in(content):
+                raise DeclinedError(f"it has secrets in it ({', '.join(sorted(set(kinds)))})")
         remote = await self._patiently(lambda: self._service.prepare(attachment, content))
         body = attachment.model_copy(update={"remote": remote})
-        await self._note(deliveries.prepared, due.id, body)
+        await self._note(posts.prepared, due.id, body)
         return due.model_copy(update={"body": body})
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:

@@ -8,11 +8,13 @@ import psycopg
 import structlog
 
 from controlplane.frontdoors.contract import Inbound
-from controlplane.frontdoors.conversation import Conversation, Parts
-from controlplane.frontdoors.tasks import end
+from controlplane.frontdoors.conversation import Conversation
+from controlplane.frontdoors.parts import Parts
 from controlplane.store import deliveries, events, frontdoors
 from controlplane.store.deliveries import Received, Thread
 from controlplane.store.listening import listen
+from controlplane.store.pool import Database
+from controlplane.tasks import end
 
 _LOCK_CLASS = 7_200
 """The first half of the advisory locks' keys; the second is the thread's ``lock_key``."""
@@ -34,10 +36,14 @@ class _Running:
 
 
 class Desk:
-    """Takes in what people do, and runs the conversations of the threads that it has the lock of."""
+    """Takes in what people do, and runs the conversations of the threads that it has the lock of.
 
-    def __init__(self, parts: Parts):
+    ``entrance``: connections that no conversation uses, so that whoever comes in does not wait for those who talk.
+    """
+
+    def __init__(self, parts: Parts, entrance: Database):
         self._parts = parts
+        self._entrance = entrance
         self._running: dict[str, _Running] = {}
         self._resting: dict[str, float] = {}
         self._failures: dict[str, int] = {}
@@ -45,8 +51,10 @@ class Desk:
 
     async def take_in(self, inbound: Inbound) -> Received:
         """Put on record what came in; once this returns it is not lost."""
-        async with self._parts.transaction() as connection:
+        async with self._entrance.transaction(self._parts.door.workspace_id) as connection:
             received = await deliveries.receive(connection, self._parts.door, inbound)
+        if received == "new":
+            self._parts.receipts.note(inbound)
         self._wake()
         return received
 
@@ -71,6 +79,7 @@ class Desk:
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             await end(hearing, forgetting)
+            await self._parts.receipts.close()
 
     def _wake(self) -> None:
         self._look.set()

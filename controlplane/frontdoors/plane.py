@@ -16,6 +16,7 @@ _TIMEOUT_SECONDS = 60.0
 _SILENCE_SECONDS = 40.0  # a stream says something every 15
 _PAUSE_SECONDS = 0.3  # a part that died is there again in about a second
 _LONGEST_PAUSE_SECONDS = 5.0
+_PREVIEWS = ("event_start", "event_delta")
 
 _log = structlog.get_logger(__name__)
 
@@ -53,10 +54,7 @@ class Plane:
 
     async def content(self, file_id: str) -> bytes:
         """Return a file's content."""
-        response = await self._http.get(f"/v1/files/{file_id}/content")
-        if response.is_error:
-            raise _refusal(response)
-        return response.content
+        return (await self._answered("GET", f"/v1/files/{file_id}/content")).content
 
     async def agents(self) -> dict[str, str]:
         """Return the names of all agents by id."""
@@ -69,25 +67,31 @@ class Plane:
             if page is None:
                 return found
 
-    async def follow(self, session_id: str, *, after: int) -> AsyncGenerator[tuple[int, Json]]:
-        """Yield every event of a session after a seq, with its seq, for as long as somebody reads; reconnects."""
+    async def follow(self, session_id: str, *, after: int, previews: bool) -> AsyncGenerator[tuple[int | None, Json]]:
+        """Yield every event of a session after a seq, with its seq, for as long as somebody reads; reconnects.
+
+        ``previews``: also what an answer says while it is made, without a seq.
+        """
         pause = _PAUSE_SECONDS
         while True:
             try:
-                async for seq, event in self._connection(session_id, after):
-                    after, pause = seq, _PAUSE_SECONDS
+                async for seq, event in self._connection(session_id, after, previews=previews):
+                    after, pause = after if seq is None else seq, _PAUSE_SECONDS
                     yield seq, event
             except httpx.TransportError as error:
                 _log.info("session_stream_broke", session_id=session_id, error=type(error).__name__)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _connection(self, session_id: str, after: int) -> AsyncGenerator[tuple[int, Json]]:
+    async def _connection(
+        self, session_id: str, after: int, *, previews: bool
+    ) -> AsyncGenerator[tuple[int | None, Json]]:
         timeout = httpx.Timeout(_TIMEOUT_SECONDS, read=_SILENCE_SECONDS)
         async with self._http.stream(
             "GET",
             f"/v1/sessions/{session_id}/events/stream",
             headers={"Last-Event-ID": str(after)},
+            params={"event_deltas": "agent.message"} if previews else {},
             timeout=timeout,
         ) as response:
             if response.is_error:
@@ -101,17 +105,20 @@ class Plane:
                     name, _, value = line.partition(": ")
                     frame[name] = value
                     continue
-                if "id" in frame and "data" in frame:
-                    yield int(frame["id"]), json.loads(frame["data"])
+                if "data" in frame and ("id" in frame or frame.get("event") in _PREVIEWS):
+                    yield int(frame["id"]) if "id" in frame else None, json.loads(frame["data"])
                 frame = {}
 
     async def _asked(self, method: str, path: str, **options: Any) -> Json:
+        return (await self._answered(method, path, **options)).json()
+
+    async def _answered(self, method: str, path: str, **options: Any) -> httpx.Response:
         pause = _PAUSE_SECONDS
         while True:
             try:
                 response = await self._http.request(method, path, **options)
                 if response.is_success:
-                    return response.json()
+                    return response
                 if not _passes(response):
                     raise _refusal(response)
             except httpx.TransportError as error:

@@ -21,6 +21,16 @@ HELP = """*What I understand*
 • `agents`: who there is · `help`"""
 
 
+def listed(names: list[str]) -> str:
+    """Return the names of agents as people read them."""
+    return "\n".join(f"• `{name}`" for name in names) or "There is no agent yet."
+
+
+def standing(session_id: str, explanation: dict[str, str]) -> str:
+    """Return why a session stands where it stands, as people read it."""
+    return f"`{session_id}`\n" + "\n".join(f"• {explanation[each]}" for each in ("stands", "because", "waits"))
+
+
 @dataclass(frozen=True)
 class Heard:
     """What a text means: a word, or a message, with the agent that it names and whether it is to steer."""

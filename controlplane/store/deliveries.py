@@ -7,9 +7,9 @@ was told. What goes out is committed before it is sent, under a name that it has
 from typing import Any, Literal, LiteralString
 
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
-from controlplane.frontdoors.contract import Body, Inbound, Post, Said
+from controlplane.frontdoors.contract import Inbound, Said
 from controlplane.ids import new_id
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Connection, one, rows
@@ -19,25 +19,32 @@ CHANNEL = "bulkhead_front_doors"
 
 Received = Literal["new", "known", "not_ours"]
 
-_BODY: TypeAdapter[Body] = TypeAdapter(Body)
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
 class Thread(_Frozen):
-    """A thread that is, or is to be, a session."""
+    """A thread that is, or is to be, a session. ``report``: we begin it ourselves, under this heading; ``root``: with
+    this message, once it stands. ``person``: who spoke last."""
 
     id: str
     front_door_id: str
     place: str
     thread: str
+    report: str | None = None
+    root: str | None = None
+    person: str | None = None
     agent_id: str | None
     opening: dict[str, Any] | None
     session_id: str | None
     seen_seq: int
     lock_key: int
+
+    @property
+    def anchor(self) -> str | None:
+        """The service's name of the thread; None: it is still to be begun."""
+        return self.thread if self.report is None else self.root
 
 
 class Item(_Frozen):
@@ -48,28 +55,14 @@ class Item(_Frozen):
     request: dict[str, Any] | None
 
 
-class DuePost(_Frozen):
-    """A message and what is to be done about it. ``sent_seconds``: since it was last sent."""
-
-    id: str
-    body: Body
-    state: Literal["intended", "sending", "posted"]
-    revision: int
-    withdrawn: bool
-    remote: str | None
-    sent_seconds: float | None
-
-    def post(self) -> Post:
-        """Return it as services take it."""
-        return Post(id=self.id, body=self.body, remote=self.remote)
-
-
 _THREADS: LiteralString = """
-    SELECT t.id, t.front_door_id, t.place, t.thread, t.agent_id, t.opening, t.session_id, t.seen_seq, t.lock_key
+    SELECT t.id, t.front_door_id, t.place, t.thread, t.report, t.root, t.person,
+           t.agent_id, t.opening, t.session_id, t.seen_seq, t.lock_key
       FROM front_door_threads t"""
 
 _WITH_WORK: LiteralString = """
-    SELECT t.id, t.front_door_id, t.place, t.thread, t.agent_id, t.opening, t.session_id, t.seen_seq, t.lock_key
+    SELECT t.id, t.front_door_id, t.place, t.thread, t.report, t.root, t.person,
+           t.agent_id, t.opening, t.session_id, t.seen_seq, t.lock_key
       FROM front_door_threads t LEFT JOIN sessions s ON s.id = t.session_id
      WHERE t.front_door_id = %(door)s
        AND (s.last_seq > t.seen_seq
@@ -83,10 +76,8 @@ _WITH_WORK: LiteralString = """
 
 async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> Received:
     """Put on record what came in; the caller commits before it answers the service."""
-    # One at a time in a thread: a reply that overtakes the message that opens it would be left lying otherwise.
-    await connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{door.id} {inbound.place} {inbound.thread}",)
-    )
+    # A reply that overtakes the message that opens its thread would be left lying otherwise.
+    await _order(connection, door.id, inbound.place, inbound.thread)
     fresh = await one(
         connection,
         "INSERT INTO front_door_deliveries (front_door_id, delivery, workspace_id) VALUES (%(door)s, %(id)s, %(ws)s)"
@@ -107,8 +98,9 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     state = "waiting" if ours else "parked"
     row = await one(
         connection,
-        "INSERT INTO front_door_inbox (id, workspace_id, front_door_id, place, thread, message, body, state)"
-        " VALUES (%(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(message)s, %(body)s, %(state)s)"
+        "INSERT INTO front_door_inbox (id, workspace_id, front_door_id, place, thread, message, person, body,"
+        " state) VALUES (%(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(message)s, %(person)s, %(body)s,"
+        " %(state)s)"
         " ON CONFLICT (front_door_id, place, message) DO UPDATE SET state = 'waiting'"
         " WHERE front_door_inbox.state = 'parked' AND excluded.state = 'waiting' RETURNING id",
         {
@@ -118,6 +110,7 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
             "place": inbound.place,
             "thread": inbound.thread,
             "message": inbound.message,
+            "person": inbound.person,
             "body": Jsonb(inbound.model_dump(mode="json")),
             "state": state,
         },
@@ -129,6 +122,13 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     if state == "waiting":
         await wake(connection)
     return "new" if ours else "not_ours"
+
+
+async def _order(connection: Connection, front_door_id: str, place: str, thread: str) -> None:
+    """Let what changes a thread's beginning happen one after the other."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{front_door_id} {place} {thread}",)
+    )
 
 
 async def wake(connection: Connection) -> None:
@@ -196,6 +196,71 @@ async def thread_with(connection: Connection, front_door_id: str, place: str, me
         {"door": front_door_id, "place": place, "message": message},
     )
     return row["thread"] if row else None
+
+
+async def thread_of_person(connection: Connection, front_door_id: str, place: str, person: str) -> str | None:
+    """Return the thread of ours in a place in which somebody has last said or done something."""
+    row = await one(
+        connection,
+        "SELECT i.thread FROM front_door_inbox i JOIN front_door_threads t ON t.front_door_id = i.front_door_id"
+        " AND t.place = i.place AND t.thread = i.thread WHERE i.front_door_id = %(door)s AND i.place = %(place)s"
+        " AND i.person = %(person)s ORDER BY i.received_at DESC LIMIT 1",
+        {"door": front_door_id, "place": place, "person": person},
+    )
+    return row["thread"] if row else None
+
+
+async def report(
+    connection: Connection, door: FrontDoorRecord, *, place: str, run_id: str, session_id: str, heading: str
+) -> None:
+    """Have a thread begun with what a run comes to; a session that has a thread goes on in that one."""
+    await connection.execute(
+        "INSERT INTO front_door_threads (id, workspace_id, front_door_id, place, thread, report, agent_id,"
+        " session_id) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, s.agent_id, s.id"
+        " FROM sessions s WHERE s.id = %(session)s AND NOT EXISTS"
+        " (SELECT FROM front_door_threads t WHERE t.front_door_id = %(door)s AND t.session_id = s.id)"
+        " ON CONFLICT DO NOTHING",
+        {
+            "id": new_id("fth"),
+            "ws": door.workspace_id,
+            "door": door.id,
+            "place": place,
+            "thread": f"run:{run_id}",
+            "heading": heading,
+            "session": session_id,
+        },
+    )
+    await wake(connection)
+
+
+async def anchor(connection: Connection, at: Thread, remote: str) -> None:
+    """Note with which message a thread that we begin has begun; who has answered there already is in it."""
+    await _order(connection, at.front_door_id, at.place, remote)
+    other = await one(
+        connection,
+        "DELETE FROM front_door_threads WHERE front_door_id = %(door)s AND place = %(place)s AND thread = %(thread)s"
+        " AND session_id IS NULL AND id <> %(id)s RETURNING id",
+        {"door": at.front_door_id, "place": at.place, "thread": remote, "id": at.id},
+    )
+    # One that is a session by now stays: it was spoken to before we knew that the message stands.
+    await connection.execute(
+        "UPDATE front_door_threads t SET root = %(remote)s, thread = CASE WHEN EXISTS (SELECT FROM"
+        " front_door_threads o WHERE o.front_door_id = t.front_door_id AND o.place = t.place"
+        " AND o.thread = %(remote)s) THEN t.thread ELSE %(remote)s END WHERE t.id = %(id)s",
+        {"id": at.id, "remote": remote},
+    )
+    await connection.execute(
+        "UPDATE front_door_inbox SET state = 'waiting' WHERE front_door_id = %s AND place = %s AND thread = %s"
+        " AND state = 'parked'",
+        (at.front_door_id, at.place, remote),
+    )
+    if other is not None:
+        await wake(connection)
+
+
+async def spoke(connection: Connection, thread_id: str, person: str) -> None:
+    """Note who spoke last in a thread."""
+    await connection.execute("UPDATE front_door_threads SET person = %s WHERE id = %s", (person, thread_id))
 
 
 async def last_seq(connection: Connection, thread_id: str) -> int:
@@ -276,107 +341,6 @@ async def seen(connection: Connection, thread_id: str, session_id: str, seq: int
     await connection.execute(
         "UPDATE front_door_threads SET seen_seq = greatest(seen_seq, %s) WHERE id = %s AND session_id = %s",
         (seq, thread_id, session_id),
-    )
-
-
-async def intend(connection: Connection, at: Thread, workspace_id: str, name: str, body: Body) -> None:
-    """Have a message stand in a thread; the same name again changes nothing."""
-    await connection.execute(
-        "INSERT INTO front_door_posts (id, workspace_id, thread_id, name, body) VALUES (%s, %s, %s, %s, %s)"
-        " ON CONFLICT (thread_id, name) DO NOTHING",
-        (new_id("post"), workspace_id, at.id, name, Jsonb(body.model_dump(mode="json"))),
-    )
-
-
-async def revise(connection: Connection, thread_id: str, name: str, body: Body) -> None:
-    """Have a message say something else."""
-    await connection.execute(
-        "UPDATE front_door_posts SET body = %(body)s, revision = revision + 1 WHERE thread_id = %(thread)s"
-        " AND name = %(name)s AND body <> %(body)s",
-        {"body": Jsonb(body.model_dump(mode="json")), "thread": thread_id, "name": name},
-    )
-
-
-async def withdraw(connection: Connection, thread_id: str, prefix: str) -> None:
-    """Have messages whose names begin with ``prefix`` taken away."""
-    await connection.execute(
-        "UPDATE front_door_posts SET withdrawn = true, state = CASE state WHEN 'intended' THEN 'gone' ELSE state END"
-        " WHERE thread_id = %s AND starts_with(name, %s) AND state IN ('intended', 'sending', 'posted')",
-        (thread_id, prefix),
-    )
-
-
-async def bodies(connection: Connection, thread_id: str, prefix: str) -> dict[str, Body]:
-    """Return what messages say whose names begin with ``prefix``."""
-    found = await rows(
-        connection,
-        "SELECT name, body FROM front_door_posts WHERE thread_id = %(thread)s AND starts_with(name, %(prefix)s)"
-        " AND state <> 'gone'",
-        {"thread": thread_id, "prefix": prefix},
-    )
-    return {row["name"]: _BODY.validate_python(row["body"]) for row in found}
-
-
-async def due(connection: Connection, thread_id: str) -> DuePost | None:
-    """Return the first message of a thread about which something is to be done."""
-    row = await one(
-        connection,
-        "SELECT id, body, state, revision, withdrawn, remote,"
-        " extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_seconds"
-        " FROM front_door_posts WHERE thread_id = %(id)s AND (state IN ('intended', 'sending')"
-        " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal LIMIT 1",
-        {"id": thread_id},
-    )
-    return DuePost.model_validate(row) if row else None
-
-
-async def remote_of(connection: Connection, thread_id: str, name: str) -> str | None:
-    """Return under which id a message stands, if it does."""
-    row = await one(
-        connection,
-        "SELECT remote FROM front_door_posts WHERE thread_id = %(id)s AND name = %(name)s AND state = 'posted'",
-        {"id": thread_id, "name": name},
-    )
-    return row["remote"] if row else None
-
-
-async def sending(connection: Connection, post_id: str) -> None:
-    """Note that a message is about to be sent."""
-    await connection.execute(
-        "UPDATE front_door_posts SET state = 'sending', sent_at = clock_timestamp() WHERE id = %s", (post_id,)
-    )
-
-
-async def prepared(connection: Connection, post_id: str, body: Body) -> None:
-    """Note what the service calls an attachment that it holds for us."""
-    await connection.execute(
-        "UPDATE front_door_posts SET body = %s WHERE id = %s", (Jsonb(body.model_dump(mode="json")), post_id)
-    )
-
-
-async def unsent(connection: Connection, post_id: str) -> None:
-    """Note that the service did not take a message."""
-    await connection.execute(
-        "UPDATE front_door_posts SET state = CASE WHEN withdrawn THEN 'gone' ELSE 'intended' END"
-        " WHERE id = %s AND state = 'sending'",
-        (post_id,),
-    )
-
-
-async def posted(connection: Connection, post_id: str, remote: str, *, revision: int) -> None:
-    """Note under which id a message stands, and what it says there."""
-    await connection.execute(
-        "UPDATE front_door_posts SET state = 'posted', remote = %s, shown = %s WHERE id = %s",
-        (remote, revision, post_id),
-    )
-
-
-async def ended(
-    connection: Connection, post_id: str, state: Literal["failed", "gone"], problem: str | None = None
-) -> None:
-    """Note that a message is gone, or will never stand there."""
-    await connection.execute(
-        "UPDATE front_door_posts SET state = %s, problem = %s WHERE id = %s", (state, problem, post_id)
     )
 
 

@@ -79,10 +79,16 @@ async def create(
 
 async def get(connection: Connection, front_door_id: str) -> FrontDoorRecord:
     """Return a front door; raises `NotFoundError`."""
-    row = await one(connection, _SELECT + " WHERE id = %(id)s", {"id": front_door_id})
-    if row is None:
+    found = await find(connection, front_door_id)
+    if found is None:
         raise _unknown(front_door_id)
-    return FrontDoorRecord.model_validate(row)
+    return found
+
+
+async def find(connection: Connection, front_door_id: str) -> FrontDoorRecord | None:
+    """Return a front door, if it is there."""
+    row = await one(connection, _SELECT + " WHERE id = %(id)s", {"id": front_door_id})
+    return FrontDoorRecord.model_validate(row) if row else None
 
 
 async def listing(connection: Connection) -> list[FrontDoorRecord]:

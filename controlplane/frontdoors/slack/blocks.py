@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controlplane.frontdoors.contract import Attachment, Body, Card, Choice, Post, Text, Trouble, Working
-from controlplane.frontdoors.scrub import fit_to_leave
+from controlplane.frontdoors.leaving import disarm
 
 Json = dict[str, Any]
 
@@ -60,7 +60,7 @@ def blocks(body: Body) -> list[Json]:
         case Card():
             return _card(body)
         case Trouble():
-            said = f":x: *The turn failed.* {escaped(fit_to_leave(body.message))[:_SECTION_CHARACTERS]}"
+            said = f":x: *The turn failed.* {escaped(body.message)[:_SECTION_CHARACTERS]}"
             resume = _button("Resume", "resume", body.session_id) if body.session_id else None
             return [_section(said), *([{"type": "actions", "elements": [resume]}] if resume else [])]
         case Choice():
@@ -71,7 +71,7 @@ def blocks(body: Body) -> list[Json]:
 
 def arguments(card: Card) -> str:
     """Return a call's exact arguments as people read them."""
-    return fit_to_leave(json.dumps(card.input, indent=2, ensure_ascii=False))
+    return disarm(json.dumps(card.input, indent=2, ensure_ascii=False))
 
 
 def reason_form(value: str, place: str, thread: str) -> Json:
@@ -155,7 +155,7 @@ def _preview(body: Body) -> str:
             said = "Which agent is to answer?"
         case Attachment():
             said = body.name
-    return fit_to_leave(said)[:_PREVIEW_CHARACTERS]
+    return disarm(said)[:_PREVIEW_CHARACTERS]
 
 
 def _button(text: str, action: str, value: str, *, style: str | None = None) -> Json:

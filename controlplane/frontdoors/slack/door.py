@@ -9,14 +9,16 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from controlplane.frontdoors.contract import Card, Inbound
+from controlplane.frontdoors.contract import Card
+from controlplane.frontdoors.desk import Desk
+from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.slack import blocks, inbound
-from controlplane.store import deliveries
+from controlplane.frontdoors.slack.commands import Commands
+from controlplane.store import deliveries, posts
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
 
 Json = Mapping[str, Any]
-TakeIn = Callable[[Inbound], Awaitable[Any]]
 
 _log = structlog.get_logger(__name__)
 
@@ -33,15 +35,16 @@ class SlackDoor:
         door: FrontDoorRecord,
         bot_user: str,
         database: Database,
-        take_in: TakeIn,
-        refuse: Callable[..., Awaitable[None]],
+        desk: Desk,
+        parts: Parts,
     ):
         self._client = client
         self._door = door
         self._bot_user = bot_user
         self._database = database
-        self._take_in = take_in
-        self._refuse = refuse
+        self._desk = desk
+        self._leaving = parts.leaving
+        self._commands = Commands(parts, desk)
         self.app = AsyncApp(
             client=client,
             signing_secret=signing_secret or "socket mode has none",
@@ -61,7 +64,7 @@ class SlackDoor:
             return
         found = inbound.said(body, event, bot_user=self._bot_user)
         if found is not None:
-            await self._take_in(found)
+            await self._desk.take_in(found)
 
     async def _reaction(self, body: Json, event: Json) -> None:
         item = event.get("item") or {}
@@ -70,7 +73,7 @@ class SlackDoor:
         if not await self._ours(body):
             return
         thread = await self._thread_of(str(item["channel"]), str(item["ts"]))
-        await self._take_in(inbound.crossed(body, event, thread=thread))
+        await self._desk.take_in(inbound.crossed(body, event, thread=thread))
 
     async def _other(self, event: Json) -> None:
         _log.debug("event_not_used", type=event.get("type"))
@@ -82,20 +85,19 @@ class SlackDoor:
                 await self._open(body, action, name)
             else:
                 found = inbound.pressed(body, action)
-                if found is not None and await self._take_in(found) == "not_ours":
-                    await self._refuse("forged_button", place=found.place, person=found.person)
+                if found is not None and await self._desk.take_in(found) == "not_ours":
+                    await self._desk.refuse("forged_button", place=found.place, person=found.person)
         await ack()
 
     async def _denied(self, ack: Callable[..., Awaitable[Any]], body: Json) -> None:
         if await self._ours(body):
-            await self._take_in(inbound.denied(body))
+            await self._desk.take_in(inbound.denied(body))
         await ack()
 
     async def _command(self, ack: Callable[..., Awaitable[Any]], command: Json) -> None:
-        """Answer the slash command, to whoever gave it alone: it stands in no thread."""
+        """Do what a word does, and answer whoever gave it alone: Slack has no such command in a thread."""
         if await self._ours(command):
-            said = "Mention me in a channel, or write to me: each thread is a session. "
-            await ack(text=said + "Say `help` there for what I understand.", response_type="ephemeral")
+            await ack(text=await self._commands.answer(command), response_type="ephemeral")
         else:
             await ack()
 
@@ -108,9 +110,10 @@ class SlackDoor:
         else:
             card = await self._card(place, thread, str(action["value"]))
             if card is None:
-                await self._refuse("forged_button", place=place, person=str(body["user"]["id"]))
+                await self._desk.refuse("forged_button", place=place, person=str(body["user"]["id"]))
                 return
-            view = blocks.arguments_view(blocks.arguments(card))
+            fit = await self._leaving.body(card)
+            view = blocks.arguments_view(blocks.arguments(fit if isinstance(fit, Card) else card))
         try:
             await self._client.views_open(trigger_id=str(body["trigger_id"]), view=view)
         except SlackApiError as error:
@@ -119,7 +122,7 @@ class SlackDoor:
     async def _card(self, place: str, thread: str, tool_use_id: str) -> Card | None:
         async with self._database.transaction(self._door.workspace_id) as connection:
             found = await deliveries.thread_at(connection, self._door.id, place, thread)
-            bodies = await deliveries.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
+            bodies = await posts.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
         card = bodies.get(f"card:{tool_use_id}")
         return card if isinstance(card, Card) else None
 
@@ -135,10 +138,10 @@ class SlackDoor:
         person = str(event.get("user") or (body.get("user") or {}).get("id") or body.get("user_id") or "")
         place = str(event.get("channel") or (body.get("channel") or {}).get("id") or body.get("channel_id") or "")
         if team != self._door.team or app != self._door.app:
-            await self._refuse("another_team", place=place, person=person)
+            await self._desk.refuse("another_team", place=place, person=person)
             return False
         of_person = event.get("user_team") or event.get("team") or (body.get("user") or {}).get("team_id")
         if of_person and of_person != team:
-            await self._refuse("guest_of_another_team", place=place, person=person)
+            await self._desk.refuse("guest_of_another_team", place=place, person=person)
             return False
         return True

@@ -57,6 +57,19 @@ def crossed(envelope: Json, event: Json, *, thread: str) -> Inbound:
     )
 
 
+def commanded(command: Json, *, thread: str) -> Inbound:
+    """Return a slash command as the same word that is said in a thread."""
+    known_by = f"command:{command['trigger_id']}"
+    return Inbound(
+        delivery=known_by,
+        place=str(command["channel_id"]),
+        thread=thread,
+        message=known_by,
+        person=str(command["user_id"]),
+        what=Said(text=str(command.get("text") or ""), addressed=False),
+    )
+
+
 def pressed(body: Json, action: Json) -> Inbound | None:
     """Return a press of one of our buttons."""
     name = str(action["action_id"]).partition(":")[2].partition(":")[0]

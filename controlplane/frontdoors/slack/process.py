@@ -5,7 +5,7 @@ import base64
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 import structlog
@@ -16,10 +16,13 @@ from slack_sdk.web.async_client import AsyncWebClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
-from controlplane.frontdoors.conversation import Parts
+from controlplane.frontdoors.contract import DeclinedError
 from controlplane.frontdoors.courier import Courier
 from controlplane.frontdoors.desk import Desk
-from controlplane.frontdoors.plane import Plane
+from controlplane.frontdoors.leaving import Leaving
+from controlplane.frontdoors.parts import Parts
+from controlplane.frontdoors.plane import Plane, RefusedError
+from controlplane.frontdoors.receipts import Receipts
 from controlplane.frontdoors.slack.door import SlackDoor
 from controlplane.frontdoors.slack.identity import Identity, identity
 from controlplane.frontdoors.slack.service import TIMEOUT_SECONDS, SlackService
@@ -32,6 +35,7 @@ from harness_adapters.guest import serving as serving_on
 
 PATH = "/slack/events"
 _BACKLOG = 1024
+_ENTRANCE_CONNECTIONS = 6
 BOT_TOKEN, SIGNING_SECRET, APP_TOKEN = "SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_APP_TOKEN"
 
 _log = structlog.get_logger(__name__)
@@ -56,8 +60,21 @@ async def serving(
     who = await identity(client)
     door = await _known(database, door, who)
     plane = Plane(api_url, await _api_key(database, keyring, door))
-    parts = _parts(database, client, door, plane, keyring)
-    desk = Desk(parts)
+    entrance = Database(database.url, max_connections=_ENTRANCE_CONNECTIONS)
+    await entrance.open()
+    leaving = Leaving(database, keyring, door.workspace_id)
+    service = SlackService(client, team=who.team, bot_user=who.bot_user)
+    parts = Parts(
+        database=database,
+        service=service,
+        door=door,
+        plane=plane,
+        key=_derived(keyring, "buttons of a front door"),
+        courier=Courier(database=database, service=service, door=door, content=_content_of(plane), leaving=leaving),
+        leaving=leaving,
+        receipts=Receipts(database=entrance, service=service, door=door),
+    )
+    desk = Desk(parts, entrance)
     signing_secret = tokens.get(SIGNING_SECRET)
     app_token = tokens.get(APP_TOKEN)
     entry = SlackDoor(
@@ -66,8 +83,8 @@ async def serving(
         door=door,
         bot_user=who.bot_user,
         database=database,
-        take_in=desk.take_in,
-        refuse=desk.refuse,
+        desk=desk,
+        parts=parts,
     )
     logging.getLogger("slack_bolt").setLevel(logging.CRITICAL)  # it repeats requests, and with them what people said
 
@@ -81,20 +98,17 @@ async def serving(
         yield run
     finally:
         await plane.close()
+        await entrance.close()
 
 
-def _parts(
-    database: Database, client: AsyncWebClient, door: FrontDoorRecord, plane: Plane, keyring: Keyring
-) -> Parts:
-    service = SlackService(client)
-    return Parts(
-        database=database,
-        service=service,
-        door=door,
-        plane=plane,
-        key=_derived(keyring, "buttons of a front door"),
-        courier=Courier(database=database, service=service, door=door, content=plane.content),
-    )
+def _content_of(plane: Plane) -> Callable[[str], Awaitable[bytes]]:
+    async def content(file_id: str) -> bytes:
+        try:
+            return await plane.content(file_id)
+        except RefusedError as error:
+            raise DeclinedError(str(error)) from error
+
+    return content
 
 
 async def _by_socket(entry: SlackDoor, client: AsyncWebClient, app_token: SecretStr) -> None:

@@ -1,7 +1,10 @@
 """Slack's Web API as a `Service`."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import contextlib
+import time
+from collections.abc import Awaitable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -14,8 +17,10 @@ from controlplane.frontdoors.contract import (
     Attachment,
     DeclinedError,
     LimitedError,
+    NotStreamedError,
     Post,
     SharedFile,
+    Text,
 )
 from controlplane.frontdoors.slack import blocks
 
@@ -33,8 +38,20 @@ _DOWNLOAD_BYTES = 200_000_000
 _FILE_HOSTS = (".slack.com", ".slack-gov.com")
 """The token goes nowhere else: a file may be shared that another service keeps."""
 
+_NO_STREAMS = frozenset({"unknown_method", "missing_scope", "not_allowed_token_type", "method_deprecated"})
+_EDIT_SECONDS = 3.0  # a minute has room for some fifty changes of messages, of all threads together
+
 _UNSURE = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout"})
 _LIMITED = frozenset({"ratelimited", "rate_limited", "message_limit_exceeded"})
+
+
+@dataclass
+class _Stream:
+    """A message that is being written: what it says so far, and whether it can be added to."""
+
+    said: str
+    open: bool = True
+    edited_at: float = 0.0
 
 
 class SlackService:
@@ -43,13 +60,19 @@ class SlackService:
     part_characters = _PART_CHARACTERS
     place_pause_seconds = _PLACE_PAUSE_SECONDS
 
-    def __init__(self, client: AsyncWebClient):
+    def __init__(self, client: AsyncWebClient, *, team: str, bot_user: str):
         self._client = client
+        self._team = team
+        self._bot_user = bot_user
         self._names: dict[str, str] = {}
         self._has_status = True
+        self._streams: dict[str, _Stream] = {}
+        self.streams = True
 
-    async def send(self, place: str, thread: str, post: Post) -> str:
+    async def send(self, place: str, thread: str | None, post: Post) -> str:
         """See `Service.send`."""
+        if isinstance(post.body, Text) and post.body.live_for is not None:
+            return await self._begin(place, thread, post.body, recipient=post.body.live_for)
         if isinstance(post.body, Attachment):
             shared = [{"id": post.body.remote, "title": post.body.name}]
             await self._ask(
@@ -61,29 +84,99 @@ class SlackService:
         )
         return str(answer["ts"])
 
-    async def find(self, place: str, thread: str, post: Post) -> str | None:
-        """See `Service.find`."""
-        cursor: str | None = None
-        while True:
+    async def _begin(self, place: str, thread: str | None, text: Text, *, recipient: str) -> str:
+        if thread is None or not self.streams:
+            raise NotStreamedError("no thread, or no streams here")
+        try:
             answer = await self._ask(
-                self._client.conversations_replies(
-                    channel=place, ts=thread, limit=_PAGE, include_all_metadata=True, cursor=cursor
+                self._client.chat_startStream(
+                    channel=place,
+                    thread_ts=thread,
+                    markdown_text=text.markdown,
+                    recipient_user_id=recipient,
+                    recipient_team_id=self._team,
                 )
             )
+        except DeclinedError as error:
+            self.streams = error.reason not in _NO_STREAMS
+            raise NotStreamedError(error.reason) from error
+        remote = str(answer["ts"])
+        self._streams[remote] = _Stream(text.markdown)
+        return remote
+
+    async def find(
+        self, place: str, thread: str | None, post: Post, *, others: Set[str], since_seconds: float
+    ) -> str | None:
+        """See `Service.find`."""
+        cursor: str | None = None
+        oldest = f"{time.time() - since_seconds:.6f}"
+        while True:
+            if thread is not None:
+                asked = self._client.conversations_replies(
+                    channel=place, ts=thread, limit=_PAGE, include_all_metadata=True, cursor=cursor
+                )
+            else:
+                asked = self._client.conversations_history(
+                    channel=place, limit=_PAGE, include_all_metadata=True, oldest=oldest, cursor=cursor
+                )
+            answer = await self._ask(asked)
             for message in cast("list[Json]", answer.get("messages") or []):
-                if blocks.is_ours(message, post):
+                if blocks.is_ours(message, post) or (post.streamed and self._is_bare(message, thread, others)):
                     return (post.body.remote or "") if isinstance(post.body, Attachment) else str(message["ts"])
             cursor = (answer.get("response_metadata") or {}).get("next_cursor") or None
             if cursor is None:
                 return None
 
+    def _is_bare(self, message: Json, thread: str | None, others: Set[str]) -> bool:
+        """Say whether a message of ours carries nothing that all carry but those that were begun as streams."""
+        ts = str(message.get("ts"))
+        carries = message.get("metadata") or message.get("files") or message.get("subtype")
+        return message.get("user") == self._bot_user and not carries and ts not in {thread, *others}
+
     async def change(self, place: str, post: Post) -> None:
         """See `Service.change`."""
+        remote = post.remote or ""
+        if isinstance(post.body, Text) and post.body.live_for is not None:
+            await self._go_on(place, post, post.body)
+            return
+        if post.streamed:
+            self._streams.pop(remote, None)
+            await self._stop(place, remote)
+        await self._update(place, post)
+
+    async def _go_on(self, place: str, post: Post, text: Text) -> None:
+        """Add to a stream what it lacks. One that has ended, of itself or in doubt, is changed as a whole instead."""
+        remote = post.remote or ""
+        stream = self._streams.get(remote)
+        if stream is None:
+            return  # another process began it: the whole text is what comes next
+        if stream.open and text.markdown.startswith(stream.said):
+            more = text.markdown[len(stream.said) :]
+            try:
+                await self._ask(self._client.chat_appendStream(channel=place, ts=remote, markdown_text=more))
+            except (DeclinedError, AmbiguousError):
+                stream.open = False  # what was added twice, or not at all, is put right by the change
+            else:
+                stream.said = text.markdown
+                return
+        if time.monotonic() - stream.edited_at >= _EDIT_SECONDS:
+            stream.open, stream.edited_at = False, time.monotonic()
+            await self._stop(place, remote)
+            await self._update(place, post)
+
+    async def _stop(self, place: str, remote: str) -> None:
+        """End a stream; one that has ended is no error."""
+        with contextlib.suppress(DeclinedError):
+            await self._ask(self._client.chat_stopStream(channel=place, ts=remote))
+
+    async def _update(self, place: str, post: Post) -> None:
         said = {name: value for name, value in blocks.message(post).items() if not name.startswith("unfurl")}
         await self._ask(self._client.chat_update(channel=place, ts=post.remote or "", **said))
 
     async def withdraw(self, place: str, remote: str) -> None:
         """See `Service.withdraw`."""
+        if self._streams.pop(remote, None) is not None:
+            await self._stop(place, remote)
         try:
             await self._ask(self._client.chat_delete(channel=place, ts=remote))
         except DeclinedError as error:
@@ -112,8 +205,7 @@ class SlackService:
 
     async def whisper(self, place: str, thread: str, person: str, text: str) -> None:
         """See `Service.whisper`."""
-        said = blocks.fit_to_leave(text)
-        await self._ask(self._client.chat_postEphemeral(channel=place, user=person, thread_ts=thread, text=said))
+        await self._ask(self._client.chat_postEphemeral(channel=place, user=person, thread_ts=thread, text=text))
 
     async def names(self, people: list[str]) -> Mapping[str, str]:
         """See `Service.names`; a name is asked for once, and nobody waits for Slack because of one."""

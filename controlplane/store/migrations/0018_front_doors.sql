@@ -15,13 +15,17 @@ CREATE TABLE front_doors (
 );
 
 -- A thread is a session. opening: the request that makes it, decided before it is sent. seen_seq: up to where what the
--- session did is in the ledger below. lock_key: of the advisory lock that whoever works on the thread holds.
+-- session did is in the ledger below. report: the thread is begun by us, under this heading, with what a run of a
+-- deployment came to; root: our first message there, once it stands. person: who spoke last. lock_key: of the advisory lock that whoever works on the thread holds.
 CREATE TABLE front_door_threads (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
     front_door_id text NOT NULL REFERENCES front_doors ON DELETE CASCADE,
     place         text NOT NULL,
     thread        text NOT NULL,
+    report        text,
+    root          text,
+    person        text,
     agent_id      text REFERENCES agents,
     opening       jsonb,
     session_id    text REFERENCES sessions ON DELETE CASCADE,
@@ -42,6 +46,7 @@ CREATE TABLE front_door_inbox (
     place         text NOT NULL,
     thread        text NOT NULL,
     message       text NOT NULL,
+    person        text NOT NULL,
     body          jsonb NOT NULL,
     state         text NOT NULL CHECK (state IN ('parked', 'held', 'waiting', 'done', 'refused')),
     request       jsonb,
@@ -52,6 +57,8 @@ CREATE TABLE front_door_inbox (
 );
 CREATE INDEX front_door_inbox_open ON front_door_inbox (front_door_id, place, thread)
     WHERE state IN ('parked', 'held', 'waiting');
+
+CREATE INDEX front_door_inbox_by_person ON front_door_inbox (front_door_id, place, person, received_at DESC);
 
 CREATE TABLE front_door_deliveries (
     front_door_id text NOT NULL REFERENCES front_doors ON DELETE CASCADE,
@@ -64,7 +71,7 @@ CREATE INDEX front_door_deliveries_by_age ON front_door_deliveries (received_at)
 
 -- What is to stand in a thread, in this order. name: what it says, so that it is posted once. state: 'sending' until the
 -- service has said under which id (remote) it stands; who finds a row in it looks there before sending again. revision:
--- grows when the body changes; shown: the revision that the service has. withdrawn: it is to be taken away.
+-- grows when the body changes; shown: the revision that the service has. streamed: it was begun before it was whole. withdrawn: it is to be taken away.
 CREATE TABLE front_door_posts (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
@@ -76,6 +83,7 @@ CREATE TABLE front_door_posts (
     revision      int NOT NULL DEFAULT 0,
     shown         int,
     withdrawn     boolean NOT NULL DEFAULT false,
+    streamed      boolean NOT NULL DEFAULT false,
     remote        text,
     problem       text,
     sent_at       timestamptz,
@@ -106,6 +114,9 @@ CREATE TABLE front_door_refusals (
     last_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (front_door_id, reason, place, person, hour)
 );
+
+-- Where what its runs come to is told: {"front_door_id", "place"}.
+ALTER TABLE deployments ADD COLUMN reports_to jsonb;
 
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO bulkhead_app;
 DO $$

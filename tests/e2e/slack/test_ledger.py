@@ -124,5 +124,5 @@ async def test_mentions_of_everybody_and_secrets_do_not_leave(slack: Workspace) 
     assert token not in whole
     assert "<!channel" not in whole
     assert "@here" not in whole
-    assert "[secret removed]" in shown(answer)
+    assert "[redacted: GitHub Token]" in shown(answer)
     assert "<@U02BOB>" in shown(answer)
