@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import httpx
 import pytest
 
@@ -30,6 +31,9 @@ _READY_SECONDS = 20
 
 TEAM, APP, BOT = "T01TEST", "A01APP", "U0BOT"
 BOT_TOKEN, APP_TOKEN, SIGNING_SECRET = "xoxb-emulated", "xapp-emulated", "emulated-signing-secret"
+DIRECT = "D001"
+"""Where Alice and the bot are alone."""
+
 ALICE, BOB, CAROL = "U01ALICE", "U02BOB", "U03CAROL"
 PEOPLE = {ALICE: "Alice Anderson", BOB: "Bob Brown", CAROL: "Carol Clark"}
 
@@ -77,7 +81,10 @@ class Emulator:
             "users": [
                 {"id": each, "name": name.split()[0].lower(), "real_name": name} for each, name in PEOPLE.items()
             ],
-            "channels": [{"id": each, "name": each.lower(), "members": [*PEOPLE, BOT]} for each in self.channels],
+            "channels": [
+                *({"id": each, "name": each.lower(), "members": [*PEOPLE, BOT]} for each in self.channels),
+                {"id": DIRECT, "name": "alice", "is_im": True, "members": [ALICE, BOT]},
+            ],
         }
         self.http = httpx.AsyncClient(base_url=self.url, timeout=30)
 
@@ -129,6 +136,16 @@ class Emulator:
         pressed = {**button, **({"value": value} if value is not None else {})}
         body = {"channel": message["channel"], "messageTs": message["ts"], "user": user, "action": pressed}
         await self._control("interact", body)
+
+    async def command(self, channel: str, text: str, *, user: str = ALICE) -> None:
+        """Give the slash command."""
+        await self._control("command", {"channel": channel, "user": user, "command": "/bulkhead", "text": text})
+
+    async def submit(self, values: dict[str, Any], *, user: str = ALICE) -> None:
+        """Submit the window that a person has open, as the emulator's own page does."""
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{self.url}/ui") as page:
+            await page.send_json({"t": "view_submit", "user": user, "values": values})
+            await asyncio.sleep(0.5)
 
     async def react(self, channel: str, ts: str, name: str, *, user: str = ALICE) -> None:
         """React to a message as a person."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.test_approvals import asking, call, calls_of
 from tests.support.client import run, script
-from tests.support.emulator import ALICE, BOB, BOT, CAROL, buttons, shown
+from tests.support.emulator import ALICE, BOB, BOT, CAROL, DIRECT, buttons, shown
 from tests.support.slack import Workspace
 
 
@@ -168,6 +168,21 @@ async def test_a_call_is_allowed_by_who_clicks(careful: Workspace) -> None:
     assert row["decided_by"].startswith("key_")
 
 
+async def test_a_call_is_denied_for_a_reason_that_the_agent_is_told(careful: Workspace) -> None:
+    steps = script({"tools": [call("bash", command="rm -rf build")]}, {"text": "told: {{result}}"})
+    ts = await careful.slack.mention("C001", steps)
+    await careful.slack.press(await card(careful, "C001", ts), "deny_reason", user=BOB)
+
+    async def asked() -> bool:
+        return any(each["summary"] == "views.open" for each in await careful.slack.log())
+
+    await careful.until(asked, "the form")
+    await careful.slack.submit({"reason": {"reason": {"type": "plain_text_input", "value": "keep it"}}}, user=BOB)
+    await replied(careful, "C001", ts, "denied by Bob Brown (slack U02BOB): keep it")
+    *_, answer = await careful.answers("C001", ts)
+    assert "a person denied this call: keep it" in shown(answer)
+
+
 @pytest.mark.slow
 async def test_a_call_is_denied_and_another_allowed_for_the_session(careful: Workspace) -> None:
     again = {"tools": [call("bash", command="echo again")]}
@@ -246,3 +261,63 @@ async def test_a_place_is_limited_to_people_and_agents(careful: Workspace) -> No
     assert all(
         each.get("user") != BOT or "not for Bob" not in str(each) for each in await careful.slack.messages("C003")
     )
+
+
+async def test_a_conversation_of_two_needs_no_mention(slack: Workspace) -> None:
+    ts = await slack.slack.say(DIRECT, script({"text": "just us"}))
+    await slack.answers(DIRECT, ts)
+    await slack.slack.say(DIRECT, script({"text": "still us"}), thread=ts)
+    first, second = await slack.answers(DIRECT, ts, times=2)
+    assert [shown(each).splitlines()[0] for each in (first, second)] == ["just us", "still us"]
+    assert shown(first).rpartition("/")[2] == shown(second).rpartition("/")[2]
+    other = await slack.slack.say(DIRECT, script({"text": "something else"}))
+    (third,) = await slack.answers(DIRECT, other)
+    assert shown(third).rpartition("/")[2] != shown(first).rpartition("/")[2]
+
+
+async def commanded(slack: Workspace, text: str, *, channel: str, user: str = CAROL) -> str:
+    """Give the slash command and return what the person is told."""
+    seen = len(await told_by_commands(slack))
+    await slack.slack.command(channel, text, user=user)
+
+    async def answered() -> str | None:
+        found = await told_by_commands(slack)
+        return found[-1] if len(found) > seen else None
+
+    return await slack.until(answered, f"an answer to /bulkhead {text}")
+
+
+async def told_by_commands(slack: Workspace) -> list[str]:
+    found = [
+        each["text"]
+        for channel in slack.slack.channels
+        for each in await slack.slack.messages(channel)
+        if each.get("subtype") == "ephemeral" and each.get("ephemeral_to") == CAROL
+    ]
+    return [each for each in found if "\n" in each or each.startswith(("`", "You", "Sorry", ":warning:", "•", "To"))]
+
+
+async def test_the_slash_command_does_what_the_words_do(slack: Workspace) -> None:
+    await slack.client.post("/v1/agents", {"name": "third", "model": "scripted/third"})
+    assert "You have no thread here" in await commanded(slack, "stop", channel="C002")
+    assert "What I understand" in await commanded(slack, "help", channel="C002")
+    assert "`third`" in await commanded(slack, "agents", channel="C002")
+    ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}), user=CAROL)
+    await replied(slack, "C002", ts, "running `sleep 300`")
+    assert "sesn_" in await commanded(slack, "status", channel="C002")
+    assert "passed on" in await commanded(slack, "stop", channel="C002")
+
+    async def gone() -> bool:
+        return not [each for each in await slack.slack.thread("C002", ts) if "running" in shown(each)]
+
+    await slack.until(gone, "what ran stopped")
+    assert "passed on" in await commanded(slack, "use third", channel="C002")
+    await replied(slack, "C002", ts, "`third` answers from now on")
+    assert "passed on" in await commanded(slack, "new", channel="C002")
+    await replied(slack, "C002", ts, "begins a new session")
+    failing = {"fail": {"status": 400, "times": 1}, "text": "after all"}
+    await slack.slack.say("C002", script(failing), thread=ts, user=CAROL)
+    await replied(slack, "C002", ts, "The turn failed")
+    assert "passed on" in await commanded(slack, "resume", channel="C002")
+    await replied(slack, "C002", ts, "after all")
+    assert "scripted/third" in await replied(slack, "C002", ts, "after all")
