@@ -302,7 +302,7 @@ async def test_the_slash_command_does_what_the_words_do(slack: Workspace) -> Non
     assert "You have no thread here" in await commanded(slack, "stop", channel="C002")
     assert "What I understand" in await commanded(slack, "help", channel="C002")
     assert "`third`" in await commanded(slack, "agents", channel="C002")
-    ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}), user=CAROL)
+    ts = await slack.slack.mention("C002", "agent=helper " + script(run("sleep 300"), {"text": "never"}), user=CAROL)
     await replied(slack, "C002", ts, "running `sleep 300`")
     assert "sesn_" in await commanded(slack, "status", channel="C002")
     assert "passed on" in await commanded(slack, "stop", channel="C002")
