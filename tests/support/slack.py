@@ -27,7 +27,7 @@ from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, Emulato
 from tests.support.stack import Stack
 
 Mode = Literal["events", "socket"]
-Fault = Literal["limit", "fail", "take_and_fail", "take_and_cut", "take_and_hang", "take_late"]
+Fault = Literal["limit", "fail", "take_and_fail", "take_and_cut", "take_and_reset", "take_and_hang", "take_late"]
 
 Stub = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
 
@@ -79,11 +79,14 @@ class Relay:
         path = request.url.path
         if path.startswith("/api/"):
             answer = await self._web_api(request, path.removeprefix("/api/"), body)
+            if answer is None:
+                _reset(send)
+                return
         else:
             answer = await self._event(request, body)
         await answer(scope, receive, send)
 
-    async def _web_api(self, request: Request, method: str, body: bytes) -> Response:
+    async def _web_api(self, request: Request, method: str, body: bytes) -> Response | None:
         given = _arguments(request, body)
         place = str(given.get("channel") or given.get("channel_id") or "")
         fault = self.faults[method].pop(0) if self.faults[method] else None
@@ -112,6 +115,8 @@ class Relay:
             return Response("lost", 500)
         if fault == "take_and_fail":
             return Response("troubled", 500)
+        if fault == "take_and_reset":
+            return None
         if fault == "take_and_hang":
             await asyncio.sleep(_HANG_SECONDS)
         if fault == "take_and_cut":
@@ -319,6 +324,12 @@ async def _connect(client: Client, agent: dict[str, Any] | None, mode: Mode) -> 
     }
     wanted = {"name": f"slack-{vault['id']}", "vault_id": vault["id"], "rules": rules}
     return await client.post("/v1/front_doors", wanted)
+
+
+def _reset(send: Send) -> None:
+    """End the connection of a request without a word, as networks and dying servers do."""
+    cycle: Any = send
+    cycle.__self__.transport.abort()
 
 
 def _arguments(request: Request, body: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.authorization import AuthorizeResult
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -14,6 +15,7 @@ from controlplane.frontdoors.desk import Desk
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.slack import blocks, inbound
 from controlplane.frontdoors.slack.commands import Commands
+from controlplane.frontdoors.slack.identity import Identity
 from controlplane.store import deliveries, posts
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
@@ -33,20 +35,22 @@ class SlackDoor:
         client: AsyncWebClient,
         signing_secret: str | None,
         door: FrontDoorRecord,
-        bot_user: str,
+        who: Identity,
         database: Database,
         desk: Desk,
         parts: Parts,
     ):
         self._client = client
         self._door = door
-        self._bot_user = bot_user
+        self._who = who
+        self._bot_user = who.bot_user
         self._database = database
         self._desk = desk
         self._leaving = parts.leaving
         self._commands = Commands(parts, desk)
         self.app = AsyncApp(
             client=client,
+            authorize=self._authorize,
             signing_secret=signing_secret or "socket mode has none",
             request_verification_enabled=signing_secret is not None,
             process_before_response=True,
@@ -58,6 +62,17 @@ class SlackDoor:
         self.app.action(re.compile(r"^bulkhead:"))(self._press)
         self.app.view("deny")(self._denied)
         self.app.command(re.compile(".*"))(self._command)
+
+    async def _authorize(self) -> AuthorizeResult:
+        """Return whose the token is, which is known. Left to itself Bolt asks Slack at its first request, and
+        acknowledges that without a listener if Slack has no answer."""
+        return AuthorizeResult(
+            enterprise_id=None,
+            team_id=self._who.team,
+            bot_user_id=self._who.bot_user,
+            bot_id=self._who.bot,
+            bot_token=self._client.token,
+        )
 
     async def _message(self, body: Json, event: Json) -> None:
         if not await self._ours(body):

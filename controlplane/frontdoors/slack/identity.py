@@ -11,7 +11,7 @@ from controlplane.errors import InvalidRequestError, UnavailableError
 
 
 class Identity(BaseModel):
-    """A bot: its team, its app, its user, and what it may do if Slack said so."""
+    """A bot: its team, its app, its user, its id as a bot, and what it may do if Slack said so."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,6 +19,7 @@ class Identity(BaseModel):
     team_name: str
     app: str
     bot_user: str
+    bot: str
     scopes: tuple[str, ...] | None
 
 
@@ -52,5 +53,6 @@ async def identity(client: AsyncWebClient) -> Identity:
         team_name=str(who.get("team") or ""),
         app=str(cast("Any", bot.get("bot"))["app_id"]),
         bot_user=str(who["user_id"]),
+        bot=str(who.get("bot_id")),
         scopes=tuple(each.strip() for each in scopes.split(",")) if scopes is not None else None,
     )

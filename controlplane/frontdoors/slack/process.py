@@ -12,6 +12,7 @@ import structlog
 from pydantic import SecretStr
 from slack_bolt.adapter.asgi.async_handler import AsyncSlackRequestHandler
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
+from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -54,9 +55,7 @@ async def serving(
             field="vault_id",
             next_step="store them with `bulkhead vaults credentials create`, or run `bulkhead slack connect` again",
         )
-    client = AsyncWebClient(
-        token=tokens[BOT_TOKEN].get_secret_value(), base_url=settings.slack_api_url, timeout=TIMEOUT_SECONDS
-    )
+    client = _web_client(settings.slack_api_url, tokens[BOT_TOKEN])
     who = await identity(client)
     door = await _known(database, door, who)
     plane = Plane(api_url, await _api_key(database, keyring, door))
@@ -77,16 +76,16 @@ async def serving(
     desk = Desk(parts, entrance)
     signing_secret = tokens.get(SIGNING_SECRET)
     app_token = tokens.get(APP_TOKEN)
+    logging.getLogger("slack_bolt").setLevel(logging.CRITICAL)  # it repeats requests, and with them what people said
     entry = SlackDoor(
         client=client,
         signing_secret=signing_secret.get_secret_value() if signing_secret and not app_token else None,
         door=door,
-        bot_user=who.bot_user,
+        who=who,
         database=database,
         desk=desk,
         parts=parts,
     )
-    logging.getLogger("slack_bolt").setLevel(logging.CRITICAL)  # it repeats requests, and with them what people said
 
     async def run() -> None:
         entrance = _by_socket(entry, client, app_token) if app_token else _by_http(entry, settings, desk)
@@ -101,6 +100,14 @@ async def serving(
         await entrance.close()
 
 
+def _web_client(url: str, token: SecretStr) -> AsyncWebClient:
+    """Return a client that sends what it is given once: by itself it sends again what a connection broke over."""
+    never = list[AsyncRetryHandler]()
+    return AsyncWebClient(
+        token=token.get_secret_value(), base_url=url, timeout=TIMEOUT_SECONDS, retry_handlers=never
+    )
+
+
 def _content_of(plane: Plane) -> Callable[[str], Awaitable[bytes]]:
     async def content(file_id: str) -> bytes:
         try:
@@ -112,9 +119,8 @@ def _content_of(plane: Plane) -> Callable[[str], Awaitable[bytes]]:
 
 
 async def _by_socket(entry: SlackDoor, client: AsyncWebClient, app_token: SecretStr) -> None:
-    token = app_token.get_secret_value()
-    web = AsyncWebClient(token=token, base_url=client.base_url, timeout=TIMEOUT_SECONDS)
-    handler = AsyncSocketModeHandler(entry.app, token, web_client=web)
+    web = _web_client(client.base_url, app_token)
+    handler = AsyncSocketModeHandler(entry.app, app_token.get_secret_value(), web_client=web)
     try:
         await handler.connect_async()
         _log.info("front_door_open", mode="socket")

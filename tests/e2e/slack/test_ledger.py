@@ -40,6 +40,20 @@ async def test_a_mention_and_its_message_are_one_in_either_order(slack: Workspac
     assert len(await said_in(slack, "C001", ts)) == 1
 
 
+@pytest.mark.parametrize("error", ["fatal_error", "ratelimited"])
+async def test_what_is_told_first_is_on_record_though_slack_does_not_say_whose_the_token_is(
+    slack: Workspace, error: str
+) -> None:
+    await slack.door.kill()
+    slack.relay.stubs["auth.test"] = lambda _: {"ok": False, "error": error}
+    ts = await slack.slack.mention("C001", script({"text": "told first"}))
+    try:
+        (answer,) = await slack.answers("C001", ts)
+    finally:
+        del slack.relay.stubs["auth.test"]
+    assert shown(answer).startswith("told first")
+
+
 async def test_a_reply_that_overtakes_the_mention_is_not_lost(slack: Workspace) -> None:
     slack.relay.hold = lambda told: "overtaken" in told["event"].get("text", "")
     ts = await slack.slack.mention("C001", script({"text": "overtaken"}))
@@ -66,7 +80,7 @@ async def test_what_people_say_to_each_other_is_left_alone(slack: Workspace) -> 
 
 SLOW = [
     pytest.param(each, marks=pytest.mark.slow)
-    for each in ("limit", "fail", "take_and_cut", "take_and_hang", "take_late")
+    for each in ("limit", "fail", "take_and_cut", "take_and_reset", "take_and_hang", "take_late")
 ]
 
 
