@@ -1,6 +1,7 @@
 """What a service where people talk is to us: what comes in, what goes out, and how sending may fail."""
 
 from collections.abc import Mapping, Set
+from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -176,7 +177,7 @@ class Service(Protocol):
         ...
 
     async def find(
-        self, place: str, thread: str | None, post: Post, *, others: Set[str], since_seconds: float
+        self, place: str, thread: str | None, post: Post, *, others: Set[str], since: datetime
     ) -> str | None:
         """Return the id of a message that may have been posted since then, or None; it is none of ``others``."""
         ...

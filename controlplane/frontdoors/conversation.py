@@ -1,7 +1,7 @@
 """One thread while something happens in it: what people say goes to its session, what the session does is posted."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 
@@ -120,7 +120,10 @@ class Conversation:
         account = Account(session_id, session["agent"]["model"]["id"], link, heading=await self._heading(thread))
         status, live = Status(self._parts, thread), Live(self._parts, thread)
         stream = self._parts.plane.follow(session_id, after=thread.seen_seq, previews=self._parts.service.streams)
-        try:
+        async with AsyncExitStack() as at_the_end:
+            at_the_end.callback(self._wake.set)
+            for close in (stream.aclose, status.end, live.end):
+                at_the_end.push_async_callback(close)
             async for seq, event in stream:
                 if seq is None:
                     await live.hear(event)
@@ -130,11 +133,6 @@ class Conversation:
                     await self._noted(thread, notes, seq, status, live)
                 if account.rests and await self._caught_up(thread, session_id, seq):
                     return
-        finally:
-            await live.end()
-            await status.end()
-            await stream.aclose()
-            self._wake.set()
 
     async def _caught_up(self, thread: Thread, session_id: str, seq: int) -> bool:
         async with self._parts.transaction() as connection:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -9,6 +10,8 @@ import structlog
 from controlplane.frontdoors.contract import (
     AmbiguousError,
     Attachment,
+    Body,
+    Card,
     DeclinedError,
     LimitedError,
     NotStreamedError,
@@ -17,7 +20,7 @@ from controlplane.frontdoors.contract import (
     Text,
 )
 from controlplane.frontdoors.leaving import Leaving
-from controlplane.store import deliveries, posts
+from controlplane.store import deliveries, frontdoors, posts
 from controlplane.store.deliveries import Thread
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
@@ -31,7 +34,14 @@ may still be worked on at the other end, and after a look that comes too early i
 
 _ANSWERED_SECONDS = 1.0  # an error that the service has answered with is the end of its work
 _LONGEST_PAUSE_SECONDS = 30.0
-_LOOK_BACK_SECONDS = 300.0  # clocks differ, and a message may have been tried for minutes
+_LOOK_BACK = timedelta(minutes=5)  # clocks differ
+
+_INSTEAD = "instead:"
+_DECLINED = "declined: "
+"""Before the service's word for it in the list of what was refused."""
+
+_FORM = ("blocks", "too_long", "invalid_arg")
+"""What is in the words for a message that the service does not take as it is, wherever it is to stand."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,11 +82,13 @@ class Courier:
         return True
 
     async def _fail(self, at: Thread, due: DuePost, reason: str) -> None:
+        """Put on record that a message does not stand as it should, and have what it says stand in another way."""
+        instead = None if due.withdrawn else _instead(due, reason)
         async with self._database.transaction(self._door.workspace_id) as connection:
             await posts.ended(connection, due.id, "failed", reason)
-            if isinstance(due.body, Attachment):
-                said = Text(markdown=f":paperclip: `{due.body.name}` could not be sent: {reason}.")
-                await posts.intend(connection, at, self._door.workspace_id, f"failed:{due.id}", said)
+            await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
+            if instead is not None:
+                await posts.intend(connection, at, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead)
 
     async def _fit(self, due: DuePost) -> Post:
         post = due.post()
@@ -85,11 +97,11 @@ class Courier:
     async def _correct(self, at: Thread, due: DuePost) -> None:
         remote = due.remote or ""
         if due.withdrawn:
-            await self._patiently(lambda: self._service.withdraw(at.place, remote))
+            await self._patiently("withdraw", lambda: self._service.withdraw(at.place, remote))
             await self._note(posts.ended, due.id, "gone")
         else:
             post = await self._fit(due)
-            await self._patiently(lambda: self._service.change(at.place, post))
+            await self._patiently("change", lambda: self._service.change(at.place, post))
             await self._note(posts.posted, due.id, remote, revision=due.revision)
 
     async def _post(self, at: Thread, due: DuePost) -> None:
@@ -105,32 +117,34 @@ class Courier:
         await self._send(at, due)
 
     async def _send(self, at: Thread, due: DuePost) -> None:
-        await self._slot(at)
-        streamed = isinstance(due.body, Text) and due.body.live_for is not None
-        await self._note(posts.sending, due.id, streamed=streamed)
-        due = due.model_copy(update={"streamed": streamed})
+        await self._slot(at.place, pause_seconds=self._service.place_pause_seconds)
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            sent = await posts.sending(connection, due)
+        if sent is None:
+            return
         try:
-            remote = await self._service.send(at.place, at.anchor, await self._fit(due))
+            remote = await self._service.send(at.place, at.anchor, await self._fit(sent))
         except NotStreamedError:
-            await self._note(posts.put_off, due.id)
+            await self._note(posts.put_off, sent)
         except LimitedError as error:
-            await self._note(posts.unsent, due.id)
-            await self._postpone(at, error.seconds)
+            await self._note(posts.unsent, sent)
+            await self._postpone(at.place, error.seconds)
         except AmbiguousError as error:
-            _log.info("post_ambiguous", thread_id=at.id, post_id=due.id, error=str(error))
+            _log.info("post_ambiguous", thread_id=at.id, post_id=sent.id, error=str(error))
             await asyncio.sleep(_ANSWERED_SECONDS if error.answered else SETTLE_SECONDS)
-            if not await self._found(at, due):
-                await self._note(posts.unsent, due.id)
+            if not await self._found(at, sent):
+                await self._note(posts.unsent, sent)
         else:
-            await self._stands(at, due, remote, revision=due.revision)
+            await self._stands(at, sent, remote, revision=sent.revision)
 
     async def _found(self, at: Thread, due: DuePost) -> bool:
         """Look for a message that may have been taken; note it if it was."""
         async with self._database.transaction(self._door.workspace_id) as connection:
             others = await posts.remotes(connection, at.id)
-        since = (due.sent_seconds or 0.0) + _LOOK_BACK_SECONDS
+        # Counted from when it was sent, however long the look takes.
+        since = (due.sent_at or datetime.now(UTC)) - _LOOK_BACK
         remote = await self._patiently(
-            lambda: self._service.find(at.place, at.anchor, due.post(), others=others, since_seconds=since)
+            "find", lambda: self._service.find(at.place, at.anchor, due.post(), others=others, since=since)
         )
         if remote is not None:
             # What was changed after it was sent may not be what stands there.
@@ -150,34 +164,55 @@ class Courier:
             content = await self._content(attachment.file_id or "")
             if kinds := await self._leaving.secrets_in(content):
                 raise DeclinedError(f"it has secrets in it ({', '.join(sorted(set(kinds)))})")
-        remote = await self._patiently(lambda: self._service.prepare(attachment, content))
+        remote = await self._patiently("prepare", lambda: self._service.prepare(attachment, content))
         body = attachment.model_copy(update={"remote": remote})
         await self._note(posts.prepared, due.id, body)
         return due.model_copy(update={"body": body})
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Do something that may be done again, until the service has an answer."""
+    async def _patiently(self, kind: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Do something that may be done again, until the service has an answer.
+
+        ``kind``: what it is; once the service wants none of it for a while, no thread asks for it meanwhile.
+        """
         pause = 0.5
         while True:
+            await self._slot(f"of all:{kind}", pause_seconds=0.0)
             try:
                 return await ask()
             except LimitedError as error:
-                await asyncio.sleep(error.seconds)
+                await self._postpone(f"of all:{kind}", error.seconds)
             except AmbiguousError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _slot(self, at: Thread) -> None:
+    async def _slot(self, name: str, *, pause_seconds: float) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            wait = await deliveries.reserve(
-                connection, self._door, at.place, pause_seconds=self._service.place_pause_seconds
-            )
+            wait = await deliveries.reserve(connection, self._door, name, pause_seconds=pause_seconds)
         await asyncio.sleep(wait)
 
-    async def _postpone(self, at: Thread, seconds: float) -> None:
+    async def _postpone(self, name: str, seconds: float) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            await deliveries.postpone(connection, self._door, at.place, seconds=seconds)
+            await deliveries.postpone(connection, self._door, name, seconds=seconds)
 
     async def _note(self, change: Callable[..., Awaitable[None]], *given: object, **named: object) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
             await change(connection, *given, **named)
+
+
+def _instead(due: DuePost, reason: str) -> Body | None:
+    """Return what is to stand in a thread in the place of a message that the service declined, or declined to change.
+
+    None: nothing more can be done about it.
+    """
+    is_form = any(each in reason for each in _FORM)
+    match due.body:
+        case Attachment() as file:
+            return Text(markdown=f":paperclip: `{file.name}` could not be sent: {reason}.")
+        case Text(live_for=None) as text if not due.name.startswith(_INSTEAD):
+            whole = text.markdown if text.footer is None else f"{text.markdown}\n\n{text.footer}"
+            return Attachment(name="answer.md", text=whole) if is_form else text if due.state == "posted" else None
+        case Card(outcome=None) as card if due.state != "posted" and is_form:
+            said = f":raised_hand: `{card.tool}` waits for approval, and its card could not be shown: {reason}."
+            return Text(markdown=f"{said} Decide with `bulkhead approvals`.")
+        case _:
+            return None

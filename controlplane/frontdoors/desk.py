@@ -24,6 +24,8 @@ _FORGET_SECONDS = 300.0
 _TROUBLED_SECONDS = 1.0
 _LONGEST_TROUBLED_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.5
+_WATCH_SECONDS = 0.5
+_ANSWER_SECONDS = 5.0  # a server that says nothing for as long may have given the locks to others
 
 _log = structlog.get_logger(__name__)
 
@@ -74,8 +76,8 @@ class Desk:
             while True:
                 try:
                     await self._hold()
-                except psycopg.Error as error:
-                    _log.warning("desk_connection_lost", error=type(error).__name__)
+                except* (psycopg.Error, TimeoutError) as group:
+                    _log.warning("desk_connection_lost", errors=[type(each).__name__ for each in group.exceptions])
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             await end(hearing, forgetting)
@@ -90,20 +92,35 @@ class Desk:
         """Work for as long as the connection lasts that holds the locks; without it others may have the threads."""
         async with await psycopg.AsyncConnection.connect(self._parts.database.url, autocommit=True) as connection:
             try:
-                while True:
-                    self._look.clear()
-                    await self._end_finished(connection)
-                    async with self._parts.transaction() as reading:
-                        found = await deliveries.threads_with_work(reading, self._parts.door.id)
-                    for thread in found:
-                        await self._begin(connection, thread)
-                    await connection.execute("SELECT 1")
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_SECONDS):
-                            await self._look.wait()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._watch(connection))
+                    group.create_task(self._work(connection))
             finally:
                 await end(*(running.task for running in self._running.values()))
                 self._running.clear()
+
+    async def _watch(self, connection: psycopg.AsyncConnection) -> None:
+        """Fail as soon as the locks are gone, whatever else waits, and have nobody go on who had one."""
+        try:
+            while True:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await connection.execute("SELECT 1")
+                await asyncio.sleep(_WATCH_SECONDS)
+        finally:
+            for running in self._running.values():
+                running.task.cancel()
+
+    async def _work(self, connection: psycopg.AsyncConnection) -> None:
+        while True:
+            self._look.clear()
+            await self._end_finished(connection)
+            async with self._parts.transaction() as reading:
+                found = await deliveries.threads_with_work(reading, self._parts.door.id)
+            for thread in found:
+                await self._begin(connection, thread)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._look.wait()
 
     async def _begin(self, connection: psycopg.AsyncConnection, thread: Thread) -> None:
         now = asyncio.get_running_loop().time()

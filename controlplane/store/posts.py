@@ -1,7 +1,8 @@
 """What is to stand in the threads of a front door: committed before it is sent, under a name that it has again when
 it is made again. So whatever dies, a message is sent once."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Literal, LiteralString
 
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -13,6 +14,11 @@ from controlplane.store.pool import Connection, one, rows
 
 _BODY: TypeAdapter[Body] = TypeAdapter(Body)
 
+_COLUMNS: LiteralString = (
+    "id, name, body, state, revision, withdrawn, remote, streamed, sent_at,"
+    " extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_seconds"
+)
+
 
 class DuePost(BaseModel):
     """A message and what is to be done about it. ``sent_seconds``: since it was last sent. ``streamed``: `Post`."""
@@ -20,12 +26,14 @@ class DuePost(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
+    name: str
     body: Body
     state: Literal["intended", "sending", "posted"]
     revision: int
     withdrawn: bool
     remote: str | None
     streamed: bool
+    sent_at: datetime | None
     sent_seconds: float | None
 
     def post(self) -> Post:
@@ -58,11 +66,12 @@ async def revise(connection: Connection, thread_id: str, name: str, body: Body) 
 
 
 async def finish(connection: Connection, thread_id: str, name: str, body: Body) -> None:
-    """Have a message that was shown while it was written say all of it, also if it was taken away meanwhile."""
+    """Have a message that was shown while it was written say all of it, also if it was taken away meanwhile, or could
+    not be shown any further."""
     await connection.execute(
         "UPDATE front_door_posts SET body = %(body)s, revision = revision + 1, withdrawn = false,"
-        " remote = CASE WHEN state = 'gone' THEN NULL ELSE remote END,"
-        " state = CASE WHEN state = 'gone' THEN 'intended' ELSE state END"
+        " remote = CASE WHEN state IN ('gone', 'failed') THEN NULL ELSE remote END,"
+        " state = CASE WHEN state IN ('gone', 'failed') THEN 'intended' ELSE state END"
         " WHERE thread_id = %(thread)s AND name = %(name)s AND body ->> 'live_for' IS NOT NULL",
         {"body": Jsonb(body.model_dump(mode="json")), "thread": thread_id, "name": name},
     )
@@ -101,9 +110,7 @@ async def due(connection: Connection, thread_id: str) -> DuePost | None:
     """Return the first message of a thread about which something is to be done."""
     row = await one(
         connection,
-        "SELECT id, body, state, revision, withdrawn, remote, streamed,"
-        " extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_seconds"
-        " FROM front_door_posts WHERE thread_id = %(id)s AND (state IN ('intended', 'sending')"
+        "SELECT " + _COLUMNS + " FROM front_door_posts WHERE thread_id = %(id)s AND (state IN ('intended', 'sending')"
         " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal LIMIT 1",
         {"id": thread_id},
     )
@@ -120,12 +127,19 @@ async def remotes(connection: Connection, thread_id: str) -> set[str]:
     return {row["remote"] for row in found}
 
 
-async def sending(connection: Connection, post_id: str, *, streamed: bool) -> None:
-    """Note that a message is about to be sent, whole or as far as it is written."""
-    await connection.execute(
-        "UPDATE front_door_posts SET state = 'sending', sent_at = clock_timestamp(), streamed = %s WHERE id = %s",
-        (streamed, post_id),
+async def sending(connection: Connection, due: DuePost) -> DuePost | None:
+    """Note that a message is about to be sent, whole or as far as it is written, and return it as it is by now.
+
+    None: it is not as it was found any more, since somebody else sends it, or it is not to be sent.
+    """
+    row = await one(
+        connection,
+        "UPDATE front_door_posts SET state = 'sending', sent_at = clock_timestamp(),"
+        " streamed = body ->> 'live_for' IS NOT NULL"
+        " WHERE id = %(id)s AND state = %(state)s AND sent_at IS NOT DISTINCT FROM %(sent_at)s RETURNING " + _COLUMNS,
+        {"id": due.id, "state": due.state, "sent_at": due.sent_at},
     )
+    return DuePost.model_validate(row) if row else None
 
 
 async def prepared(connection: Connection, post_id: str, body: Body) -> None:
@@ -135,22 +149,22 @@ async def prepared(connection: Connection, post_id: str, body: Body) -> None:
     )
 
 
-async def put_off(connection: Connection, post_id: str) -> None:
+async def put_off(connection: Connection, sent: DuePost) -> None:
     """Note that a message cannot be shown while it is written; it comes when it is whole, which it may be by now."""
     await connection.execute(
         "UPDATE front_door_posts SET streamed = false, withdrawn = body ->> 'live_for' IS NOT NULL,"
         " state = CASE WHEN body ->> 'live_for' IS NOT NULL THEN 'gone' ELSE 'intended' END"
-        " WHERE id = %s AND state = 'sending'",
-        (post_id,),
+        " WHERE id = %s AND state = 'sending' AND sent_at = %s",
+        (sent.id, sent.sent_at),
     )
 
 
-async def unsent(connection: Connection, post_id: str) -> None:
+async def unsent(connection: Connection, sent: DuePost) -> None:
     """Note that the service did not take a message."""
     await connection.execute(
         "UPDATE front_door_posts SET state = CASE WHEN withdrawn THEN 'gone' ELSE 'intended' END"
-        " WHERE id = %s AND state = 'sending'",
-        (post_id,),
+        " WHERE id = %s AND state = 'sending' AND sent_at = %s",
+        (sent.id, sent.sent_at),
     )
 
 

@@ -103,9 +103,7 @@ async def serving(
 def _web_client(url: str, token: SecretStr) -> AsyncWebClient:
     """Return a client that sends what it is given once: by itself it sends again what a connection broke over."""
     never = list[AsyncRetryHandler]()
-    return AsyncWebClient(
-        token=token.get_secret_value(), base_url=url, timeout=TIMEOUT_SECONDS, retry_handlers=never
-    )
+    return AsyncWebClient(token=token.get_secret_value(), base_url=url, timeout=TIMEOUT_SECONDS, retry_handlers=never)
 
 
 def _content_of(plane: Plane) -> Callable[[str], Awaitable[bytes]]:

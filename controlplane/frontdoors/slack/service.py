@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Mapping, Set
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -105,11 +106,11 @@ class SlackService:
         return remote
 
     async def find(
-        self, place: str, thread: str | None, post: Post, *, others: Set[str], since_seconds: float
+        self, place: str, thread: str | None, post: Post, *, others: Set[str], since: datetime
     ) -> str | None:
         """See `Service.find`."""
         cursor: str | None = None
-        oldest = f"{time.time() - since_seconds:.6f}"
+        oldest = f"{since.timestamp():.6f}"
         while True:
             if thread is not None:
                 asked = self._client.conversations_replies(
