@@ -46,9 +46,10 @@ class Clerk:
             await self._word(at, item, heard, rules)
             return
         await self._parts.receipts.give(inbound)
-        at = await self._with_agent(at, item, heard, rules)
-        if at.agent_id is None:
+        found = await self._with_agent(at, item, heard, rules)
+        if found is None:
             return
+        at = found
         try:
             request = item.request or await self._planned(at, item, heard, said)
             at = await self._with_session(at, item, request, rules)
@@ -139,6 +140,8 @@ class Clerk:
     async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
         async with self._parts.transaction() as connection:
             await deliveries.choose(connection, at.id, agent_id)
+            if agent_id is not None:
+                await deliveries.release_held(connection, at)
         await self.answer(at, item, said)
 
     async def _standing(self, at: Thread) -> str:
@@ -199,7 +202,9 @@ class Clerk:
             await deliveries.release_held(connection, at)
             await deliveries.settle(connection, item.id)
 
-    async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread:
+    async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread | None:
+        """Return the thread with the agent that is to answer. None: it is asked for, or what had waited for it comes
+        before this."""
         place = item.inbound.place
         if at.agent_id is not None and (heard.agent is None or at.session_id is not None):
             if not rules.may_answer(place, at.agent_id):
@@ -211,11 +216,21 @@ class Clerk:
             names = await self._agents(rules, place)
             if len(names) != 1:
                 await self._ask_which(at, item, names)
-                return at
+                return None
             (agent_id,) = names
         async with self._parts.transaction() as connection:
             await deliveries.choose(connection, at.id, agent_id)
+            released = await deliveries.release_held(connection, at)
+        if released:
+            await self._answers_here(at, agent_id)
+            return None
         return await self._again(at)
+
+    async def _answers_here(self, at: Thread, agent_id: str) -> None:
+        """Have the question which agent is to answer say which one does."""
+        name = (await self._parts.plane.agents()).get(agent_id, agent_id)
+        async with self._parts.transaction() as connection:
+            await posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
 
     async def _ask_which(self, at: Thread, item: Item, names: dict[str, str]) -> None:
         if not names:

@@ -306,13 +306,14 @@ async def settle(
     )
 
 
-async def release_held(connection: Connection, at: Thread) -> None:
-    """Let what waited for the choice of an agent go on."""
-    await connection.execute(
+async def release_held(connection: Connection, at: Thread) -> bool:
+    """Let what waited for the choice of an agent go on; say whether anything had."""
+    released = await connection.execute(
         "UPDATE front_door_inbox SET state = 'waiting' WHERE front_door_id = %s AND place = %s AND thread = %s"
         " AND state = 'held'",
         (at.front_door_id, at.place, at.thread),
     )
+    return released.rowcount > 0
 
 
 async def choose(connection: Connection, thread_id: str, agent_id: str | None) -> None:

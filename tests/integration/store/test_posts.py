@@ -1,0 +1,90 @@
+"""The messages of a front door's threads, while more than one process sees them."""
+
+from controlplane.frontdoors.contract import Said, Text
+from controlplane.frontdoors.policy import Rules
+from controlplane.store import deliveries, frontdoors, posts
+from controlplane.store.deliveries import Thread
+from controlplane.store.frontdoors import FrontDoorRecord
+from controlplane.store.pool import Connection, Database
+from controlplane.store.posts import DuePost
+from tests.integration.store.conftest import WORKSPACE
+from tests.support.inbound import inbound
+
+
+async def make_door(connection: Connection) -> FrontDoorRecord:
+    await connection.execute(
+        "INSERT INTO vaults (id, workspace_id, display_name) VALUES ('vlt_1', %s, 'tokens')", (WORKSPACE,)
+    )
+    return await frontdoors.create(
+        connection, WORKSPACE, name="door", vault_id="vlt_1", rules=Rules(environment_id="env_1")
+    )
+
+
+async def make_thread(connection: Connection, door: FrontDoorRecord) -> Thread:
+    await deliveries.receive(connection, door, inbound(Said(text="hello", addressed=True)))
+    found = await deliveries.thread_at(connection, door.id, "C001", "1.0")
+    assert found is not None
+    return found
+
+
+async def intended(connection: Connection, at: Thread, name: str = "answer") -> DuePost:
+    await posts.intend(connection, at, WORKSPACE, name, Text(markdown="hello"))
+    due = await posts.due(connection, at.id)
+    assert due is not None
+    return due
+
+
+async def test_one_of_two_who_have_found_a_message_sends_it(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        due = await intended(connection, await make_thread(connection, await make_door(connection)))
+        sent = await posts.sending(connection, due)
+        assert sent is not None
+        assert await posts.sending(connection, due) is None
+        again = await posts.sending(connection, sent)
+        assert again is not None, "who looked in vain sends it once more"
+        assert await posts.sending(connection, sent) is None
+        await posts.unsent(connection, sent)
+        assert (await posts.due(connection, "no thread")) is None
+        still = await posts.due(connection, await thread_of(connection, due))
+        assert still is not None
+        assert still.state == "sending", "who is not its sender any more says nothing about it"
+
+
+async def test_a_message_that_is_taken_away_before_its_turn_is_not_sent(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        due = await intended(connection, at, "status:1")
+        await posts.withdraw(connection, at.id, "status:")
+        assert await posts.sending(connection, due) is None
+        assert await posts.due(connection, at.id) is None
+
+
+async def test_what_is_sent_is_what_it_says_by_then(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        due = await intended(connection, at)
+        await posts.revise(connection, at.id, "answer", Text(markdown="changed"))
+        sent = await posts.sending(connection, due)
+    assert sent is not None
+    assert (sent.body, sent.revision) == (Text(markdown="changed"), 1)
+
+
+async def test_what_could_not_be_shown_while_it_was_written_is_sent_when_it_is_whole(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        due = await posts.due(connection, at.id)
+        assert due is not None
+        await posts.posted(connection, due.id, "2.0", revision=0)
+        await posts.ended(connection, due.id, "failed", "edit_window_closed")
+        await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        whole = await posts.due(connection, at.id)
+    assert whole is not None
+    assert (whole.state, whole.remote, whole.body) == ("intended", None, Text(markdown="hello"))
+
+
+async def thread_of(connection: Connection, due: DuePost) -> str:
+    cursor = await connection.execute("SELECT thread_id FROM front_door_posts WHERE id = %s", (due.id,))
+    row = await cursor.fetchone()
+    assert row is not None
+    return row["thread_id"]
