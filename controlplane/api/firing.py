@@ -246,14 +246,14 @@ class Firing:
                 self._connection, session_id, inputs, "initial_events", by=deployed.created_by
             )
             queued = await events.append(self._connection, session_id, new)
-        await self._report(run, session_id)
+        await self._report(run, session_id, from_seq=min(each.seq for each in queued))
         base = (await sessions.get(self._connection, session_id)).cost_usd
         await deployment_runs.begin(
             self._connection, run, session_id=session_id, inputs=[each.id for each in queued], base_cost_usd=base
         )
         return session_id, queued
 
-    async def _report(self, run: RunRecord, session_id: str) -> None:
+    async def _report(self, run: RunRecord, session_id: str, *, from_seq: int) -> None:
         """Have the run's session be a thread where it is to be told what it comes to, if it may be there now."""
         to = self._deployment.reports_to
         door = await frontdoors.find(self._connection, to.front_door_id) if to else None
@@ -264,7 +264,13 @@ class Firing:
             return
         heading = self._deployment.name
         await deliveries.report(
-            self._connection, door, place=to.place, run_id=run.id, session_id=session_id, heading=heading
+            self._connection,
+            door,
+            place=to.place,
+            run_id=run.id,
+            session_id=session_id,
+            heading=heading,
+            from_seq=from_seq,
         )
 
     async def _check_rights(self, run: RunRecord) -> None:

@@ -16,6 +16,7 @@ _TIMEOUT_SECONDS = 60.0
 _SILENCE_SECONDS = 40.0  # a stream says something every 15
 _PAUSE_SECONDS = 0.3  # a part that died is there again in about a second
 _LONGEST_PAUSE_SECONDS = 5.0
+_MOST_CONFLICTS = 10  # what changes at the same moment has changed after these, which take half a minute
 _PREVIEWS = ("event_start", "event_delta")
 
 _log = structlog.get_logger(__name__)
@@ -33,11 +34,16 @@ class Plane:
     """Asks the API for as long as it takes: every request that changes something carries an idempotency key."""
 
     def __init__(self, url: str, key: str):
-        self._http = httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=_TIMEOUT_SECONDS)
+        headers = {"x-api-key": key}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_SECONDS)
+        # Each session that is followed keeps a connection: among the others' they would leave none for a `stop`.
+        unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._streams = httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_SECONDS, limits=unlimited)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+        await self._streams.aclose()
 
     async def get(self, path: str, **parameters: str) -> Json:
         """Return what is at ``path``."""
@@ -87,7 +93,7 @@ class Plane:
         self, session_id: str, after: int, *, previews: bool
     ) -> AsyncGenerator[tuple[int | None, Json]]:
         timeout = httpx.Timeout(_TIMEOUT_SECONDS, read=_SILENCE_SECONDS)
-        async with self._http.stream(
+        async with self._streams.stream(
             "GET",
             f"/v1/sessions/{session_id}/events/stream",
             headers={"Last-Event-ID": str(after)},
@@ -113,13 +119,14 @@ class Plane:
         return (await self._answered(method, path, **options)).json()
 
     async def _answered(self, method: str, path: str, **options: Any) -> httpx.Response:
-        pause = _PAUSE_SECONDS
+        pause, conflicts = _PAUSE_SECONDS, 0
         while True:
             try:
                 response = await self._http.request(method, path, **options)
                 if response.is_success:
                     return response
-                if not _passes(response):
+                conflicts += response.status_code == 409
+                if not _passes(response) or conflicts > _MOST_CONFLICTS:
                     raise _refusal(response)
             except httpx.TransportError as error:
                 _log.info("api_unreachable", path=path, error=type(error).__name__)
@@ -128,6 +135,8 @@ class Plane:
 
 
 def _passes(response: httpx.Response) -> bool:
+    if response.status_code == 409:
+        return response.headers.get("x-should-retry") != "false"
     return response.status_code == 429 or response.is_server_error
 
 

@@ -211,12 +211,23 @@ async def thread_of_person(connection: Connection, front_door_id: str, place: st
 
 
 async def report(
-    connection: Connection, door: FrontDoorRecord, *, place: str, run_id: str, session_id: str, heading: str
+    connection: Connection,
+    door: FrontDoorRecord,
+    *,
+    place: str,
+    run_id: str,
+    session_id: str,
+    heading: str,
+    from_seq: int,
 ) -> None:
-    """Have a thread begun with what a run comes to; a session that has a thread goes on in that one."""
+    """Have a thread begun with what a run comes to; a session that has a thread goes on in that one.
+
+    ``from_seq``: the run's first input; what the session did before it is not told.
+    """
     await connection.execute(
         "INSERT INTO front_door_threads (id, workspace_id, front_door_id, place, thread, report, agent_id,"
-        " session_id) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, s.agent_id, s.id"
+        " session_id, seen_seq) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, s.agent_id, s.id,"
+        " %(seen)s"
         " FROM sessions s WHERE s.id = %(session)s AND NOT EXISTS"
         " (SELECT FROM front_door_threads t WHERE t.front_door_id = %(door)s AND t.session_id = s.id)"
         " ON CONFLICT DO NOTHING",
@@ -228,6 +239,7 @@ async def report(
             "thread": f"run:{run_id}",
             "heading": heading,
             "session": session_id,
+            "seen": from_seq - 1,
         },
     )
     await wake(connection)

@@ -31,7 +31,7 @@ def said(envelope: Json, event: Json, *, bot_user: str) -> Inbound | None:
     what = Said(
         text=plain(text, bot_user),
         addressed=in_two or bot_user in mentioned,
-        elsewhere=first is not None and bot_user not in mentioned,
+        elsewhere=first is not None and bot_user not in mentioned and not in_two,
         files=[_file(each) for each in cast("list[Json]", event.get("files") or []) if each.get("url_private")],
     )
     return Inbound(

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.client import run, script
 from tests.support.emulator import BOT, buttons, shown
+from tests.e2e.slack.test_words_and_buttons import replied
 from tests.support.slack import Workspace
 
 
@@ -91,6 +92,38 @@ async def test_runs_of_one_session_are_told_in_one_thread(slack: Workspace) -> N
     (second,) = await slack.answers("C003", root["ts"])
     assert "once more" in shown(second)
     await begun(slack, "C003", "once more")
+
+
+async def test_what_a_session_did_before_is_not_told_again(slack: Workspace) -> None:
+    made = await deployed(
+        slack, script({"text": "not once more"}), channel="C002", session="continue", reports_to=None
+    )
+    path = f"/v1/deployments/{made['id']}"
+    first = await slack.client.post(f"{path}/run")
+
+    async def rested() -> bool:
+        return (await slack.client.get(f"/v1/sessions/{first['session_id']}"))["status"] == "idle"
+
+    await slack.until(rested, "the first run's rest")
+    await slack.client.post(path, {"reports_to": {"front_door_id": slack.front_door["id"], "place": "C002"}})
+    await slack.client.post(f"{path}/run")
+    root = await begun(slack, "C002", "not once more")
+    await slack.slack.say("C002", script({"text": "a reply"}), thread=root["ts"])
+    (reply,) = await slack.answers("C002", root["ts"])
+    assert shown(reply).startswith("a reply")
+    await slack.slack.say("C002", "new", thread=root["ts"])
+    await replied(slack, "C002", root["ts"], "begins a new session")
+    await slack.client.post(f"{path}/run")
+
+    async def roots() -> list[dict[str, Any]] | None:
+        ours = [each for each in await slack.slack.messages("C002") if each.get("user") == BOT]
+        found = [each for each in ours if not each.get("thread_ts") and "not once more" in shown(each)]
+        return found if len(found) == 2 else None
+
+    *_, last = await slack.until(roots, "the third run's thread")
+    await slack.slack.say("C002", script({"text": "another reply"}), thread=last["ts"])
+    (reply,) = await slack.answers("C002", last["ts"])
+    assert shown(reply).startswith("another reply"), "what came before is told nowhere twice"
 
 
 async def test_a_deployment_names_a_place_where_its_agent_may_be(slack: Workspace) -> None:
