@@ -226,9 +226,8 @@ async def report(
     """
     await connection.execute(
         "INSERT INTO front_door_threads (id, workspace_id, front_door_id, place, thread, report, agent_id,"
-        " session_id, seen_seq) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, s.agent_id, s.id,"
-        " %(seen)s"
-        " FROM sessions s WHERE s.id = %(session)s AND NOT EXISTS"
+        " session_id, seen_seq) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, s.agent_id, s.id"
+        ", %(seen)s FROM sessions s WHERE s.id = %(session)s AND NOT EXISTS"
         " (SELECT FROM front_door_threads t WHERE t.front_door_id = %(door)s AND t.session_id = s.id)"
         " ON CONFLICT DO NOTHING",
         {

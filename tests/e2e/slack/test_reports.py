@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.slack.test_words_and_buttons import replied
 from tests.support.client import run, script
 from tests.support.emulator import BOT, buttons, shown
-from tests.e2e.slack.test_words_and_buttons import replied
 from tests.support.slack import Workspace
 
 

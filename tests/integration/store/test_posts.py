@@ -1,30 +1,12 @@
 """The messages of a front door's threads, while more than one process sees them."""
 
-from controlplane.frontdoors.contract import Said, Text
-from controlplane.frontdoors.policy import Rules
-from controlplane.store import deliveries, frontdoors, posts
+from controlplane.frontdoors.contract import Text
+from controlplane.store import posts
 from controlplane.store.deliveries import Thread
-from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Connection, Database
 from controlplane.store.posts import DuePost
 from tests.integration.store.conftest import WORKSPACE
-from tests.support.inbound import inbound
-
-
-async def make_door(connection: Connection) -> FrontDoorRecord:
-    await connection.execute(
-        "INSERT INTO vaults (id, workspace_id, display_name) VALUES ('vlt_1', %s, 'tokens')", (WORKSPACE,)
-    )
-    return await frontdoors.create(
-        connection, WORKSPACE, name="door", vault_id="vlt_1", rules=Rules(environment_id="env_1")
-    )
-
-
-async def make_thread(connection: Connection, door: FrontDoorRecord) -> Thread:
-    await deliveries.receive(connection, door, inbound(Said(text="hello", addressed=True)))
-    found = await deliveries.thread_at(connection, door.id, "C001", "1.0")
-    assert found is not None
-    return found
+from tests.support.frontdoors import make_door, make_thread
 
 
 async def intended(connection: Connection, at: Thread, name: str = "answer") -> DuePost:
