@@ -1,5 +1,6 @@
 """What becomes of what a person says or presses: a message to the session, a word, a decision, or a refusal."""
 
+import asyncio
 from typing import Any, Literal
 
 from controlplane.frontdoors import words
@@ -25,6 +26,9 @@ from controlplane.store.deliveries import Item, Thread
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TITLE_CHARACTERS = 80
+_STOP_SECONDS = 120.0  # then the word is tried again, as whatever fails
+_STOP_PAUSE_SECONDS = 0.5
+_LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
 
 
 class Clerk:
@@ -91,19 +95,11 @@ class Clerk:
         if not rules.may_talk(item.inbound.place, item.inbound.person):
             await self._refuse(item, "may_not_talk", "you may not talk with agents here")
             return
-        if at.session_id is not None and (await self._session(at))["status"] in ("running", "rescheduling"):
-            await self._parts.plane.post(
-                f"/v1/sessions/{at.session_id}/events",
-                {"events": [{"type": "user.interrupt"}]},
-                key=f"{item.id}:stop",
-            )
+        if at.session_id is not None and await self._runs(at):
+            await self._interrupt(at, f"{item.id}:stop")
             await self._parts.receipts.give(item.inbound)
-        elif at.session_id is not None and (await self._waits(at)):
-            await self._parts.plane.post(
-                f"/v1/sessions/{at.session_id}/events",
-                {"events": [{"type": "user.interrupt"}]},
-                key=f"{item.id}:stop",
-            )
+        elif at.session_id is not None and await self._waits(at):
+            await self._interrupt(at, f"{item.id}:stop")
         else:
             await self._whisper(item.inbound, "Nothing is running in this thread.")
         await self._settle(item)
@@ -138,11 +134,41 @@ class Clerk:
                 await self.answer(at, item, words.HELP)
 
     async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
+        """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later."""
+        if await self._stopped(at, item):
+            said = f"I have stopped what was running. {said}"
         async with self._parts.transaction() as connection:
             await deliveries.choose(connection, at.id, agent_id)
             if agent_id is not None:
                 await deliveries.release_held(connection, at)
         await self.answer(at, item, said)
+
+    async def _stopped(self, at: Thread, item: Item) -> bool:
+        """Stop what runs in a thread, with what waits there, and return when all of it is on record.
+
+        Returns whether anything had to be stopped.
+        """
+        looks = stops = 0
+        async with asyncio.timeout(_STOP_SECONDS):
+            while at.session_id is not None:
+                if not (await self._runs(at) or await self._waits(at)):
+                    if await self._is_told(at):
+                        break
+                elif looks % _LOOKS_PER_STOP == 0:
+                    await self._interrupt(at, f"{item.id}:stop:{stops}")
+                    stops += 1
+                looks += 1
+                await asyncio.sleep(_STOP_PAUSE_SECONDS)
+        return stops > 0
+
+    async def _is_told(self, at: Thread) -> bool:
+        async with self._parts.transaction() as connection:
+            now = await deliveries.thread(connection, at.id)
+            return now is None or now.seen_seq >= await deliveries.last_seq(connection, at.id)
+
+    async def _interrupt(self, at: Thread, key: str) -> None:
+        path = f"/v1/sessions/{at.session_id}/events"
+        await self._parts.plane.post(path, {"events": [{"type": "user.interrupt"}]}, key=key)
 
     async def _standing(self, at: Thread) -> str:
         if at.session_id is None:
@@ -295,7 +321,13 @@ class Clerk:
         }
         async with self._parts.transaction() as connection:
             await deliveries.open_with(connection, at.id, opening)
-        session = await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"])
+        try:
+            session = await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"])
+        except RefusedError:
+            # Asked for again with what the next message says: what was refused may be this one's files.
+            async with self._parts.transaction() as connection:
+                await deliveries.open_with(connection, at.id, None)
+            raise
         async with self._parts.transaction() as connection:
             await deliveries.opened(connection, at.id, session["id"])
         return await self._again(at)

@@ -36,16 +36,17 @@ class Conversation:
         self._clerk = Clerk(parts)
         self._wake = asyncio.Event()
         self._mail = asyncio.Event()
+        self._news = asyncio.Event()
+        self._follows = False
 
     def wake(self) -> None:
         """Have it look again."""
-        self._wake.set()
-        self._mail.set()
+        for each in (self._wake, self._mail, self._news):
+            each.set()
 
     async def run(self) -> None:
         """Return when nothing is left to do."""
-        follower: asyncio.Task[None] | None = None
-        courier = asyncio.create_task(self._deliver())
+        helpers = [asyncio.create_task(each) for each in (self._deliver(), self._listen())]
         try:
             while True:
                 self._wake.clear()
@@ -54,20 +55,16 @@ class Conversation:
                     await self._take(item)
                     continue
                 await self._refresh()
-                if follower is not None and follower.done():
-                    follower.result()
-                    follower = None
-                if follower is None and await self._has_news():
-                    follower = asyncio.create_task(self._follow())
-                if courier.done():
-                    courier.result()
-                if follower is None and not await self._has_mail():
+                for helper in helpers:
+                    if helper.done():
+                        helper.result()
+                if not self._follows and not await self._has_news() and not await self._has_mail():
                     return
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await self._wake.wait()
         finally:
-            await end(courier, follower)
+            await end(*helpers)
 
     async def _next(self) -> Item | None:
         async with self._parts.transaction() as connection:
@@ -102,6 +99,7 @@ class Conversation:
         except RefusedError as error:
             await self._clerk.answer(self._thread, item, f":warning: {error}", state="refused")
         self._mail.set()
+        self._news.set()
         await self._refresh()
 
     async def _deliver(self) -> None:
@@ -112,6 +110,20 @@ class Conversation:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._mail.wait()
+
+    async def _listen(self) -> None:
+        """Follow the thread's session whenever it does something, one session after the other."""
+        while True:
+            self._news.clear()
+            await self._refresh()
+            if await self._has_news():
+                self._follows = True
+                await self._follow()
+                self._follows = False
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._news.wait()
 
     async def _follow(self) -> None:
         thread, session_id = self._thread, self._thread.session_id or ""

@@ -336,9 +336,10 @@ async def choose(connection: Connection, thread_id: str, agent_id: str | None) -
     )
 
 
-async def open_with(connection: Connection, thread_id: str, opening: dict[str, Any]) -> None:
-    """Lay down the request that makes a thread's session, before it is sent."""
-    await connection.execute("UPDATE front_door_threads SET opening = %s WHERE id = %s", (Jsonb(opening), thread_id))
+async def open_with(connection: Connection, thread_id: str, opening: dict[str, Any] | None) -> None:
+    """Lay down the request that makes a thread's session, before it is sent; None: it was refused."""
+    given = None if opening is None else Jsonb(opening)
+    await connection.execute("UPDATE front_door_threads SET opening = %s WHERE id = %s", (given, thread_id))
 
 
 async def opened(connection: Connection, thread_id: str, session_id: str) -> None:

@@ -75,6 +75,44 @@ async def test_a_new_session_and_another_agent_are_a_word_away(slack: Workspace)
     assert shown(first).rpartition("/")[2] != shown(second).rpartition("/")[2]
 
 
+async def test_what_runs_is_stopped_and_told_before_another_session_begins(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C001", script({"text": "I begin"}, run("sleep 300"), {"text": "never"}))
+    await replied(slack, "C001", ts, "running `sleep 300`")
+    await slack.slack.say("C001", "new", thread=ts)
+    await slack.slack.say("C001", script({"text": "the new one"}), thread=ts)
+    await replied(slack, "C001", ts, "I have stopped what was running.")
+    *_, answer = await slack.answers("C001", ts)
+    assert shown(answer).startswith("the new one")
+    said = "\n".join(shown(each) for each in await slack.slack.thread("C001", ts))
+    assert "I begin" in said
+    assert "sleep 300" not in said, "no status of the old one is left"
+
+
+async def test_a_card_is_closed_before_another_session_begins(careful: Workspace) -> None:
+    ts = await careful.slack.mention("C003", script(run("echo x"), {"text": "never"}))
+    await card(careful, "C003", ts)
+    await careful.slack.say("C003", "new", thread=ts)
+    await card(careful, "C003", ts, open_one=False)
+    await careful.slack.say("C003", script({"text": "the new one"}), thread=ts)
+    *_, answer = await careful.answers("C003", ts)
+    assert shown(answer).startswith("the new one")
+
+
+async def test_a_session_that_is_refused_leaves_nothing_to_the_next(slack: Workspace) -> None:
+    rules = dict(slack.front_door["rules"])
+    ts = await slack.slack.mention("C003", "help")
+    await replied(slack, "C003", ts, "What I understand")
+    gone = await slack.client.post("/v1/environments", {"name": "gone", "config": {"type": "cloud"}})
+    await slack.rules(environment_id=gone["id"])
+    await slack.client.post(f"/v1/environments/{gone['id']}/archive")
+    await slack.slack.say("C003", script({"text": "refused"}), thread=ts)
+    await replied(slack, "C003", ts, ":warning:")
+    await slack.rules(environment_id=rules["environment_id"])
+    await slack.slack.say("C003", script({"text": "taken"}), thread=ts)
+    (answer,) = await slack.answers("C003", ts)
+    assert shown(answer).startswith("taken")
+
+
 async def test_the_message_itself_may_name_the_agent(slack: Workspace) -> None:
     await slack.client.post("/v1/agents", {"name": "named", "model": "scripted/named"})
     ts = await slack.slack.mention("C001", "agent=named " + script({"text": "it is me"}))
