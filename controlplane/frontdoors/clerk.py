@@ -26,6 +26,9 @@ from controlplane.store.deliveries import Item, Thread
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TITLE_CHARACTERS = 80
+_FETCH_TRIES = 8  # of a file, in some two minutes
+_FETCH_PAUSE_SECONDS = 1.0
+_LONGEST_FETCH_PAUSE_SECONDS = 30.0
 _STOP_SECONDS = 120.0  # then the word is tried again, as whatever fails
 _STOP_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
@@ -290,17 +293,32 @@ class Clerk:
         self, item: Item, file: SharedFile, content: list[dict[str, Any]], mounts: list[dict[str, Any]]
     ) -> None:
         """Take over a file: mounted in the session's sandbox, and shown to the model if it can see such."""
-        try:
-            data = await self._parts.service.content(file)
-        except DeclinedError as error:
-            content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
-            return
-        file_id = await self._parts.plane.upload(file, data, key=f"{item.id}:file:{file.id}")
+        async with self._parts.carrying:
+            try:
+                data = await self._fetched(file)
+            except DeclinedError as error:
+                content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
+                return
+            file_id = await self._parts.plane.upload(file, data, key=f"{item.id}:file:{file.id}")
+            del data
         path = f"/mnt/session/uploads/{file_id}"
         mounts.append({"type": "file", "file_id": file_id, "mount_path": path})
         content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {path}]"})
         kind = "image" if file.media_type in _VISIBLE_TO_MODELS else "document"
         content.append({"type": kind, "source": {"type": "file", "file_id": file_id}})
+
+    async def _fetched(self, file: SharedFile) -> bytes:
+        pause, reason = _FETCH_PAUSE_SECONDS, ""
+        for _ in range(_FETCH_TRIES):
+            try:
+                return await self._parts.service.content(file)
+            except LimitedError as error:
+                pause, reason = error.seconds, "it was asked for too often"
+            except AmbiguousError as error:
+                reason = str(error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_FETCH_PAUSE_SECONDS)
+        raise DeclinedError(reason)
 
     async def _with_session(self, at: Thread, item: Item, request: dict[str, Any], rules: Rules) -> Thread:
         if at.session_id is not None:

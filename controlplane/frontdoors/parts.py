@@ -1,5 +1,6 @@
 """What all conversations of a front door work with."""
 
+import asyncio
 from typing import Any
 
 from controlplane.frontdoors.contract import Service
@@ -10,9 +11,12 @@ from controlplane.frontdoors.receipts import Receipts
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
 
+FILES_AT_ONCE = 2
+"""That are taken over from people by one process, which holds each in memory: up to 200 MB."""
+
 
 class Parts:
-    """What every conversation of a front door works with; ``key`` seals buttons."""
+    """What every conversation of a front door works with; ``key`` seals buttons, ``carrying``: `FILES_AT_ONCE`."""
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Parts:
         self.courier = courier
         self.leaving = leaving
         self.receipts = receipts
+        self.carrying = asyncio.Semaphore(FILES_AT_ONCE)
 
     def transaction(self) -> Any:
         """Open a transaction in the front door's workspace."""

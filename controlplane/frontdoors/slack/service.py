@@ -35,6 +35,8 @@ _PLACE_PAUSE_SECONDS = 1.05  # "about one message a second for a channel"
 _RETRY_AFTER_SECONDS = 5.0  # where Slack does not say
 _PAGE = 200
 _DOWNLOAD_BYTES = 200_000_000
+_TOO_LARGE = "it is larger than 200 MB"
+_CHUNK_BYTES = 1_000_000
 
 _FILE_HOSTS = (".slack.com", ".slack-gov.com")
 """The token goes nowhere else: a file may be shared that another service keeps."""
@@ -223,7 +225,7 @@ class SlackService:
     async def content(self, file: SharedFile) -> bytes:
         """See `Service.content`."""
         if file.size_bytes > _DOWNLOAD_BYTES:
-            raise DeclinedError("it is larger than 200 MB")
+            raise DeclinedError(_TOO_LARGE)
         host = urlsplit(file.url).hostname or ""
         if host != urlsplit(self._client.base_url).hostname and not host.endswith(_FILE_HOSTS):
             raise DeclinedError("it is not at Slack")
@@ -234,11 +236,15 @@ class SlackService:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.get(file.url, headers=headers) as response,
             ):
+                if response.status == 429:
+                    raise LimitedError(_seconds(response.headers.get("retry-after")))
+                if response.status >= 500:
+                    raise AmbiguousError(f"Slack answered {response.status}")
                 if response.status >= 400:
                     raise DeclinedError(f"Slack answered {response.status}")
-                return await response.read()
+                return await _read(response)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise DeclinedError(f"it could not be fetched: {type(error).__name__}") from error
+            raise AmbiguousError(type(error).__name__) from error
 
     async def prepare(self, attachment: Attachment, content: bytes) -> str:
         """See `Service.prepare`."""
@@ -265,6 +271,16 @@ class SlackService:
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             raise AmbiguousError(type(error).__name__) from error
         return cast("Json", answer.data)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return what is sent, whatever was said about its size."""
+    content = bytearray()
+    async for piece in response.content.iter_chunked(_CHUNK_BYTES):
+        content += piece
+        if len(content) > _DOWNLOAD_BYTES:
+            raise DeclinedError(_TOO_LARGE)
+    return bytes(content)
 
 
 def _told(error: SlackApiError) -> Exception:
