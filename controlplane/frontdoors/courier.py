@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import structlog
 
@@ -158,13 +158,14 @@ class Courier:
                 await deliveries.anchor(connection, at, remote)
 
     async def _prepared(self, due: DuePost, attachment: Attachment) -> DuePost:
-        if attachment.text is not None:
-            content = attachment.text.encode()
+        fit = cast("Attachment", await self._leaving.body(attachment))
+        if fit.text is not None:
+            content = fit.text.encode()
         else:
             content = await self._content(attachment.file_id or "")
             if kinds := await self._leaving.secrets_in(content):
                 raise DeclinedError(f"it has secrets in it ({', '.join(sorted(set(kinds)))})")
-        remote = await self._patiently("prepare", lambda: self._service.prepare(attachment, content))
+        remote = await self._patiently("prepare", lambda: self._service.prepare(fit, content))
         body = attachment.model_copy(update={"remote": remote})
         await self._note(posts.prepared, due.id, body)
         return due.model_copy(update={"body": body})

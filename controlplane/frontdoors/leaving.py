@@ -1,12 +1,11 @@
 """What becomes of a text before it leaves: secrets are taken out of it, and it calls nobody by calling everybody."""
 
-import asyncio
-import json
 import re
-from typing import Any
+from typing import Any, cast
 
-from controlplane.frontdoors.contract import Attachment, Body, Card, Choice, Text, Trouble, Working
-from controlplane.redaction.scrub import Scrubbed, scrub
+from controlplane.frontdoors.contract import Attachment, Body, Card, Choice, DeclinedError, Text, Trouble, Working
+from controlplane.redaction import apart
+from controlplane.redaction.scrub import Scrubbed
 from controlplane.store import recognition
 from controlplane.store.pool import Database
 from controlplane.store.recognition import Known
@@ -14,6 +13,8 @@ from controlplane.vault.keyring import Keyring
 
 _CODED = re.compile(r"<!\s*(channel|here|everyone|group)\b[^>]*>|<!subteam\^([A-Z0-9]+)[^>]*>", re.IGNORECASE)
 _PLAIN = re.compile(r"@(?=(channel|here|everyone)\b)", re.IGNORECASE)
+
+_UNSEEN = "[this could not be looked through for secrets in time]"
 
 _GAP = "\u200b"
 """Has no width, and makes a mention a word like others."""
@@ -34,7 +35,10 @@ class Leaving:
 
     async def text(self, text: str) -> str:
         """Return a text as it may leave."""
-        return disarm((await self._scrubbed(text, guess=True)).text)
+        try:
+            return disarm((await self._scrubbed(text, guess=True)).text)
+        except TimeoutError:
+            return _UNSEEN
 
     async def body(self, body: Body) -> Body:
         """Return a message as it may leave."""
@@ -48,31 +52,55 @@ class Leaving:
             case Card():
                 outcome = await self.text(body.outcome) if body.outcome is not None else None
                 return body.model_copy(update={"input": await self._arguments(body.input), "outcome": outcome})
-            case Choice() | Attachment():
-                return body
+            case Choice():
+                agents = {agent_id: await self._certain(name) for agent_id, name in body.agents.items()}
+                return body.model_copy(update={"agents": agents})
+            case Attachment():
+                text = await self.text(body.text) if body.text is not None else None
+                return body.model_copy(update={"name": await self._certain(body.name), "text": text})
 
     async def secrets_in(self, content: bytes) -> tuple[str, ...]:
-        """Return the kinds of secrets that are in a file of text; a file is sent as it is, or not at all."""
+        """Return the kinds of secrets that are in a file; a file is sent as it is, or not at all.
+
+        Read as text whatever it is: with bytes in it that are none, or with two for each character. Raises
+        `DeclinedError` for one that cannot be looked through.
+        """
+        found = list[str]()
         try:
-            text = content.decode()
-        except UnicodeDecodeError:
-            return ()
-        return (await self._scrubbed(text, guess=False)).kinds
+            for text in {content, content.replace(b"\0", b"")}:
+                found += (await self._scrubbed(text.decode(errors="replace"), guess=False)).kinds
+        except TimeoutError as error:
+            raise DeclinedError("it could not be looked through for secrets in time") from error
+        return tuple(found)
 
     async def _arguments(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Who decides is to see what is decided about, so that nothing is taken out on a guess."""
-        text = json.dumps(given, ensure_ascii=False)
-        found = await self._scrubbed(text, guess=False)
-        if not found.kinds:
-            return given
-        try:
-            return json.loads(found.text)
-        except ValueError:
-            return {"redacted": found.text}
+        """Who decides is to see what is decided about, so that nothing is taken out on a guess.
 
-    async def _scrubbed(self, text: str, *, guess: bool) -> Scrubbed:
-        known = await self._known()
-        return await asyncio.to_thread(scrub, text, key=known.key, known=known.marks, guess=guess)
+        Each string by itself: a vault's secret with a quote or a line's end in it reads otherwise in JSON.
+        """
+        return cast("dict[str, Any]", await self._each(given, await self._known()))
+
+    async def _each(self, value: Any, known: Known) -> Any:
+        match value:
+            case str():
+                return await self._certain(value, known)
+            case dict():
+                items = cast("dict[str, Any]", value).items()
+                return {await self._certain(name, known): await self._each(item, known) for name, item in items}
+            case list():
+                return [await self._each(item, known) for item in cast("list[Any]", value)]
+            case _:
+                return value
+
+    async def _certain(self, text: str, known: Known | None = None) -> str:
+        try:
+            return (await self._scrubbed(text, guess=False, known=known)).text
+        except TimeoutError:
+            return _UNSEEN
+
+    async def _scrubbed(self, text: str, *, guess: bool, known: Known | None = None) -> Scrubbed:
+        known = known or await self._known()
+        return await apart.scrubbed(text, key=known.key, known=known.marks, guess=guess)
 
     async def _known(self) -> Known:
         async with self._database.transaction(self._workspace_id) as connection:

@@ -112,7 +112,8 @@ class SlackDoor:
     async def _command(self, ack: Callable[..., Awaitable[Any]], command: Json) -> None:
         """Do what a word does, and answer whoever gave it alone: Slack has no such command in a thread."""
         if await self._ours(command):
-            await ack(text=await self._commands.answer(command), response_type="ephemeral")
+            said = await self._leaving.text(await self._commands.answer(command))
+            await ack(text=said, response_type="ephemeral")
         else:
             await ack()
 
