@@ -39,6 +39,11 @@ class Conversation:
         self._news = asyncio.Event()
         self._follows = False
 
+    @property
+    def session_id(self) -> str | None:
+        """Which session the thread is at the moment."""
+        return self._thread.session_id
+
     def wake(self) -> None:
         """Have it look again."""
         for each in (self._wake, self._mail, self._news):

@@ -11,7 +11,7 @@ from controlplane.frontdoors.contract import Inbound
 from controlplane.frontdoors.conversation import Conversation
 from controlplane.frontdoors.parts import Parts
 from controlplane.store import deliveries, events, frontdoors
-from controlplane.store.deliveries import Received, Thread
+from controlplane.store.deliveries import Among, Received, Thread
 from controlplane.store.listening import listen
 from controlplane.store.pool import Database
 from controlplane.tasks import end
@@ -19,7 +19,7 @@ from controlplane.tasks import end
 _LOCK_CLASS = 7_200
 """The first half of the advisory locks' keys; the second is the thread's ``lock_key``."""
 
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 5.0  # for what was heard of by nobody; it takes a look at every thread that there is
 _FORGET_SECONDS = 300.0
 _TROUBLED_SECONDS = 1.0
 _LONGEST_TROUBLED_SECONDS = 30.0
@@ -50,6 +50,9 @@ class Desk:
         self._resting: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._look = asyncio.Event()
+        self._told = Among()
+        self._is_all = True
+        self._all_at = 0.0
 
     async def take_in(self, inbound: Inbound) -> Received:
         """Put on record what came in; once this returns it is not lost."""
@@ -68,9 +71,7 @@ class Desk:
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again, with what the ledger has."""
         channels = [deliveries.CHANNEL, events.CHANNEL]
-        hearing = asyncio.create_task(
-            listen(self._parts.database.url, channels, lambda _channel, _payload: self._wake(), connected=self._wake)
-        )
+        hearing = asyncio.create_task(listen(self._parts.database.url, channels, self._hear, connected=self._wake))
         forgetting = asyncio.create_task(self._forget())
         try:
             while True:
@@ -83,7 +84,24 @@ class Desk:
             await end(hearing, forgetting)
             await self._parts.receipts.close()
 
+    def _hear(self, channel: str, payload: str) -> None:
+        """Look at what was named alone: what happens in other sessions is most of what is heard."""
+        if not payload:
+            self._wake()
+            return
+        if channel == events.CHANNEL:
+            session_id = payload.partition(" ")[0]
+            self._told.sessions.add(session_id)
+            named = [each for each in self._running.values() if each.conversation.session_id == session_id]
+        else:
+            self._told.threads.add(payload)
+            named = [self._running[payload]] if payload in self._running else []
+        self._look.set()
+        for running in named:
+            running.conversation.wake()
+
     def _wake(self) -> None:
+        self._is_all = True
         self._look.set()
         for running in self._running.values():
             running.conversation.wake()
@@ -111,16 +129,27 @@ class Desk:
                 running.task.cancel()
 
     async def _work(self, connection: psycopg.AsyncConnection) -> None:
+        self._is_all = True
         while True:
             self._look.clear()
             await self._end_finished(connection)
+            told = None if self._is_all else self._told
+            self._told, self._is_all = Among(), False
             async with self._parts.transaction() as reading:
-                found = await deliveries.threads_with_work(reading, self._parts.door.id)
+                found = await deliveries.threads_with_work(reading, self._parts.door.id, told)
             for thread in found:
                 await self._begin(connection, thread)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._look.wait()
+            await self._something()
+
+    async def _something(self) -> None:
+        """Wait until there is something to look at, or for everything once in a while."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._all_at:
+            self._all_at, self._is_all = now + _LOOK_SECONDS, True
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._all_at - now):
+                await self._look.wait()
 
     async def _begin(self, connection: psycopg.AsyncConnection, thread: Thread) -> None:
         now = asyncio.get_running_loop().time()
@@ -132,7 +161,7 @@ class Desk:
             return
         conversation = Conversation(self._parts, thread)
         task = asyncio.create_task(conversation.run())
-        task.add_done_callback(lambda _: self._look.set())
+        task.add_done_callback(lambda _: self._hear(deliveries.CHANNEL, thread.id))
         self._running[thread.id] = _Running(conversation, task, thread.lock_key)
 
     async def _end_finished(self, connection: psycopg.AsyncConnection) -> None:

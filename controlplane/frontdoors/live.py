@@ -56,7 +56,7 @@ class Live:
                     await posts.withdraw(connection, self._thread.id, "status:")
                     await posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
                 await posts.revise(connection, self._thread.id, name, body)
-                await deliveries.wake(connection)
+                await deliveries.wake(connection, self._thread.id)
             shown = text
 
 

@@ -65,4 +65,4 @@ class Status:
         async with self._parts.transaction() as connection:
             await posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
             await posts.revise(connection, self._thread.id, name, body)
-            await deliveries.wake(connection)
+            await deliveries.wake(connection, self._thread.id)

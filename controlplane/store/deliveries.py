@@ -4,6 +4,7 @@ What comes in is committed before the service is told that we have it, and known
 was told. What goes out is committed before it is sent, under a name that it has again when it is made again.
 """
 
+from dataclasses import dataclass, field
 from typing import Any, Literal, LiteralString
 
 from psycopg.types.json import Jsonb
@@ -15,7 +16,7 @@ from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Connection, one, rows
 
 CHANNEL = "bulkhead_front_doors"
-"""Notified on commit when a front door has something to do."""
+"""Notified on commit when a front door has something to do: with the thread's id, or with nothing."""
 
 Received = Literal["new", "known", "not_ours"]
 
@@ -53,6 +54,14 @@ class Item(_Frozen):
     id: str
     inbound: Inbound
     request: dict[str, Any] | None
+
+
+@dataclass
+class Among:
+    """Threads, by their ids or by those of their sessions."""
+
+    threads: set[str] = field(default_factory=set[str])
+    sessions: set[str] = field(default_factory=set[str])
 
 
 _THREADS: LiteralString = """
@@ -131,9 +140,9 @@ async def _order(connection: Connection, front_door_id: str, place: str, thread:
     )
 
 
-async def wake(connection: Connection) -> None:
-    """Have the front doors' processes look when the caller's transaction commits."""
-    await connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
+async def wake(connection: Connection, thread_id: str = "") -> None:
+    """Have the front doors' processes look when the caller's transaction commits, at one thread if it is named."""
+    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, thread_id))
 
 
 async def _open_thread(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> None:
@@ -163,9 +172,14 @@ async def _unpark(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     )
 
 
-async def threads_with_work(connection: Connection, front_door_id: str) -> list[Thread]:
+async def threads_with_work(connection: Connection, front_door_id: str, among: Among | None = None) -> list[Thread]:
     """Return the threads where something was said, has happened, or is to be posted."""
-    found = await rows(connection, _WITH_WORK, {"door": front_door_id})
+    if among is None:
+        found = await rows(connection, _WITH_WORK, {"door": front_door_id})
+    else:
+        query = _WITH_WORK + " AND (t.id = ANY(%(threads)s) OR t.session_id = ANY(%(sessions)s))"
+        given = {"door": front_door_id, "threads": list(among.threads), "sessions": list(among.sessions)}
+        found = await rows(connection, query, given)
     return [Thread.model_validate(row) for row in found]
 
 

@@ -1,8 +1,8 @@
 """The messages of a front door's threads, while more than one process sees them."""
 
 from controlplane.frontdoors.contract import Text
-from controlplane.store import posts
-from controlplane.store.deliveries import Thread
+from controlplane.store import deliveries, posts
+from controlplane.store.deliveries import Among, Thread
 from controlplane.store.pool import Connection, Database
 from controlplane.store.posts import DuePost
 from tests.integration.store.conftest import WORKSPACE
@@ -70,3 +70,15 @@ async def thread_of(connection: Connection, due: DuePost) -> str:
     row = await cursor.fetchone()
     assert row is not None
     return row["thread_id"]
+
+
+async def test_only_what_was_named_is_looked_at(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        door = await make_door(connection)
+        first, second = [await make_thread(connection, door, thread=f"{n}.0") for n in (1, 2)]
+        everything = await deliveries.threads_with_work(connection, door.id)
+        named = await deliveries.threads_with_work(connection, door.id, Among(threads={second.id}))
+        nothing = await deliveries.threads_with_work(connection, door.id, Among(sessions={"sesn_unknown"}))
+    assert [each.id for each in everything] == [first.id, second.id]
+    assert [each.id for each in named] == [second.id]
+    assert nothing == []
