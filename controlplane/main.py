@@ -331,7 +331,9 @@ async def check_slack(settings: Settings) -> "list[Finding]":
     database = Database(settings.database_url, max_connections=1)
     await database.open()
     try:
-        door, tokens = await opened(database, open_keyring(MasterKeySettings(), settings.data_dir))
+        door, tokens = await opened(
+            database, open_keyring(MasterKeySettings(), settings.data_dir), name=settings.slack_front_door
+        )
         return await check(settings, door, tokens)
     finally:
         await database.close()

@@ -63,10 +63,12 @@ class Desk:
         self._wake()
         return received
 
-    async def refuse(self, reason: str, *, place: str = "", person: str = "") -> None:
-        """Put on record that something was refused."""
-        async with self._parts.transaction() as connection:
-            await frontdoors.refuse(connection, self._parts.door, reason=reason, place=place, person=person)
+    async def refuse(self, reason: str, *, place: str = "", person: str = "", count: int = 1) -> None:
+        """Put on record that something was refused, ``count`` times."""
+        async with self._entrance.transaction(self._parts.door.workspace_id) as connection:
+            await frontdoors.refuse(
+                connection, self._parts.door, reason=reason, place=place, person=person, count=count
+            )
 
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again, with what the ledger has."""

@@ -7,12 +7,16 @@ import structlog
 
 from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, LimitedError, Working
 from controlplane.frontdoors.parts import Parts
+from controlplane.ids import new_id
 from controlplane.store import deliveries, posts
 from controlplane.store.deliveries import Thread
 from controlplane.tasks import end
 
 _STATUS_AFTER_SECONDS = 1.5  # a turn that is over sooner needs no message that says so
-_STATUS_PAUSE_SECONDS = 3.0  # a minute has room for some fifty changes of messages, of all threads together
+_STATUS_PAUSE_SECONDS = 3.0
+_SHARED_PAUSE_SECONDS = 1.2  # a minute has room for some fifty changes of messages, of all threads together
+_SLOT = "of all:status"
+_PREFIX = "status:"
 
 _log = structlog.get_logger(__name__)
 
@@ -48,21 +52,29 @@ class Status:
     async def _show(self) -> None:
         await asyncio.sleep(_STATUS_AFTER_SECONDS)
         shown = ""
-        name = f"status:{asyncio.get_running_loop().time()}"
         while True:
             if self._text != shown:
+                await self._turn()
                 shown = self._text
                 try:
                     said = await self._parts.leaving.text(shown)
                     self._shown = True
                     if not await self._parts.service.status(self._thread.place, self._thread.anchor or "", said):
-                        await self._message(name, Working(status=said))
+                        await self._message(Working(status=said))
                 except (LimitedError, AmbiguousError, DeclinedError) as error:
                     _log.debug("status_not_shown", thread_id=self._thread.id, error=type(error).__name__)
             await asyncio.sleep(_STATUS_PAUSE_SECONDS)
 
-    async def _message(self, name: str, body: Working) -> None:
+    async def _turn(self) -> None:
+        """Wait until it is this thread's turn to show something."""
         async with self._parts.transaction() as connection:
+            wait = await deliveries.reserve(connection, self._parts.door, _SLOT, pause_seconds=_SHARED_PAUSE_SECONDS)
+        await asyncio.sleep(wait)
+
+    async def _message(self, body: Working) -> None:
+        """Have the message that stands there say it, or a new one: an answer that came meanwhile took it away."""
+        async with self._parts.transaction() as connection:
+            name = await posts.standing(connection, self._thread.id, _PREFIX) or f"{_PREFIX}{new_id('post')}"
             await posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
             await posts.revise(connection, self._thread.id, name, body)
             await deliveries.wake(connection, self._thread.id)

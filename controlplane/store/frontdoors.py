@@ -136,15 +136,21 @@ async def tokens(connection: Connection, vault_id: str, *, keyring: Keyring) -> 
 
 
 async def refuse(
-    connection: Connection, front_door: FrontDoorRecord, *, reason: str, place: str = "", person: str = ""
+    connection: Connection,
+    front_door: FrontDoorRecord,
+    *,
+    reason: str,
+    place: str = "",
+    person: str = "",
+    count: int = 1,
 ) -> None:
-    """Put on record that somebody was refused; the same once more in the hour is counted."""
+    """Put on record that somebody was refused; the same in the hour is counted, as ``count`` times."""
     await connection.execute(
-        "INSERT INTO front_door_refusals (front_door_id, workspace_id, reason, place, person, hour)"
-        " VALUES (%s, %s, %s, %s, %s, date_trunc('hour', now()))"
+        "INSERT INTO front_door_refusals (front_door_id, workspace_id, reason, place, person, hour, count)"
+        " VALUES (%s, %s, %s, %s, %s, date_trunc('hour', now()), %s)"
         " ON CONFLICT (front_door_id, reason, place, person, hour)"
-        " DO UPDATE SET count = front_door_refusals.count + 1, last_at = clock_timestamp()",
-        (front_door.id, front_door.workspace_id, reason, place[:100], person[:100]),
+        " DO UPDATE SET count = front_door_refusals.count + excluded.count, last_at = clock_timestamp()",
+        (front_door.id, front_door.workspace_id, reason, place[:100], person[:100], count),
     )
 
 

@@ -106,6 +106,17 @@ async def bodies(connection: Connection, thread_id: str, prefix: str) -> dict[st
     return {row["name"]: _BODY.validate_python(row["body"]) for row in found}
 
 
+async def standing(connection: Connection, thread_id: str, prefix: str) -> str | None:
+    """Return the name of a message that stands, or is to, and is to stay, whose name begins with ``prefix``."""
+    row = await one(
+        connection,
+        "SELECT name FROM front_door_posts WHERE thread_id = %(thread)s AND starts_with(name, %(prefix)s)"
+        " AND NOT withdrawn AND state IN ('intended', 'sending', 'posted') LIMIT 1",
+        {"thread": thread_id, "prefix": prefix},
+    )
+    return row["name"] if row else None
+
+
 async def due(connection: Connection, thread_id: str) -> DuePost | None:
     """Return the first message of a thread about which something is to be done."""
     row = await one(

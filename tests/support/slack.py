@@ -172,11 +172,12 @@ class Relay:
 class Door:
     """`bulkhead slack` processes of one front door; all but the first listen nowhere that Slack knows of."""
 
-    def __init__(self, stack: Stack, *, api_url: str, port: int, log: Path):
+    def __init__(self, stack: Stack, *, api_url: str, port: int, log: Path, front_door: str):
         self._stack = stack
         self._api_url = api_url
         self.port = port
         self._log = log
+        self._front_door = front_door
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, port: int | None = None) -> subprocess.Popen[bytes]:
@@ -184,6 +185,7 @@ class Door:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BULKHEAD_")} | {
             "BULKHEAD_DATA_DIR": str(self._stack.data_dir),
             "BULKHEAD_SLACK_API_URL": self._api_url,
+            "BULKHEAD_SLACK_FRONT_DOOR": self._front_door,
             "BULKHEAD_SLACK_PORT": str(port or self.port),
         }
         with self._log.open("ab") as output:
@@ -293,7 +295,9 @@ async def workspace(
         relay.emulator_url, relay.api_url = slack.url, f"{url}/api/"
         client = await open_now.enter_async_context(Client(stack))
         front_door = await _connect(client, agent, mode)
-        door = Door(stack, api_url=relay.api_url, port=free_port(), log=folder / "door.log")
+        door = Door(
+            stack, api_url=relay.api_url, port=free_port(), log=folder / "door.log", front_door=front_door["id"]
+        )
         relay.door_url = f"http://127.0.0.1:{door.port}/slack/events"
         open_now.callback(door.end)
         door.start()

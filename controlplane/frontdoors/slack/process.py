@@ -14,7 +14,7 @@ from slack_bolt.adapter.asgi.async_handler import AsyncSlackRequestHandler
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
 from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from controlplane.frontdoors.contract import DeclinedError
@@ -25,6 +25,7 @@ from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.plane import Plane, RefusedError
 from controlplane.frontdoors.receipts import Receipts
 from controlplane.frontdoors.slack.door import SlackDoor
+from controlplane.frontdoors.slack.entrance import Entrance
 from controlplane.frontdoors.slack.identity import Identity, identity
 from controlplane.frontdoors.slack.service import TIMEOUT_SECONDS, SlackService
 from controlplane.settings import Settings
@@ -47,7 +48,7 @@ async def serving(
     settings: Settings, database: Database, keyring: Keyring, api_url: str
 ) -> AsyncGenerator[Callable[[], Coroutine[Any, Any, None]]]:
     """Serve the installation's Slack front door; yields what runs until cancelled."""
-    door, tokens = await opened(database, keyring)
+    door, tokens = await opened(database, keyring, name=settings.slack_front_door)
     if BOT_TOKEN not in tokens or not (SIGNING_SECRET in tokens or APP_TOKEN in tokens):
         raise InvalidRequestError(
             f"the vault {door.vault_id!r} lacks {BOT_TOKEN}, or both {SIGNING_SECRET} and {APP_TOKEN}",
@@ -128,7 +129,7 @@ async def _by_socket(entry: SlackDoor, client: AsyncWebClient, app_token: Secret
 
 
 async def _by_http(entry: SlackDoor, settings: Settings, desk: Desk) -> None:
-    app = _counting(cast("ASGIApp", AsyncSlackRequestHandler(entry.app, path=PATH)), desk)
+    app = Entrance(cast("ASGIApp", AsyncSlackRequestHandler(entry.app, path=PATH)), desk)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -146,32 +147,33 @@ async def _by_http(entry: SlackDoor, settings: Settings, desk: Desk) -> None:
             await asyncio.Event().wait()
 
 
-def _counting(app: ASGIApp, desk: Desk) -> ASGIApp:
-    """Put on record what Bolt refuses: requests without a signature that holds, or with an old one."""
+async def opened(database: Database, keyring: Keyring, *, name: str) -> tuple[FrontDoorRecord, dict[str, SecretStr]]:
+    """Return the Slack front door of this name or id, or the only one if none is named, and the tokens in its vault.
 
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-        async def noted(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 401:
-                await desk.refuse("bad_signature")
-            await send(message)
-
-        await app(scope, receive, noted)
-
-    return counted
-
-
-async def opened(database: Database, keyring: Keyring) -> tuple[FrontDoorRecord, dict[str, SecretStr]]:
-    """Return the Slack front door and the tokens in its vault; raises `NotFoundError` if there is none."""
+    Raises `NotFoundError` if there is none, `ConflictError` if it could be several: another one, which another
+    workspace may have made since, is not served by accident.
+    """
     async with database.transaction(ALL_WORKSPACES) as connection:
-        found = [each for each in await frontdoors.listing(connection) if each.kind == "slack"]
+        doors = [each for each in await frontdoors.listing(connection) if each.kind == "slack"]
+        found = [each for each in doors if not name or name in (each.id, each.name)]
         if not found:
+            named = f" named {name!r}" if name else ""
             raise NotFoundError(
-                "there is no Slack front door yet",
+                f"there is no Slack front door{named} yet",
                 code="front_door_not_found",
+                field="BULKHEAD_SLACK_FRONT_DOOR" if name else None,
                 next_step="make one with `bulkhead slack connect`",
             )
-        tokens = await frontdoors.tokens(connection, found[0].vault_id, keyring=keyring)
-    return found[0], tokens
+        if len(found) > 1:
+            raise ConflictError(
+                f"there are {len(found)} Slack front doors: {', '.join(each.id for each in found[:10])}",
+                code="several_front_doors",
+                field="BULKHEAD_SLACK_FRONT_DOOR",
+                next_step="say which of them this process is to serve, by its id",
+            )
+        (door,) = found
+        tokens = await frontdoors.tokens(connection, door.vault_id, keyring=keyring)
+    return door, tokens
 
 
 async def _known(database: Database, door: FrontDoorRecord, who: Identity) -> FrontDoorRecord:

@@ -46,9 +46,20 @@ async def send(slack: Workspace, body: bytes, headers: dict[str, str]) -> int:
         return (await client.post(slack.relay.door_url, content=body, headers=headers)).status_code
 
 
-async def inbox(slack: Workspace) -> int:
-    """How many sessions there are: what is let in makes one."""
-    return len((await slack.client.get("/v1/sessions", limit="100"))["data"])
+async def inbox(slack: Workspace) -> str | None:
+    """Which session is the newest: what is let in makes one."""
+    newest = (await slack.client.get("/v1/sessions", limit="1"))["data"]
+    return newest[0]["id"] if newest else None
+
+
+async def recorded(slack: Workspace, reason: str, count: int) -> None:
+    """Wait until so many refusals are on record, and see that there are no more."""
+
+    async def enough() -> bool:
+        return await slack.refused(reason) >= count
+
+    await slack.until(enough, f"{count} refusals: {reason}")
+    assert await slack.refused(reason) == count
 
 
 @pytest.mark.parametrize("how", ["unsigned", "forged", "old"])
@@ -61,8 +72,16 @@ async def test_what_slack_did_not_sign_just_now_is_refused_and_on_record(slack: 
     }[how]
     counted = await slack.refused("bad_signature")
     assert await send(slack, body, headers) == 401
-    assert await slack.refused("bad_signature") == counted + 1
+    await recorded(slack, "bad_signature", counted + 1)
     assert await inbox(slack) == before
+
+
+async def test_no_more_of_a_request_is_read_than_slack_sends(slack: Workspace) -> None:
+    before = await slack.refused("bad_signature")
+    assert await send(slack, b"x" * 6_000_000, {"content-type": "application/json"}) == 413
+    answers = await asyncio.gather(*(send(slack, b"{}", {"content-type": "application/json"}) for _ in range(50)))
+    assert set(answers) == {401}
+    await recorded(slack, "bad_signature", before + 50)
 
 
 async def test_a_replay_within_its_time_does_nothing_again(slack: Workspace) -> None:

@@ -19,6 +19,7 @@ async def bulkhead(slack: Workspace, *arguments: str, **variables: str) -> subpr
             **os.environ,
             "BULKHEAD_DATA_DIR": str(slack.client.stack.data_dir),
             "BULKHEAD_SLACK_API_URL": slack.relay.api_url,
+            "BULKHEAD_SLACK_FRONT_DOOR": slack.front_door["id"],
             "BULKHEAD_SLACK_PORT": str(slack.door.port),
             **variables,
         },
@@ -77,6 +78,9 @@ async def test_connecting_puts_the_tokens_into_a_vault_and_shows_none(slack: Wor
     assert not any(token in made.stdout + made.stderr for token in tokens.values())
     found = (await slack.client.get(f"/v1/vaults/{door['vault_id']}/credentials"))["data"]
     assert {each["auth"]["secret_name"] for each in found} == set(tokens)
+    several = await bulkhead(slack, "check", BULKHEAD_SLACK_FRONT_DOOR="")
+    assert several.returncode == 1
+    assert "2 Slack front doors" in several.stderr, "the newest is not taken for the one that is meant"
     limited = await bulkhead(slack, "place", "C042", "--only-person", "U01ALICE", "--json")
     assert json.loads(limited.stdout)["rules"]["places"]["C042"]["people"] == ["U01ALICE"]
     nothing = await bulkhead(slack, "connect", "--name", "third", SLACK_BOT_TOKEN="", SLACK_APP_TOKEN="")

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.support.client import script
+from tests.support.client import run, script
 from tests.support.emulator import shown
 from tests.support.slack import Fault, Workspace
 from tests.support.streams import StreamStub
@@ -44,6 +44,24 @@ async def test_words_come_as_they_are_written(fresh: Workspace) -> None:
     assert kinds.count("append") >= 2
     assert kinds.count("stop") == 1
     assert WORDS.startswith("".join(said for _, said in stub.said).strip())
+
+
+async def test_what_is_done_after_words_is_shown_again(fresh: Workspace) -> None:
+    with StreamStub(fresh.relay):
+        steps = [slowly(), run("sleep 8; echo slept"), {"text": "then {{result}}"}]
+        ts = await fresh.slack.mention("C001", script(*steps))
+
+        async def running() -> bool:
+            return any("running `sleep 8" in shown(each) for each in await fresh.slack.thread("C001", ts))
+
+        await fresh.until(running, "what it does after its first words")
+        await fresh.answers("C001", ts)
+
+        async def told() -> bool:
+            found = [shown(each).splitlines()[0] for each in await fresh.slack.thread("C001", ts)]
+            return found == [WORDS, "then slept"]
+
+        await fresh.until(told, "its words, what came then, and no status")
 
 
 async def test_where_nothing_is_streamed_the_answer_comes_whole(fresh: Workspace) -> None:
