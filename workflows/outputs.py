@@ -125,20 +125,26 @@ class OutputRunner:
 async def _files(provider: SandboxProvider, sandbox_id: str) -> tuple[list[FileStat], bool]:
     """Return the regular files below the folder in order, and whether they are all; no link is followed."""
     files: list[FileStat] = []
-    folders, seen = [FOLDER], 0
+    parent, _ = await _listed(provider, sandbox_id, FOLDER.rpartition("/")[0])
+    folders, seen, whole = [each.path for each in parent if (each.path, each.type) == (FOLDER, "folder")], 0, True
     while folders:
-        try:
-            entries = await provider.list_files(sandbox_id, folders.pop())
-        except SandboxLostError:
-            raise
-        except SandboxError:
-            continue
-        seen += len(entries)
+        entries, all_there = await _listed(provider, sandbox_id, folders.pop())
+        seen, whole = seen + len(entries), whole and all_there
         folders += _paths(entries, "folder")
         files += [each for each in entries if each.type == "file"]
         if seen > _MOST_ENTRIES:
             return sorted(files, key=lambda each: each.path)[:_MOST_ENTRIES], False
-    return sorted(files, key=lambda each: each.path), True
+    return sorted(files, key=lambda each: each.path), whole
+
+
+async def _listed(provider: SandboxProvider, sandbox_id: str, folder: str) -> tuple[list[FileStat], bool]:
+    """Return what is in a folder, and whether that is all: one with too much in it is not listed."""
+    try:
+        return await provider.list_files(sandbox_id, folder), True
+    except SandboxLostError:
+        raise
+    except SandboxError as error:
+        return [], error.code == "file_not_found"
 
 
 def _paths(entries: Iterable[FileStat], kind: str) -> list[str]:

@@ -61,6 +61,20 @@ async def test_what_has_no_room_is_named_and_comes_later(client: Client) -> None
     assert "left_out" not in rest
 
 
+async def test_no_link_is_followed(client: Client) -> None:
+    session_id = await client.session()
+    moved = f"cd /; mkdir /tmp/other; echo x > /tmp/other/x; rmdir {FOLDER} && ln -s /tmp/other {FOLDER}; ls {FOLDER}"
+    assert await left(client, session_id, moved) == {}
+
+
+async def test_a_folder_that_is_too_large_to_list_is_told(client: Client) -> None:
+    session_id = await client.session()
+    many = f"cd {FOLDER}; mkdir many; cd many; seq 1 10001 | xargs touch; echo x > ../beside"
+    found = await left(client, session_id, many)
+    assert [each["path"] for each in found["files"]] == ["beside"]
+    assert found["left_out"] == [{"path": "…", "reason": "too_many_entries"}]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["sandboxes", "brain", "temporal"])
 async def test_whatever_dies_at_the_end_of_a_turn_files_are_kept_once(client: Client, part: str) -> None:

@@ -13,6 +13,7 @@ MARKER = "bulkhead_post"
 """The type of our messages' metadata; their payload has our id."""
 
 _SECTION_CHARACTERS = 2_900  # Slack takes 3,000
+_WINDOW_CHARACTERS = 200_000  # Slack takes a hundred blocks, and some 250,000 characters of a window as it is sent
 _PREVIEW_CHARACTERS = 200
 _BUTTONS = 5
 _SHOWN_AGENTS = 20
@@ -99,12 +100,14 @@ def reason_form(value: str, place: str, thread: str) -> Json:
 
 def arguments_view(shown: str) -> Json:
     """Return a window with long arguments."""
-    pieces = [shown[at : at + _SECTION_CHARACTERS] for at in range(0, len(shown), _SECTION_CHARACTERS)]
+    begin, rest = shown[:_WINDOW_CHARACTERS], len(shown) - _WINDOW_CHARACTERS
+    pieces = [begin[at : at + _SECTION_CHARACTERS] for at in range(0, len(begin), _SECTION_CHARACTERS)]
+    more = [_context(f"*{rest} more characters are not shown*: see `bulkhead approvals list`.")] if rest > 0 else []
     return {
         "type": "modal",
         "title": {"type": "plain_text", "text": "Exact arguments"},
         "close": {"type": "plain_text", "text": "Close"},
-        "blocks": [_code(piece) for piece in pieces[:90]],
+        "blocks": [*more, *(_code(piece) for piece in pieces)],
     }
 
 

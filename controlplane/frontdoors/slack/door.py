@@ -16,7 +16,8 @@ from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.slack import blocks, inbound
 from controlplane.frontdoors.slack.commands import Commands
 from controlplane.frontdoors.slack.identity import Identity
-from controlplane.store import deliveries, posts
+from controlplane.frontdoors.slack.service import SlackService
+from controlplane.store import deliveries, frontdoors, posts
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
 
@@ -39,6 +40,7 @@ class SlackDoor:
         database: Database,
         desk: Desk,
         parts: Parts,
+        service: SlackService,
     ):
         self._client = client
         self._door = door
@@ -47,6 +49,7 @@ class SlackDoor:
         self._database = database
         self._desk = desk
         self._leaving = parts.leaving
+        self._service = service
         self._commands = Commands(parts, desk)
         self.app = AsyncApp(
             client=client,
@@ -87,6 +90,12 @@ class SlackDoor:
             return
         if not await self._ours(body):
             return
+        # Such an event does not say whose the person is, who may be in a channel that is shared with another team.
+        if not await self._service.is_of_team(str(event.get("user"))):
+            await self._desk.refuse(
+                "guest_of_another_team", place=str(item["channel"]), person=str(event.get("user"))
+            )
+            return
         thread = await self._thread_of(str(item["channel"]), str(item["ts"]))
         await self._desk.take_in(inbound.crossed(body, event, thread=thread))
 
@@ -121,12 +130,18 @@ class SlackDoor:
         """Open a window; its trigger is good for three seconds, so that nothing is put on record for it."""
         message = body.get("message") or {}
         place, thread = str(body["channel"]["id"]), str(message.get("thread_ts") or message.get("ts"))
+        person = str(body["user"]["id"])
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            rules = (await frontdoors.get(connection, self._door.id)).rules
+        if not rules.may_talk(place, person):
+            await self._desk.refuse("may_not_talk", place=place, person=person)
+            return
         if name == "bulkhead:deny_reason":
             view = blocks.reason_form(str(action["value"]), place, thread)
         else:
             card = await self._card(place, thread, str(action["value"]))
             if card is None:
-                await self._desk.refuse("forged_button", place=place, person=str(body["user"]["id"]))
+                await self._desk.refuse("forged_button", place=place, person=person)
                 return
             fit = await self._leaving.body(card)
             view = blocks.arguments_view(blocks.arguments(fit if isinstance(fit, Card) else card))
@@ -149,15 +164,17 @@ class SlackDoor:
     async def _ours(self, body: Json) -> bool:
         """Refuse what is another team's or app's, though the signature holds."""
         team = str(body.get("team_id") or (body.get("team") or {}).get("id") or "")
+        # In a channel that is shared the event may be another team's; for whom it was told to us is said beside it.
+        told_for = {team, *(str(each.get("team_id")) for each in body.get("authorizations") or [])}
         app = str(body.get("api_app_id") or "")
         event = body.get("event") or {}
         person = str(event.get("user") or (body.get("user") or {}).get("id") or body.get("user_id") or "")
         place = str(event.get("channel") or (body.get("channel") or {}).get("id") or body.get("channel_id") or "")
-        if team != self._door.team or app != self._door.app:
+        if self._door.team not in told_for or app != self._door.app:
             await self._desk.refuse("another_team", place=place, person=person)
             return False
         of_person = event.get("user_team") or event.get("team") or (body.get("user") or {}).get("team_id")
-        if of_person and of_person != team:
+        if of_person and of_person != self._door.team:
             await self._desk.refuse("guest_of_another_team", place=place, person=person)
             return False
         return True

@@ -86,6 +86,7 @@ async def serving(
         database=database,
         desk=desk,
         parts=parts,
+        service=service,
     )
 
     async def run() -> None:

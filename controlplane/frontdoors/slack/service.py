@@ -68,6 +68,7 @@ class SlackService:
         self._team = team
         self._bot_user = bot_user
         self._names: dict[str, str] = {}
+        self._ours: dict[str, bool] = {}
         self._has_status = True
         self._streams: dict[str, _Stream] = {}
         self.streams = True
@@ -221,6 +222,14 @@ class SlackService:
                 continue
             self._names[person] = str(user.get("real_name") or user.get("name") or person)
         return {person: self._names.get(person, person) for person in people}
+
+    async def is_of_team(self, person: str) -> bool:
+        """Say whether somebody is of our own team, as Slack says now; raises what any request does."""
+        if person not in self._ours:
+            user = (await self._ask(self._client.users_info(user=person)))["user"]
+            team = user.get("team_id") or (user.get("profile") or {}).get("team")
+            self._ours[person] = not user.get("is_stranger") and team in (None, self._team)
+        return self._ours[person]
 
     async def content(self, file: SharedFile) -> bytes:
         """See `Service.content`."""

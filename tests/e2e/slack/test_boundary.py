@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.client import script
-from tests.support.emulator import ALICE, APP, BOT, SIGNING_SECRET, TEAM, shown
+from tests.support.client import run, script
+from tests.support.emulator import ALICE, APP, BOT, CAROL, SIGNING_SECRET, TEAM, shown
 from tests.support.slack import Workspace
 
 
@@ -82,6 +82,40 @@ async def test_no_more_of_a_request_is_read_than_slack_sends(slack: Workspace) -
     answers = await asyncio.gather(*(send(slack, b"{}", {"content-type": "application/json"}) for _ in range(50)))
     assert set(answers) == {401}
     await recorded(slack, "bad_signature", before + 50)
+
+
+async def test_what_happens_in_a_channel_that_another_team_shares_with_us_is_ours(slack: Workspace) -> None:
+    before = await inbox(slack)
+    body = told(team_id="T02HOST", authorizations=[{"team_id": TEAM}], event={"team": TEAM})
+    assert await send(slack, body, signed(body)) == 200
+
+    async def let_in() -> bool:
+        return await inbox(slack) != before
+
+    await slack.until(let_in, "a session")
+    refused = await slack.refused("another_team")
+    body = told(team_id="T02HOST", authorizations=[{"team_id": "T03ELSE"}])
+    assert await send(slack, body, signed(body)) == 200
+    await recorded(slack, "another_team", refused + 1)
+
+
+async def test_a_stranger_in_a_shared_channel_stops_nothing(slack: Workspace) -> None:
+    """The event of a reaction does not say whose the person is."""
+    ts = await slack.slack.mention("C001", script(run("sleep 6; echo slept"), {"text": "it {{result}}"}))
+    refused = await slack.refused("guest_of_another_team")
+    user = {"id": CAROL, "team_id": "T02HOST", "real_name": "Carol Clark"}
+    slack.relay.stubs["users.info"] = lambda _: {"ok": True, "user": user}
+    await slack.slack.react("C001", ts, "x", user=CAROL)
+    await recorded(slack, "guest_of_another_team", refused + 1)
+    del slack.relay.stubs["users.info"]
+    (answer,) = await slack.answers("C001", ts)
+    assert shown(answer).startswith("it slept")
+
+
+async def test_a_vault_with_a_front_doors_tokens_is_not_deleted(slack: Workspace) -> None:
+    refused = await slack.client.refused(f"/v1/vaults/{slack.front_door['vault_id']}", method="DELETE")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "vault_in_use")
+    assert refused.headers["x-should-retry"] == "false"
 
 
 async def test_a_replay_within_its_time_does_nothing_again(slack: Workspace) -> None:
