@@ -26,6 +26,7 @@ from controlplane.store.deliveries import Item, Thread
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TITLE_CHARACTERS = 80
+_KEYS_KNOWN_SECONDS = 20 * 3600.0  # the API forgets a request's key after a day
 _FETCH_TRIES = 8  # of a file, in some two minutes
 _FETCH_PAUSE_SECONDS = 1.0
 _LONGEST_FETCH_PAUSE_SECONDS = 30.0
@@ -61,9 +62,7 @@ class Clerk:
             request = item.request or await self._planned(at, item, heard, said)
             at = await self._with_session(at, item, request, rules)
             running = await self._runs(at)
-            sent = await self._parts.plane.post(
-                f"/v1/sessions/{at.session_id}/events", {"events": request["events"]}, key=f"{item.id}:message"
-            )
+            event_id = await self._told(at, item, request)
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
                 raise
@@ -71,7 +70,7 @@ class Clerk:
                 at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
             )
             return
-        await self._settle(item, event_id=sent["data"][0]["id"])
+        await self._settle(item, event_id=event_id)
         if running:
             how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
             await self._whisper(inbound, f"Your message {how}.")
@@ -340,15 +339,35 @@ class Clerk:
         async with self._parts.transaction() as connection:
             await deliveries.open_with(connection, at.id, opening)
         try:
-            session = await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"])
+            session_id = await self._made(at, item, opening)
         except RefusedError:
             # Asked for again with what the next message says: what was refused may be this one's files.
             async with self._parts.transaction() as connection:
                 await deliveries.open_with(connection, at.id, None)
             raise
         async with self._parts.transaction() as connection:
-            await deliveries.opened(connection, at.id, session["id"])
+            await deliveries.opened(connection, at.id, session_id)
         return await self._again(at)
+
+    async def _told(self, at: Thread, item: Item, request: dict[str, Any]) -> str:
+        """Give the session a message and return the event that it is."""
+        if item.request is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
+            async with self._parts.transaction() as connection:
+                found = await deliveries.told_before(connection, at.session_id or "", item)
+            if found is not None:
+                return found
+        path = f"/v1/sessions/{at.session_id}/events"
+        sent = await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
+        return sent["data"][0]["id"]
+
+    async def _made(self, at: Thread, item: Item, opening: dict[str, Any]) -> str:
+        """Make a thread's session and return its id."""
+        if at.opening is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
+            async with self._parts.transaction() as connection:
+                found = await deliveries.made_before(connection, at, item)
+            if found is not None:
+                return found
+        return (await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"]))["id"]
 
     async def _again(self, at: Thread) -> Thread:
         async with self._parts.transaction() as connection:

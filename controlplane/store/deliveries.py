@@ -49,11 +49,12 @@ class Thread(_Frozen):
 
 
 class Item(_Frozen):
-    """What a person did, and what is to be sent for it once that is decided."""
+    """What a person did ``age_seconds`` ago, and what is to be sent for it once that is decided."""
 
     id: str
     inbound: Inbound
     request: dict[str, Any] | None
+    age_seconds: float
 
 
 @dataclass
@@ -302,7 +303,9 @@ async def next_item(connection: Connection, at: Thread) -> Item | None:
     """Return what was said first of what waits in a thread."""
     row = await one(
         connection,
-        "SELECT id, body AS inbound, request FROM front_door_inbox WHERE front_door_id = %(door)s"
+        "SELECT id, body AS inbound, request,"
+        " extract(epoch FROM clock_timestamp() - received_at)::float8 AS age_seconds"
+        " FROM front_door_inbox WHERE front_door_id = %(door)s"
         " AND place = %(place)s AND thread = %(thread)s AND state = 'waiting'"
         " ORDER BY (body #>> '{what,type}') = 'said', message LIMIT 1",
         {"door": at.front_door_id, "place": at.place, "thread": at.thread},
@@ -361,6 +364,33 @@ async def opened(connection: Connection, thread_id: str, session_id: str) -> Non
     await connection.execute(
         "UPDATE front_door_threads SET session_id = %s, seen_seq = 0 WHERE id = %s", (session_id, thread_id)
     )
+
+
+async def made_before(connection: Connection, at: Thread, item: Item) -> str | None:
+    """Return the session that was made for a thread since an item came, though we never heard that it was."""
+    row = await one(
+        connection,
+        "SELECT id FROM sessions WHERE created_at >= clock_timestamp() - %(age)s * interval '1 second'"
+        " AND metadata @> %(of)s ORDER BY created_at LIMIT 1",
+        {
+            "age": item.age_seconds,
+            "of": Jsonb({"front_door": at.front_door_id, "place": at.place, "thread": at.thread}),
+        },
+    )
+    return row["id"] if row else None
+
+
+async def told_before(connection: Connection, session_id: str, item: Item) -> str | None:
+    """Return the event as which a session took what was sent for an item since it came, though we never heard so."""
+    sent = (item.request or {})["events"][0]
+    row = await one(
+        connection,
+        "SELECT id FROM events WHERE session_id = %(session)s AND type = 'user.message'"
+        " AND created_at >= clock_timestamp() - %(age)s * interval '1 second' AND payload -> 'content' @> %(content)s"
+        " ORDER BY seq LIMIT 1",
+        {"session": session_id, "age": item.age_seconds, "content": Jsonb(sent["content"])},
+    )
+    return row["id"] if row else None
 
 
 async def seen(connection: Connection, thread_id: str, session_id: str, seq: int) -> None:

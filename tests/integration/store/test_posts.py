@@ -1,11 +1,13 @@
 """The messages of a front door's threads, while more than one process sees them."""
 
+from psycopg.types.json import Jsonb
+
 from controlplane.frontdoors.contract import Text
 from controlplane.store import deliveries, posts
 from controlplane.store.deliveries import Among, Thread
 from controlplane.store.pool import Connection, Database
 from controlplane.store.posts import DuePost
-from tests.integration.store.conftest import WORKSPACE
+from tests.integration.store.conftest import WORKSPACE, Say
 from tests.support.frontdoors import make_door, make_thread
 
 
@@ -82,3 +84,26 @@ async def test_only_what_was_named_is_looked_at(database: Database) -> None:
     assert [each.id for each in everything] == [first.id, second.id]
     assert [each.id for each in named] == [second.id]
     assert nothing == []
+
+
+async def test_what_was_sent_a_day_ago_is_known_again_without_its_key(
+    database: Database, session_id: str, say: Say
+) -> None:
+    (event,) = await say("Alice says: once")
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        item = await deliveries.next_item(connection, at)
+        assert item is not None
+        content = [{"type": "text", "text": "Alice says: once"}]
+        await deliveries.plan(connection, item.id, {"events": [{"type": "user.message", "content": content}]})
+        await connection.execute("UPDATE front_door_inbox SET received_at = now() - interval '1 day'")
+        of = {"front_door": at.front_door_id, "place": at.place, "thread": at.thread}
+        planned = await deliveries.next_item(connection, at)
+        assert planned is not None
+        assert await deliveries.made_before(connection, at, planned) is None
+        await connection.execute("UPDATE sessions SET metadata = %s", (Jsonb(of),))
+        assert await deliveries.made_before(connection, at, planned) == session_id
+        assert await deliveries.told_before(connection, session_id, planned) == event.id
+        content = [{"type": "text", "text": "Alice says: twice"}]
+        other = planned.model_copy(update={"request": {"events": [{"content": content}]}})
+        assert await deliveries.told_before(connection, session_id, other) is None
