@@ -7,18 +7,25 @@ import signal
 from collections.abc import AsyncGenerator
 from typing import Literal
 
+import psycopg
 import pytest
 
+from controlplane.embedded.postgres import EmbeddedPostgres
 from tests.support.client import run, script, text
-from tests.support.emulator import shown
+from tests.support.emulator import free_port, shown
 from tests.support.slack import Workspace, workspace
 from tests.support.stack import Stack
 
 STEPS = [
-    ("reactions.add", "came"),
-    ("chat.postMessage", "came"),
-    ("chat.postMessage", "taken"),
+    ("reactions.add", "came", 1),
+    *(("chat.postMessage", stage, nth) for stage in ("came", "taken") for nth in (1, 2, 3)),
+    *(
+        (method, stage, 1)
+        for method in ("chat.delete", "files.getUploadURLExternal", "files.completeUploadExternal")
+        for stage in ("came", "taken")
+    ),
 ]
+"""Each is come to: a first answer in three messages, then a status that is taken away, and a file."""
 LONG = "\n\n".join(f"Paragraph {n} " + "word " * 60 for n in range(90))
 
 
@@ -44,8 +51,8 @@ async def once_and_whole(slack: Workspace, channel: str, thread: str, wanted: li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "stage"), STEPS)
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("method", "stage", "nth"), STEPS)
 async def test_the_front_door_is_killed_at_each_step(
     slack: Workspace, method: str, stage: Literal["came", "taken"], nth: int
 ) -> None:
@@ -63,10 +70,18 @@ async def test_the_front_door_is_killed_at_each_step(
     slack.relay.watch = watch
     ts = await slack.slack.mention("C001", script({"text": LONG}))
     await once_and_whole(slack, "C001", ts, ["Paragraph 0 "])
-    second = script(run("sleep 2; echo through"), {"text": "the second: {{result}}"})
+    command = "sleep 4; echo x > /mnt/session/outputs/left.txt; echo through"
+    second = script(run(command), {"text": "the second: {{result}}"})
     await slack.slack.say("C001", second, thread=ts)
     await slack.answers("C001", ts, times=2, seconds=100)
-    slack.relay.watch = None
+
+    async def with_file() -> bool:
+        return "left.txt" in str(await slack.slack.thread("C001", ts))
+
+    await slack.until(with_file, "the file")
+    assert slack.relay.watch is None, "nothing was killed"
+    files = [file for each in await slack.slack.thread("C001", ts) for file in each.get("files") or []]
+    assert [file["name"] for file in files] == ["left.txt"]
     joined = "\n".join(shown(each) for each in await slack.slack.thread("C001", ts))
     assert all(joined.count(f"Paragraph {n} ") == 1 for n in range(90))
     assert joined.count("the second: through") == 1
@@ -105,8 +120,6 @@ async def test_the_front_door_is_killed_at_any_moment(slack: Workspace, seed: in
 
 @pytest.mark.slow
 async def test_two_front_doors_do_not_answer_twice(slack: Workspace) -> None:
-    from tests.support.emulator import free_port
-
     other = slack.door.start(port=free_port())
     await slack.door.ready()
     threads = [await slack.slack.mention("C001", script({"text": f"both are up {n}!"})) for n in range(6)]
@@ -114,3 +127,24 @@ async def test_two_front_doors_do_not_answer_twice(slack: Workspace) -> None:
     other.wait()
     for n, ts in enumerate(threads):
         await once_and_whole(slack, "C001", ts, [f"both are up {n}!"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+async def test_who_loses_the_lock_answers_no_more(slack: Workspace) -> None:
+    database = EmbeddedPostgres(slack.client.stack.data_dir / "postgres").url()
+    other = slack.door.start(port=free_port())
+    await slack.door.ready()
+    threads = [await slack.slack.mention("C002", script(run("sleep 2"), {"text": f"once {n}!"})) for n in range(4)]
+    for _ in range(4):
+        await asyncio.sleep(1)
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            cursor = await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM (SELECT DISTINCT pid FROM pg_locks"
+                " WHERE locktype = 'advisory' AND classid = 7200) holders"
+            )
+            assert await cursor.fetchall(), "somebody works on the threads"
+    for n, ts in enumerate(threads):
+        await once_and_whole(slack, "C002", ts, [f"once {n}!"])
+    other.kill()
+    other.wait()

@@ -61,6 +61,7 @@ class Relay:
     api_url: str = ""
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
+    declines: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     stubs: dict[str, Stub] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -92,6 +93,8 @@ class Relay:
         fault = self.faults[method].pop(0) if self.faults[method] else None
         if self.watch is not None and await self.watch(method, "came"):
             return Response("lost", 500)
+        if self.declines[method]:
+            return JSONResponse({"ok": False, "error": self.declines[method].pop(0)})
         if fault == "limit":
             self.calls.append(Call(time.monotonic(), method, place, 429))
             return JSONResponse({"ok": False, "error": "ratelimited"}, 429, {"Retry-After": _RETRY_AFTER})

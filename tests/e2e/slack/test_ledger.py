@@ -98,6 +98,28 @@ async def test_an_answer_stands_once_whatever_slack_does_with_it(slack: Workspac
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_minute_in_which_slack_takes_nothing_loses_nothing(slack: Workspace) -> None:
+    slack.relay.faults["chat.postMessage"] = ["limit"] * 50
+    ts = await slack.slack.mention("C003", script({"text": "late but once"}))
+    (answer,) = await slack.answers("C003", ts, seconds=200)
+    assert shown(answer).startswith("late but once")
+    assert not slack.relay.faults["chat.postMessage"]
+
+
+async def test_what_slack_declines_is_said_in_another_way_and_listed(slack: Workspace) -> None:
+    slack.relay.declines["chat.postMessage"] = ["msg_blocks_too_long"]
+    before = await slack.refused("declined: msg_blocks_too_long")
+    ts = await slack.slack.mention("C001", script({"text": "too long it is"}))
+
+    async def as_file() -> bool:
+        return "answer.md" in str(await slack.slack.thread("C001", ts))
+
+    await slack.until(as_file, "the answer as a file")
+    assert await slack.refused("declined: msg_blocks_too_long") == before + 1
+
+
+@pytest.mark.slow
 async def test_a_long_answer_is_whole(slack: Workspace) -> None:
     table = "| n | square |\n|---|---|\n" + "\n".join(f"| {n} | {n * n} |" for n in range(400))
     code = "```python\n" + "\n".join(f"print({n})  # {'x' * 40}" for n in range(400)) + "\n```"

@@ -46,6 +46,19 @@ async def test_words_come_as_they_are_written(fresh: Workspace) -> None:
     assert WORDS.startswith("".join(said for _, said in stub.said).strip())
 
 
+async def test_a_stream_that_can_be_changed_no_more_is_followed_by_the_whole_answer(fresh: Workspace) -> None:
+    with StreamStub(fresh.relay):
+        fresh.relay.declines["chat.update"] = ["edit_window_closed"]
+        ts = await fresh.slack.mention("C002", script(slowly()))
+
+        async def whole() -> bool:
+            found = [shown(each).splitlines()[0] for each in await fresh.slack.thread("C002", ts)]
+            return len(found) == 2 and found[-1] == WORDS
+
+        await fresh.until(whole, "the whole answer behind what was streamed of it")
+    assert not fresh.relay.declines["chat.update"]
+
+
 async def test_what_is_done_after_words_is_shown_again(fresh: Workspace) -> None:
     with StreamStub(fresh.relay):
         steps = [slowly(), run("sleep 8; echo slept"), {"text": "then {{result}}"}]
