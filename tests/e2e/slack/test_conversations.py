@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.client import run, script
 from tests.support.emulator import BOB, shown
-from tests.support.slack import Mode, Workspace, workspace
+from tests.support.slack import Mode, Workspace, footed, workspace
 from tests.support.stack import Stack
 
 
@@ -35,11 +35,18 @@ async def test_socket_mode_does_the_same(stack: Stack, tmp_path: Path, mode: Mod
         assert "it says from the sandbox" in shown(answer)
 
 
-async def test_it_is_seen_within_a_second_when_little_is_asked(slack: Workspace) -> None:
-    ts = await slack.slack.mention("C002", script({"text": "seen"}))
+async def test_a_message_is_seen_while_it_waits_for_its_agent(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C002", script(run("sleep 2"), {"text": "seen"}))
+
+    async def seen() -> bool:
+        return any(call.method == "reactions.add" and call.message == ts for call in slack.relay.calls)
+
+    await slack.until(seen, "the sign")
+    assert not [each for each in await slack.slack.thread("C002", ts) if footed(each)], "before its answer"
     await slack.answers("C002", ts)
-    (seen,) = [call.at for call in slack.relay.calls if call.method == "reactions.add" and call.message == ts]
-    print(f"\nacknowledged after {seen - slack.relay.told_at[ts]:.2f} s")
+    seen_at = [call.at for call in slack.relay.calls if call.method == "reactions.add" and call.message == ts]
+    assert len(seen_at) == 1
+    print(f"\nacknowledged after {seen_at[0] - slack.relay.told_at[ts]:.2f} s")
 
 
 async def test_slacks_own_status_is_used_where_there_is_one(slack: Workspace) -> None:
