@@ -7,6 +7,7 @@ from typing import Any, cast
 import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.authorization import AuthorizeResult
+from slack_bolt.authorization.async_authorize import AsyncAuthorize
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -24,6 +25,26 @@ from controlplane.store.pool import Database
 Json = Mapping[str, Any]
 
 _log = structlog.get_logger(__name__)
+
+
+class _Known(AsyncAuthorize):
+    """Says whose the token is, which is known.
+
+    Left to itself Bolt asks Slack at its first request, and acknowledges that without a listener if it has no answer.
+    """
+
+    def __init__(self, who: Identity, token: str | None):
+        self._who = who
+        self._token = token
+
+    async def __call__(self, **_: Any) -> AuthorizeResult:
+        return AuthorizeResult(
+            enterprise_id=None,
+            team_id=self._who.team,
+            bot_user_id=self._who.bot_user,
+            bot_id=self._who.bot,
+            bot_token=self._token,
+        )
 
 
 class SlackDoor:
@@ -44,7 +65,6 @@ class SlackDoor:
     ):
         self._client = client
         self._door = door
-        self._who = who
         self._bot_user = who.bot_user
         self._database = database
         self._desk = desk
@@ -53,7 +73,7 @@ class SlackDoor:
         self._commands = Commands(parts, desk)
         self.app = AsyncApp(
             client=client,
-            authorize=self._authorize,
+            authorize=_Known(who, client.token),
             signing_secret=signing_secret or "socket mode has none",
             request_verification_enabled=signing_secret is not None,
             process_before_response=True,
@@ -65,17 +85,6 @@ class SlackDoor:
         self.app.action(re.compile(r"^bulkhead:"))(self._press)
         self.app.view("deny")(self._denied)
         self.app.command(re.compile(".*"))(self._command)
-
-    async def _authorize(self) -> AuthorizeResult:
-        """Return whose the token is, which is known. Left to itself Bolt asks Slack at its first request, and
-        acknowledges that without a listener if Slack has no answer."""
-        return AuthorizeResult(
-            enterprise_id=None,
-            team_id=self._who.team,
-            bot_user_id=self._who.bot_user,
-            bot_id=self._who.bot,
-            bot_token=self._client.token,
-        )
 
     async def _message(self, body: Json, event: Json) -> None:
         if not await self._ours(body):
