@@ -38,7 +38,7 @@ async def begun(slack: Workspace, channel: str, words: str) -> dict[str, Any]:
 
 
 async def test_a_runs_answer_begins_a_thread_that_is_its_session(slack: Workspace) -> None:
-    words = script({"text": "first a word"}, run("echo counted"), {"text": "the result: {{result}}"})
+    words = script({"text": "first a word", **run("echo counted")}, {"text": "the result: {{result}}"})
     made = await deployed(slack, words, channel="C001")
     assert made["reports_to"] == {"front_door_id": slack.front_door["id"], "place": "C001"}
     started = await slack.client.post(f"/v1/deployments/{made['id']}/run")
@@ -102,7 +102,7 @@ async def test_what_a_session_did_before_is_not_told_again(slack: Workspace) -> 
     first = await slack.client.post(f"{path}/run")
 
     async def rested() -> bool:
-        return (await slack.client.get(f"/v1/sessions/{first['session_id']}"))["status"] == "idle"
+        return (await slack.client.get(f"/v1/sessions/{first['session_id']}"))["stop_reason"] is not None
 
     await slack.until(rested, "the first run's rest")
     await slack.client.post(path, {"reports_to": {"front_door_id": slack.front_door["id"], "place": "C002"}})

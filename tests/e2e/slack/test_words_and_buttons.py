@@ -76,7 +76,7 @@ async def test_a_new_session_and_another_agent_are_a_word_away(slack: Workspace)
 
 
 async def test_what_runs_is_stopped_and_told_before_another_session_begins(slack: Workspace) -> None:
-    ts = await slack.slack.mention("C001", script({"text": "I begin"}, run("sleep 300"), {"text": "never"}))
+    ts = await slack.slack.mention("C001", script({"text": "I begin", **run("sleep 300")}, {"text": "never"}))
     await replied(slack, "C001", ts, "running `sleep 300`")
     await slack.slack.say("C001", "new", thread=ts)
     await slack.slack.say("C001", script({"text": "the new one"}), thread=ts)
@@ -109,7 +109,7 @@ async def test_a_session_that_is_refused_leaves_nothing_to_the_next(slack: Works
     await replied(slack, "C003", ts, ":warning:")
     await slack.rules(environment_id=rules["environment_id"])
     await slack.slack.say("C003", script({"text": "taken"}), thread=ts)
-    (answer,) = await slack.answers("C003", ts)
+    *_, answer = await slack.answers("C003", ts)
     assert shown(answer).startswith("taken")
 
 
