@@ -61,7 +61,7 @@ async def test_a_stream_that_can_be_changed_no_more_is_followed_by_the_whole_ans
 
 async def test_what_is_done_after_words_is_shown_again(fresh: Workspace) -> None:
     with StreamStub(fresh.relay):
-        steps = [slowly(), run("sleep 8; echo slept"), {"text": "then {{result}}"}]
+        steps = [{**slowly(), **run("sleep 8; echo slept")}, {"text": "then {{result}}"}]
         ts = await fresh.slack.mention("C001", script(*steps))
 
         async def running() -> bool:
