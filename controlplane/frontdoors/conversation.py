@@ -121,17 +121,17 @@ class Conversation:
         while True:
             self._news.clear()
             await self._refresh()
-            if await self._has_news():
+            thread = self._thread
+            if thread.session_id is not None and await self._has_news():
                 self._follows = True
-                await self._follow()
+                await self._follow(thread, thread.session_id)
                 self._follows = False
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._news.wait()
 
-    async def _follow(self) -> None:
-        thread, session_id = self._thread, self._thread.session_id or ""
+    async def _follow(self, thread: Thread, session_id: str) -> None:
         link = await self._link(session_id)
         session = await self._parts.plane.get(f"/v1/sessions/{session_id}")
         account = Account(session_id, session["agent"]["model"]["id"], link, heading=await self._heading(thread))

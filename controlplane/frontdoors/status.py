@@ -72,8 +72,11 @@ class Status:
         await asyncio.sleep(wait)
 
     async def _message(self, body: Working) -> None:
-        """Have the message that stands there say it, or a new one: an answer that came meanwhile took it away."""
+        """Have the message that stands there say it, or a new one: an answer that came meanwhile took it away. Under
+        one that is being written there is none."""
         async with self._parts.transaction() as connection:
+            if await posts.is_writing(connection, self._thread.id):
+                return
             name = await posts.standing(connection, self._thread.id, _PREFIX) or f"{_PREFIX}{new_id('post')}"
             await posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
             await posts.revise(connection, self._thread.id, name, body)

@@ -117,6 +117,17 @@ async def standing(connection: Connection, thread_id: str, prefix: str) -> str |
     return row["name"] if row else None
 
 
+async def is_writing(connection: Connection, thread_id: str) -> bool:
+    """Say whether a message stands in a thread, or is to, that is not whole yet."""
+    row = await one(
+        connection,
+        "SELECT id FROM front_door_posts WHERE thread_id = %(id)s AND body ->> 'live_for' IS NOT NULL"
+        " AND NOT withdrawn AND state IN ('intended', 'sending', 'posted') LIMIT 1",
+        {"id": thread_id},
+    )
+    return row is not None
+
+
 async def due(connection: Connection, thread_id: str) -> DuePost | None:
     """Return the first message of a thread about which something is to be done."""
     row = await one(
