@@ -322,19 +322,19 @@ async def run_slack(settings: Settings, *, api_url: str) -> None:
         await database.close()
 
 
-async def check_slack(settings: Settings) -> "list[Finding]":
+async def check_slack(settings: Settings, *, request_url: str | None) -> "list[Finding]":
     """What is right and wrong about the front door in Slack."""
     from controlplane.frontdoors.slack.check import check
-    from controlplane.frontdoors.slack.process import opened
+    from controlplane.frontdoors.slack.process import api_key, opened
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
 
     database = Database(settings.database_url, max_connections=1)
     await database.open()
     try:
-        door, tokens = await opened(
-            database, open_keyring(MasterKeySettings(), settings.data_dir), name=settings.slack_front_door
-        )
-        return await check(settings, door, tokens)
+        keyring = open_keyring(MasterKeySettings(), settings.data_dir)
+        door, tokens = await opened(database, keyring, name=settings.slack_front_door)
+        await api_key(database, keyring, door)
+        return await check(settings, door, tokens, request_url=request_url)
     finally:
         await database.close()
 

@@ -104,12 +104,19 @@ def connect(
 
 @app.command("check")
 @connected
-def check(server: Server) -> None:
+def check(
+    server: Server,
+    *,
+    request_url: Annotated[
+        str | None,
+        typer.Option("--request-url", help="For HTTP: ask there instead of on this machine, as Slack would."),
+    ] = None,
+) -> None:
     """Verify tokens, scopes and reachability, and say what is wrong."""
     _require_extra()
     from controlplane.main import check_slack
 
-    findings = asyncio.run(check_slack(_settings(server.data_dir)))
+    findings = asyncio.run(check_slack(_settings(server.data_dir), request_url=request_url))
     if server.as_json:
         server.output.json([finding.model_dump() for finding in findings])
     else:

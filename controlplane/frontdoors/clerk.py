@@ -1,6 +1,7 @@
 """What becomes of what a person says or presses: a message to the session, a word, a decision, or a refusal."""
 
 import asyncio
+import secrets
 from typing import Any, Literal
 
 from controlplane.frontdoors import words
@@ -21,7 +22,7 @@ from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
-from controlplane.store import deliveries, frontdoors, posts
+from controlplane.store import deliveries, frontdoors, posts, settling
 from controlplane.store.deliveries import Item, Thread
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -33,6 +34,9 @@ _LONGEST_FETCH_PAUSE_SECONDS = 30.0
 _STOP_SECONDS = 120.0  # then the word is tried again, as whatever fails
 _STOP_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
+_LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
+
+_Now = Literal["runs", "asks", "queued", "rests"]
 
 
 class Clerk:
@@ -44,8 +48,7 @@ class Clerk:
     async def said(self, at: Thread, item: Item, said: Said) -> None:
         """Act on a message."""
         inbound, rules = item.inbound, await self._rules()
-        if not rules.may_talk(inbound.place, inbound.person):
-            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+        if not await self._may_talk(item, rules):
             return
         heard = words.hear(said.text)
         if heard.word is None and not heard.text and not said.files:
@@ -61,7 +64,7 @@ class Clerk:
         try:
             request = item.request or await self._planned(at, item, heard, said)
             at = await self._with_session(at, item, request, rules)
-            running = await self._runs(at)
+            now = await self._now(at)
             event_id = await self._told(at, item, request)
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
@@ -71,19 +74,21 @@ class Clerk:
             )
             return
         await self._settle(item, event_id=event_id)
-        if running:
+        if now == "asks":
+            await self._whisper(inbound, "Your message waits: first somebody has to decide about the call above.")
+        elif now == "runs":
             how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
             await self._whisper(inbound, f"Your message {how}.")
 
     async def pressed(self, at: Thread, item: Item, pressed: Pressed) -> None:
         """Act on a button; who presses it is asked about now, not when it was made."""
         inbound, rules = item.inbound, await self._rules()
+        if not await self._may_talk(item, rules):
+            return
         if pressed.action == "choose":
             await self._chosen(at, item, pressed.value, rules)
         elif pressed.action == "stop":
-            await self.stop(at, item)
-        elif not rules.may_talk(inbound.place, inbound.person):
-            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+            await self._stop(at, item)
         elif pressed.action == "resume":
             await self._resume(at, item)
         elif not rules.may_decide(inbound.place, inbound.person):
@@ -92,19 +97,21 @@ class Clerk:
             await self._decide(at, item, pressed)
 
     async def stop(self, at: Thread, item: Item) -> None:
-        """Stop whatever runs in the thread."""
-        rules = await self._rules()
-        if not rules.may_talk(item.inbound.place, item.inbound.person):
-            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
-            return
-        if at.session_id is not None and await self._runs(at):
+        """Act on a sign that what runs in the thread is to stop."""
+        if await self._may_talk(item, await self._rules()):
+            await self._stop(at, item)
+
+    async def _stop(self, at: Thread, item: Item) -> None:
+        if await self._now(at) == "rests":
+            await self._whisper(item.inbound, "Nothing is running in this thread.")
+        else:
             await self._interrupt(at, f"{item.id}:stop")
             await self._parts.receipts.give(item.inbound)
-        elif at.session_id is not None and await self._waits(at):
-            await self._interrupt(at, f"{item.id}:stop")
-        else:
-            await self._whisper(item.inbound, "Nothing is running in this thread.")
         await self._settle(item)
+
+    async def turn_away(self, item: Item) -> None:
+        """Refuse an item because the front door's key was revoked."""
+        await self._refuse(item, "key_revoked", "nobody is let in here any more: this front door's key was revoked")
 
     async def answer(
         self, at: Thread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
@@ -127,7 +134,7 @@ class Clerk:
                 said = f"`{heard.agent}` answers from now on, in a new session."
                 await self._begin_anew(at, item, agent_id, said)
             case "stop":
-                await self.stop(at, item)
+                await self._stop(at, item)
             case "status":
                 await self.answer(at, item, await self._standing(at))
             case "resume":
@@ -148,25 +155,25 @@ class Clerk:
     async def _stopped(self, at: Thread, item: Item) -> bool:
         """Stop what runs in a thread, with what waits there, and return when all of it is on record.
 
-        Returns whether anything had to be stopped.
+        Returns whether anything had to be stopped. Under a freeze a message that waits begins no turn, and stays.
         """
-        looks = stops = 0
+        looks, stopped = 0, False
         async with asyncio.timeout(_STOP_SECONDS):
-            while at.session_id is not None:
-                if not (await self._runs(at) or await self._waits(at)):
+            while True:
+                now = await self._now(at)
+                if now == "rests" or (now == "queued" and looks >= _LOOKS_AT_A_QUEUE):
                     if await self._is_told(at):
-                        break
+                        return stopped
                 elif looks % _LOOKS_PER_STOP == 0:
-                    await self._interrupt(at, f"{item.id}:stop:{stops}")
-                    stops += 1
+                    # Each is another request: a turn that began since is to stop too, also after a crash.
+                    await self._interrupt(at, f"{item.id}:stop:{secrets.token_hex(8)}")
+                    stopped = True
                 looks += 1
                 await asyncio.sleep(_STOP_PAUSE_SECONDS)
-        return stops > 0
 
     async def _is_told(self, at: Thread) -> bool:
         async with self._parts.transaction() as connection:
-            now = await deliveries.thread(connection, at.id)
-            return now is None or now.seen_seq >= await deliveries.last_seq(connection, at.id)
+            return await deliveries.with_news(connection, at.id) is None
 
     async def _interrupt(self, at: Thread, key: str) -> None:
         path = f"/v1/sessions/{at.session_id}/events"
@@ -215,9 +222,6 @@ class Clerk:
         await self._settle(item)
 
     async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
-        if not rules.may_talk(item.inbound.place, item.inbound.person):
-            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
-            return
         names = await self._agents(rules, item.inbound.place)
         if agent_id not in names:
             await self._refuse(item, "agent_not_here", "that agent does not answer here")
@@ -390,11 +394,31 @@ class Clerk:
     async def _session(self, at: Thread) -> dict[str, Any]:
         return await self._parts.plane.get(f"/v1/sessions/{at.session_id}")
 
-    async def _runs(self, at: Thread) -> bool:
-        return (await self._session(at))["status"] in ("running", "rescheduling")
+    async def _now(self, at: Thread) -> _Now:
+        """Return what a thread's session does; ``queued``: a message waits for a turn that is still to begin."""
+        if at.session_id is None:
+            return "rests"
+        session = await self._session(at)
+        if session["status"] in ("running", "rescheduling"):
+            return "runs"
+        if (session["stop_reason"] or {}).get("type") == "requires_action":
+            return "asks"
+        async with self._parts.transaction() as connection:
+            return "queued" if await settling.more(connection, at.session_id) else "rests"
 
-    async def _waits(self, at: Thread) -> bool:
-        return ((await self._session(at))["stop_reason"] or {}).get("type") == "requires_action"
+    async def _may_talk(self, item: Item, rules: Rules) -> bool:
+        """Say whether a person may talk here, now; who may not is refused."""
+        inbound = item.inbound
+        if not inbound.vouched and not await self._is_of_team(inbound.person):
+            await self._refuse(item, "guest_of_another_team", "only people of this workspace may talk with agents")
+            return False
+        if not rules.may_talk(inbound.place, inbound.person):
+            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+            return False
+        return True
+
+    async def _is_of_team(self, person: str) -> bool:
+        return await self._parts.courier.patiently("person", lambda: self._parts.service.is_of_team(person))
 
     async def _settle(
         self, item: Item, state: Literal["done", "refused"] = "done", event_id: str | None = None

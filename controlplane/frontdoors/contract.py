@@ -51,13 +51,15 @@ class Crossed(_Frozen):
 
 class Inbound(_Frozen):
     """Something that a person did. ``delivery``: the service's id of telling us, of which there may be several;
-    ``message``: what the thing itself is known by in its place; places, threads and messages sort as they came."""
+    ``message``: what the thing itself is known by in its place; places, threads and messages sort as they came.
+    ``vouched``: the service has said that the person is of our own team; otherwise it is asked first."""
 
     delivery: str
     place: str
     thread: str
     message: str
     person: str
+    vouched: bool = False
     what: Annotated[Said | Pressed | Crossed, Field(discriminator="type")]
 
 
@@ -71,10 +73,11 @@ class Text(_Frozen):
 
 
 class Working(_Frozen):
-    """What the agent does at the moment, and a way to stop it."""
+    """What the agent does at the moment, where it can be looked at, and a way to stop it."""
 
     type: Literal["working"] = "working"
     status: str
+    link: str | None = None
 
 
 class Card(_Frozen):
@@ -200,6 +203,10 @@ class Service(Protocol):
 
     async def whisper(self, place: str, thread: str, person: str, text: str) -> None:
         """Say something to one person only."""
+        ...
+
+    async def is_of_team(self, person: str) -> bool:
+        """Say whether somebody is of our own team; who is not known to the service is not."""
         ...
 
     async def names(self, people: list[str]) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from controlplane.frontdoors.contract import Attachment, Body, Card, Crossed, Pr
 from controlplane.frontdoors.live import Live
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.pieces import cut
-from controlplane.frontdoors.plane import RefusedError
+from controlplane.frontdoors.plane import SHUT, RefusedError
 from controlplane.frontdoors.seals import seal
 from controlplane.frontdoors.status import Status
 from controlplane.store import deliveries, frontdoors, posts
@@ -23,6 +23,7 @@ MOST_PARTS = 6
 """Of one answer; a longer one comes as a file behind its beginning."""
 
 _LOOK_SECONDS = 2.0
+_REFUSED_SECONDS = 30.0  # until a session is asked for again that the API did not let us see
 
 _log = structlog.get_logger(__name__)
 
@@ -63,7 +64,7 @@ class Conversation:
                 for helper in helpers:
                     if helper.done():
                         helper.result()
-                if not self._follows and not await self._has_news() and not await self._has_mail():
+                if not self._follows and await self._with_news() is None and not await self._has_mail():
                     return
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
@@ -81,11 +82,10 @@ class Conversation:
         if found is not None:
             self._thread = found
 
-    async def _has_news(self) -> bool:
-        if self._thread.session_id is None:
-            return False
+    async def _with_news(self) -> Thread | None:
+        """Return the thread if its session has news: which session that is and from where, in one look."""
         async with self._parts.transaction() as connection:
-            return await deliveries.last_seq(connection, self._thread.id) > self._thread.seen_seq
+            return await deliveries.with_news(connection, self._thread.id)
 
     async def _has_mail(self) -> bool:
         async with self._parts.transaction() as connection:
@@ -102,6 +102,9 @@ class Conversation:
                 case Crossed():
                     await self._clerk.stop(self._thread, item)
         except RefusedError as error:
+            if error.code == SHUT:
+                await self._clerk.turn_away(item)
+                return
             await self._clerk.answer(self._thread, item, f":warning: {error}", state="refused")
         self._mail.set()
         self._news.set()
@@ -120,11 +123,14 @@ class Conversation:
         """Follow the thread's session whenever it does something, one session after the other."""
         while True:
             self._news.clear()
-            await self._refresh()
-            thread = self._thread
-            if thread.session_id is not None and await self._has_news():
-                self._follows = True
-                await self._follow(thread, thread.session_id)
+            thread = await self._with_news()
+            if thread is not None and thread.session_id is not None:
+                self._thread, self._follows = thread, True
+                try:
+                    await self._follow(thread, thread.session_id)
+                except RefusedError as error:
+                    _log.warning("session_not_followed", session_id=thread.session_id, code=error.code)
+                    await asyncio.sleep(_REFUSED_SECONDS)
                 self._follows = False
                 continue
             with suppress(TimeoutError):
@@ -135,7 +141,7 @@ class Conversation:
         link = await self._link(session_id)
         session = await self._parts.plane.get(f"/v1/sessions/{session_id}")
         account = Account(session_id, session["agent"]["model"]["id"], link, heading=await self._heading(thread))
-        status, live = Status(self._parts, thread), Live(self._parts, thread)
+        status, live = Status(self._parts, thread, link), Live(self._parts, thread)
         stream = self._parts.plane.follow(session_id, after=thread.seen_seq, previews=self._parts.service.streams)
         async with AsyncExitStack() as at_the_end:
             at_the_end.callback(self._wake.set)
@@ -148,15 +154,12 @@ class Conversation:
                 notes = account.read(event)
                 if notes:
                     await self._noted(thread, notes, seq, status, live)
-                if account.rests and await self._caught_up(thread, session_id, seq):
+                if account.rests and not await self._has_more(thread, session_id, seq):
                     return
 
-    async def _caught_up(self, thread: Thread, session_id: str, seq: int) -> bool:
+    async def _has_more(self, thread: Thread, session_id: str, seq: int) -> bool:
         async with self._parts.transaction() as connection:
-            if await deliveries.last_seq(connection, thread.id) > seq:
-                return False
-            await deliveries.seen(connection, thread.id, session_id, seq)
-        return True
+            return await deliveries.seen(connection, thread.id, session_id, seq)
 
     async def _heading(self, thread: Thread) -> str | None:
         """Return what a thread begins with that is still to be begun by us."""

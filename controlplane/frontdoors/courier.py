@@ -18,6 +18,7 @@ from controlplane.frontdoors.contract import (
     Post,
     Service,
     Text,
+    Trouble,
 )
 from controlplane.frontdoors.leaving import Leaving
 from controlplane.store import deliveries, frontdoors, posts
@@ -97,11 +98,11 @@ class Courier:
     async def _correct(self, at: Thread, due: DuePost) -> None:
         remote = due.remote or ""
         if due.withdrawn:
-            await self._patiently("withdraw", lambda: self._service.withdraw(at.place, remote))
+            await self.patiently("withdraw", lambda: self._service.withdraw(at.place, remote))
             await self._note(posts.ended, due.id, "gone")
         else:
             post = await self._fit(due)
-            await self._patiently("change", lambda: self._service.change(at.place, post))
+            await self.patiently("change", lambda: self._service.change(at.place, post))
             await self._note(posts.posted, due.id, remote, revision=due.revision)
 
     async def _post(self, at: Thread, due: DuePost) -> None:
@@ -143,7 +144,7 @@ class Courier:
             others = await posts.remotes(connection, at.id)
         # Counted from when it was sent, however long the look takes.
         since = (due.sent_at or datetime.now(UTC)) - _LOOK_BACK
-        remote = await self._patiently(
+        remote = await self.patiently(
             "find", lambda: self._service.find(at.place, at.anchor, due.post(), others=others, since=since)
         )
         if remote is not None:
@@ -165,12 +166,12 @@ class Courier:
             content = await self._content(attachment.file_id or "")
             if kinds := await self._leaving.secrets_in(content):
                 raise DeclinedError(f"it has secrets in it ({', '.join(sorted(set(kinds)))})")
-        remote = await self._patiently("prepare", lambda: self._service.prepare(fit, content))
+        remote = await self.patiently("prepare", lambda: self._service.prepare(fit, content))
         body = attachment.model_copy(update={"remote": remote})
         await self._note(posts.prepared, due.id, body)
         return due.model_copy(update={"body": body})
 
-    async def _patiently(self, kind: str, ask: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, kind: str, ask: Callable[[], Awaitable[T]]) -> T:
         """Do something that may be done again, until the service has an answer.
 
         ``kind``: what it is; once the service wants none of it for a while, no thread asks for it meanwhile.
@@ -215,5 +216,9 @@ def _instead(due: DuePost, reason: str) -> Body | None:
         case Card(outcome=None) as card if due.state != "posted" and is_form:
             said = f":raised_hand: `{card.tool}` waits for approval, and its card could not be shown: {reason}."
             return Text(markdown=f"{said} Decide with `bulkhead approvals`.")
+        case Card(outcome=str(outcome)) as card if due.state == "posted":
+            return Text(markdown=f":raised_hand: `{card.tool}`: {outcome}.")
+        case Trouble() as trouble if due.state != "posted" and is_form:
+            return Text(markdown=f":x: The turn failed. {trouble.message}\n\nSay `resume` to try it again.")
         case _:
             return None

@@ -25,7 +25,7 @@ _TROUBLED_SECONDS = 1.0
 _LONGEST_TROUBLED_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.5
 _WATCH_SECONDS = 0.5
-_ANSWER_SECONDS = 5.0  # a server that says nothing for as long may have given the locks to others
+_ANSWER_SECONDS = 10.0  # a server that says nothing for as long may have given the locks to others
 
 _log = structlog.get_logger(__name__)
 

@@ -22,6 +22,10 @@ _PREVIEWS = ("event_start", "event_delta")
 _log = structlog.get_logger(__name__)
 
 
+SHUT = "invalid_api_key"
+"""The code of a refusal that says that the front door's key was revoked: nobody comes in by it any more."""
+
+
 class RefusedError(Exception):
     """The API said no; the message is fit for whoever asked."""
 

@@ -58,7 +58,14 @@ class Receipts:
             return
         if rules.may_talk(inbound.place, inbound.person):
             async with self._places:
-                await self._give(inbound)
+                if inbound.vouched or await self._is_of_team(inbound.person):
+                    await self._give(inbound)
+
+    async def _is_of_team(self, person: str) -> bool:
+        try:
+            return await self._service.is_of_team(person)
+        except (LimitedError, AmbiguousError):
+            return False
 
     async def _give(self, inbound: Inbound) -> None:
         for _ in range(_TRIES):

@@ -14,6 +14,7 @@ from controlplane.tasks import end
 
 _STATUS_AFTER_SECONDS = 1.5  # a turn that is over sooner needs no message that says so
 _STATUS_PAUSE_SECONDS = 3.0
+_FADES_SECONDS = 90.0  # Slack takes its own away after two minutes (docs.slack.dev, assistant.threads.setStatus)
 _SHARED_PAUSE_SECONDS = 1.2  # a minute has room for some fifty changes of messages, of all threads together
 _SLOT = "of all:status"
 _PREFIX = "status:"
@@ -24,9 +25,10 @@ _log = structlog.get_logger(__name__)
 class Status:
     """What the agent does, as the service can show it: its own way, or a message that is changed now and then."""
 
-    def __init__(self, parts: Parts, thread: Thread):
+    def __init__(self, parts: Parts, thread: Thread, link: str):
         self._parts = parts
         self._thread = thread
+        self._link = link
         self._text = ""
         self._task: asyncio.Task[None] | None = None
         self._shown = False
@@ -51,16 +53,16 @@ class Status:
 
     async def _show(self) -> None:
         await asyncio.sleep(_STATUS_AFTER_SECONDS)
-        shown = ""
+        shown, shown_at, clock = "", 0.0, asyncio.get_running_loop().time
         while True:
-            if self._text != shown:
+            if self._text != shown or clock() - shown_at > _FADES_SECONDS:
                 await self._turn()
-                shown = self._text
+                shown, shown_at = self._text, clock()
                 try:
                     said = await self._parts.leaving.text(shown)
                     self._shown = True
                     if not await self._parts.service.status(self._thread.place, self._thread.anchor or "", said):
-                        await self._message(Working(status=said))
+                        await self._message(Working(status=said, link=self._link))
                 except (LimitedError, AmbiguousError, DeclinedError) as error:
                     _log.debug("status_not_shown", thread_id=self._thread.id, error=type(error).__name__)
             await asyncio.sleep(_STATUS_PAUSE_SECONDS)

@@ -289,14 +289,14 @@ async def spoke(connection: Connection, thread_id: str, person: str) -> None:
     await connection.execute("UPDATE front_door_threads SET person = %s WHERE id = %s", (person, thread_id))
 
 
-async def last_seq(connection: Connection, thread_id: str) -> int:
-    """Return the newest seq of a thread's session."""
+async def with_news(connection: Connection, thread_id: str) -> Thread | None:
+    """Return a thread whose session has done something that is not in the ledger yet."""
     row = await one(
         connection,
-        "SELECT s.last_seq FROM front_door_threads t JOIN sessions s ON s.id = t.session_id WHERE t.id = %(id)s",
+        _THREADS + " JOIN sessions s ON s.id = t.session_id WHERE t.id = %(id)s AND s.last_seq > t.seen_seq",
         {"id": thread_id},
     )
-    return row["last_seq"] if row else 0
+    return Thread.model_validate(row) if row else None
 
 
 async def next_item(connection: Connection, at: Thread) -> Item | None:
@@ -393,12 +393,19 @@ async def told_before(connection: Connection, session_id: str, item: Item) -> st
     return row["id"] if row else None
 
 
-async def seen(connection: Connection, thread_id: str, session_id: str, seq: int) -> None:
-    """Note that all that a session did up to ``seq`` is in the ledger."""
-    await connection.execute(
-        "UPDATE front_door_threads SET seen_seq = greatest(seen_seq, %s) WHERE id = %s AND session_id = %s",
-        (seq, thread_id, session_id),
+async def seen(connection: Connection, thread_id: str, session_id: str, seq: int) -> bool:
+    """Note that all that a session did up to ``seq`` is in the ledger, and say whether there is more.
+
+    There is none of a session that the thread has left for another.
+    """
+    row = await one(
+        connection,
+        "UPDATE front_door_threads t SET seen_seq = greatest(t.seen_seq, %(seq)s) FROM sessions s"
+        " WHERE t.id = %(thread)s AND t.session_id = %(session)s AND s.id = t.session_id"
+        " RETURNING s.last_seq > %(seq)s AS more",
+        {"seq": seq, "thread": thread_id, "session": session_id},
     )
+    return row is not None and bool(row["more"])
 
 
 async def reserve(connection: Connection, door: FrontDoorRecord, name: str, *, pause_seconds: float) -> float:

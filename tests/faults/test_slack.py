@@ -32,7 +32,6 @@ LONG = "\n\n".join(f"Paragraph {n} " + "word " * 60 for n in range(90))
 @pytest.fixture(scope="module")
 async def slack(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Workspace]:
     """A workspace that is told things by signed HTTP requests."""
-    await stack.ready_again()
     async with workspace(stack, tmp_path_factory.mktemp("slack"), "events") as opened:
         yield opened
 
@@ -121,10 +120,9 @@ async def test_the_front_door_is_killed_at_any_moment(slack: Workspace, seed: in
 @pytest.mark.slow
 async def test_two_front_doors_do_not_answer_twice(slack: Workspace) -> None:
     other = slack.door.start(port=free_port())
-    await slack.door.ready()
+    await other.ready()
     threads = [await slack.slack.mention("C001", script({"text": f"both are up {n}!"})) for n in range(6)]
     other.kill()
-    other.wait()
     for n, ts in enumerate(threads):
         await once_and_whole(slack, "C001", ts, [f"both are up {n}!"])
 
@@ -134,7 +132,7 @@ async def test_two_front_doors_do_not_answer_twice(slack: Workspace) -> None:
 async def test_who_loses_the_lock_answers_no_more(slack: Workspace) -> None:
     database = EmbeddedPostgres(slack.client.stack.data_dir / "postgres").url()
     other = slack.door.start(port=free_port())
-    await slack.door.ready()
+    await other.ready()
     threads = [await slack.slack.mention("C002", script(run("sleep 2"), {"text": f"once {n}!"})) for n in range(4)]
     for _ in range(4):
         await asyncio.sleep(1)
@@ -147,4 +145,3 @@ async def test_who_loses_the_lock_answers_no_more(slack: Workspace) -> None:
     for n, ts in enumerate(threads):
         await once_and_whole(slack, "C002", ts, [f"once {n}!"])
     other.kill()
-    other.wait()

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -24,6 +24,7 @@ from controlplane.frontdoors.slack.service import TIMEOUT_SECONDS
 from controlplane.models.listening import listening
 from tests.support.client import Client
 from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, Emulator, free_port
+from tests.support.passage import Passage
 from tests.support.stack import Stack
 
 Mode = Literal["events", "socket"]
@@ -35,6 +36,8 @@ _READY_SECONDS = 60
 _PATIENCE_SECONDS = 60
 _RETRY_AFTER = "1"
 _HANG_SECONDS = TIMEOUT_SECONDS + 5
+
+_numbers = itertools.count(1)
 
 
 @dataclass
@@ -172,65 +175,81 @@ class Relay:
         await self._http.aclose()
 
 
+@dataclass
+class Process:
+    """One `bulkhead slack`, and what it logs."""
+
+    running: subprocess.Popen[bytes]
+    log: Path
+
+    async def ready(self) -> None:
+        """Wait until it is open."""
+        async with asyncio.timeout(_READY_SECONDS):
+            while b"front_door_open" not in self.log.read_bytes():
+                assert self.running.poll() is None, self.tail()
+                await asyncio.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.running.kill()
+        self.running.wait()
+
+    def end(self) -> None:
+        """End it if it still runs."""
+        self.running.terminate()
+        try:
+            self.running.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def tail(self, lines: int = 60) -> str:
+        """Return the end of what it logged."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
 class Door:
-    """`bulkhead slack` processes of one front door; all but the first listen nowhere that Slack knows of."""
+    """`bulkhead slack`: the process that Slack knows, and others of the same front door that it does not know of."""
 
-    def __init__(self, stack: Stack, *, api_url: str, port: int, log: Path, front_door: str):
+    def __init__(self, stack: Stack, *, slack_url: str, api_url: str, folder: Path, front_door: str):
         self._stack = stack
+        self._slack_url = slack_url
         self._api_url = api_url
-        self.port = port
-        self._log = log
+        self.port = free_port()
+        self._folder = folder
         self._front_door = front_door
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Process] = []
 
-    def start(self, *, port: int | None = None) -> subprocess.Popen[bytes]:
-        """Start a process."""
+    @property
+    def known(self) -> Process:
+        """The newest of those that Slack knows."""
+        return self._processes[-1]
+
+    def start(self, *, port: int | None = None) -> Process:
+        """Start a process; one with a port of its own is no concern of `kill`."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BULKHEAD_")} | {
             "BULKHEAD_DATA_DIR": str(self._stack.data_dir),
-            "BULKHEAD_SLACK_API_URL": self._api_url,
+            "BULKHEAD_SLACK_API_URL": self._slack_url,
             "BULKHEAD_SLACK_FRONT_DOOR": self._front_door,
             "BULKHEAD_SLACK_PORT": str(port or self.port),
         }
-        with self._log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "controlplane.cli", "slack"], stdout=output, stderr=output, env=environment
-            )
-        self._processes.append(process)
+        command = [sys.executable, "-m", "controlplane.cli", "slack", "--url", self._api_url]
+        log = self._folder / f"door{next(_numbers)}.log"
+        with log.open("wb") as output:
+            process = Process(subprocess.Popen(command, stdout=output, stderr=output, env=environment), log)
+        if port is None:
+            self._processes.append(process)
         return process
 
-    async def ready(self) -> None:
-        """Wait until the front door is open."""
-        opened = self._opened()
-        async with asyncio.timeout(_READY_SECONDS):
-            while self._opened() == opened == 0 or self._opened() < len(self._processes):
-                assert self._processes[-1].poll() is None, self.tail()
-                await asyncio.sleep(0.05)
-
-    def _opened(self) -> int:
-        return self._log.read_text(errors="replace").count("front_door_open") if self._log.exists() else 0
-
     async def kill(self) -> None:
-        """Kill the newest process and start another one at once."""
-        self._processes[-1].send_signal(signal.SIGKILL)
-        self._processes[-1].wait()
+        """Kill the process that Slack knows, and start another one at once."""
+        assert self.known.running.poll() is None, self.known.tail()
+        self.known.kill()
         self.start()
-        await self.ready()
+        await self.known.ready()
 
     def end(self) -> None:
-        """End all of them."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def tail(self, lines: int = 60) -> str:
-        """Return the end of what they logged."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+        """End it."""
+        self.known.end()
 
 
 @dataclass
@@ -239,6 +258,7 @@ class Workspace:
 
     slack: Emulator
     relay: Relay
+    passage: Passage
     door: Door
     client: Client
     front_door: dict[str, Any]
@@ -251,7 +271,7 @@ class Workspace:
             if found:
                 return found
             if time.monotonic() > deadline:
-                raise AssertionError(f"never seen: {what}\n{self.door.tail()}")
+                raise AssertionError(f"never seen: {what}\n{self.door.known.tail()}")
             await asyncio.sleep(0.1)
 
     async def answers(
@@ -287,6 +307,7 @@ async def workspace(
     stack: Stack, folder: Path, mode: Mode, *, agent: dict[str, Any] | None = None, channels: int = 3
 ) -> AsyncGenerator[Workspace]:
     """Run an emulated workspace and a front door for it, and take both away again."""
+    await stack.ready_again()
     folder.mkdir(parents=True, exist_ok=True)
     relay = Relay("")
     async with contextlib.AsyncExitStack() as open_now:
@@ -298,14 +319,20 @@ async def workspace(
         relay.emulator_url, relay.api_url = slack.url, f"{url}/api/"
         client = await open_now.enter_async_context(Client(stack))
         front_door = await _connect(client, agent, mode)
+        passage = Passage(stack.url)
+        open_now.push_async_callback(passage.close)
         door = Door(
-            stack, api_url=relay.api_url, port=free_port(), log=folder / "door.log", front_door=front_door["id"]
+            stack,
+            slack_url=relay.api_url,
+            api_url=await open_now.enter_async_context(listening(passage)),
+            folder=folder,
+            front_door=front_door["id"],
         )
         relay.door_url = f"http://127.0.0.1:{door.port}/slack/events"
-        open_now.callback(door.end)
         door.start()
-        await door.ready()
-        yield Workspace(slack, relay, door, client, front_door)
+        open_now.callback(door.end)
+        await door.known.ready()
+        yield Workspace(slack, relay, passage, door, client, front_door)
         await asyncio.to_thread(door.end)
         await client.delete(f"/v1/front_doors/{front_door['id']}")
 

@@ -57,7 +57,8 @@ def blocks(body: Body) -> list[Json]:
             return [{"type": "markdown", "text": body.markdown}, *footer]
         case Working():
             said = f":hourglass_flowing_sand: {escaped(body.status)} …"
-            return [_section(said), {"type": "actions", "elements": [_button("Stop", "stop", "stop")]}]
+            link = [_context(escaped(body.link))] if body.link else []
+            return [_section(said), *link, {"type": "actions", "elements": [_button("Stop", "stop", "stop")]}]
         case Card():
             return _card(body)
         case Trouble():

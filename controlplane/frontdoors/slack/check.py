@@ -1,11 +1,15 @@
 """What is right and wrong about a Slack front door: its tokens, its scopes, and who reaches whom."""
 
+import json
+import secrets
+import time
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, SecretStr
 from slack_sdk.errors import SlackApiError
+from slack_sdk.signature import SignatureVerifier
 from slack_sdk.web.async_client import AsyncWebClient
 
 from controlplane.errors import BulkheadError
@@ -16,6 +20,7 @@ from controlplane.settings import Settings
 from controlplane.store.frontdoors import FrontDoorRecord
 
 _TIMEOUT_SECONDS = 10
+_ANSWER_BYTES = 10_000
 
 
 class Finding(BaseModel):
@@ -29,8 +34,10 @@ class Finding(BaseModel):
     next_step: str = ""
 
 
-async def check(settings: Settings, door: FrontDoorRecord, tokens: Mapping[str, SecretStr]) -> list[Finding]:
-    """Return what was found, good and bad."""
+async def check(
+    settings: Settings, door: FrontDoorRecord, tokens: Mapping[str, SecretStr], *, request_url: str | None
+) -> list[Finding]:
+    """Return what was found, good and bad. ``request_url``: where Slack reaches us; asked instead of this machine."""
     bot = tokens.get(BOT_TOKEN)
     if bot is None:
         return [_bad("bot token", f"{BOT_TOKEN} is not in the vault {door.vault_id}", "run `bulkhead slack connect`")]
@@ -39,7 +46,7 @@ async def check(settings: Settings, door: FrontDoorRecord, tokens: Mapping[str, 
     if APP_TOKEN in tokens:
         found.append(await _socket(settings, tokens[APP_TOKEN]))
     elif SIGNING_SECRET in tokens:
-        found.append(await _http(settings))
+        found += await _http(settings, tokens[SIGNING_SECRET].get_secret_value(), request_url)
     else:
         missing = f"neither {SIGNING_SECRET} (HTTP) nor {APP_TOKEN} (Socket Mode) is in the vault"
         found.append(_bad("transport", missing, "store one of them with `bulkhead vaults credentials create`"))
@@ -56,9 +63,7 @@ async def _bot(client: AsyncWebClient, door: FrontDoorRecord) -> list[Finding]:
         was = f"this front door is of app {door.app} in team {door.team}"
         found.append(_bad("team", was, "put that app's tokens into the vault, or delete the front door"))
     if who.scopes is None:
-        found.append(
-            Finding(name="scopes", state="note", detail="Slack did not say which scopes the bot has", next_step="")
-        )
+        found.append(Finding(name="scopes", state="note", detail="Slack did not say which scopes the bot has"))
     elif missing := [scope for scope in SCOPES if scope not in who.scopes]:
         fix = "put the manifest of `bulkhead slack manifest` into the app again, then reinstall it"
         found.append(_bad("scopes", f"missing: {', '.join(missing)}", fix))
@@ -80,17 +85,40 @@ async def _socket(settings: Settings, token: SecretStr) -> Finding:
     return _ok("Socket Mode", "Slack gives a connection")
 
 
-async def _http(settings: Settings) -> Finding:
-    url = f"http://{settings.slack_host}:{settings.slack_port}{PATH}"
+async def _http(settings: Settings, secret: str, request_url: str | None) -> list[Finding]:
+    """Ask as Slack does when it is given the URL: unsigned it must be refused, signed its challenge be answered."""
+    url = request_url or f"http://{settings.slack_host}:{settings.slack_port}{PATH}"
+    challenge = secrets.token_urlsafe(16)
+    body = json.dumps({"type": "url_verification", "challenge": challenge}).encode()
+    at = str(int(time.time()))
+    signature = SignatureVerifier(secret).generate_signature(timestamp=at, body=body) or ""
     try:
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, data=b"{}") as response:
-            status = response.status
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return _bad("HTTP", f"nothing listens at {url}", "start `bulkhead slack`")
-    if status != 401:
-        return _bad("HTTP", f"{url} answered {status} to a request without a signature", "see what listens there")
-    return _ok("HTTP", f"{url} listens and refuses what is not signed; Slack must reach it by its public address")
+        unsigned, _ = await _answer(url, body, {})
+        signed, said = await _answer(url, body, {"X-Slack-Request-Timestamp": at, "X-Slack-Signature": signature})
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        fix = "see that its name, certificate and proxy lead here" if request_url else "start `bulkhead slack`"
+        return [_bad("HTTP", f"nothing listens at {url}: {type(error).__name__}", fix)]
+    if unsigned != 401:
+        return [_bad("HTTP", f"{url} answered {unsigned} to what nobody signed", "see what listens there")]
+    if challenge not in said:
+        fix = f"start `bulkhead slack` again, or put the app's signing secret into the vault as {SIGNING_SECRET}"
+        return [_bad("HTTP", f"{url} answered {signed} to what the vault's secret signed", fix)]
+    found = [_ok("HTTP", f"{url} takes what is signed, and refuses what is not signed")]
+    if request_url is None:
+        said = "whether Slack reaches it by its public address was not tried; --request-url tries it"
+        found.append(Finding(name="request URL", state="note", detail=said))
+    return found
+
+
+async def _answer(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+    kind = {"Content-Type": "application/json"}
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(url, data=body, headers={**kind, **headers}, allow_redirects=False) as response,
+    ):
+        said = await response.content.read(_ANSWER_BYTES)
+        return response.status, said.decode(errors="replace")
 
 
 def _ok(name: str, detail: str) -> Finding:

@@ -99,12 +99,6 @@ class SlackDoor:
             return
         if not await self._ours(body):
             return
-        # Such an event does not say whose the person is, who may be in a channel that is shared with another team.
-        if not await self._service.is_of_team(str(event.get("user"))):
-            await self._desk.refuse(
-                "guest_of_another_team", place=str(item["channel"]), person=str(event.get("user"))
-            )
-            return
         thread = await self._thread_of(str(item["channel"]), str(item["ts"]))
         await self._desk.take_in(inbound.crossed(body, event, thread=thread))
 
@@ -142,6 +136,9 @@ class SlackDoor:
         person = str(body["user"]["id"])
         async with self._database.transaction(self._door.workspace_id) as connection:
             rules = (await frontdoors.get(connection, self._door.id)).rules
+        if inbound.team_of_person(body) is None and not await self._service.is_of_team(person):
+            await self._desk.refuse("guest_of_another_team", place=place, person=person)
+            return
         if not rules.may_talk(place, person):
             await self._desk.refuse("may_not_talk", place=place, person=person)
             return
@@ -182,8 +179,7 @@ class SlackDoor:
         if self._door.team not in told_for or app != self._door.app:
             await self._desk.refuse("another_team", place=place, person=person)
             return False
-        of_person = event.get("user_team") or event.get("team") or (body.get("user") or {}).get("team_id")
-        if of_person and of_person != self._door.team:
+        if inbound.team_of_person(body) not in (None, self._door.team):
             await self._desk.refuse("guest_of_another_team", place=place, person=person)
             return False
         return True

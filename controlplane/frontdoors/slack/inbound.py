@@ -40,6 +40,7 @@ def said(envelope: Json, event: Json, *, bot_user: str) -> Inbound | None:
         thread=str(event.get("thread_ts") or event["ts"]),
         message=str(event["ts"]),
         person=str(event["user"]),
+        vouched=team_of_person(envelope) is not None,
         what=what,
     )
 
@@ -53,6 +54,7 @@ def crossed(envelope: Json, event: Json, *, thread: str) -> Inbound:
         thread=thread,
         message=f"{event['event_ts']}:{event['user']}:x",
         person=str(event["user"]),
+        vouched=team_of_person(envelope) is not None,
         what=Crossed(),
     )
 
@@ -66,6 +68,7 @@ def commanded(command: Json, *, thread: str) -> Inbound:
         thread=thread,
         message=known_by,
         person=str(command["user_id"]),
+        vouched=True,  # whoever is of another team gives commands to that team's apps
         what=Said(text=str(command.get("text") or ""), addressed=False),
     )
 
@@ -84,6 +87,7 @@ def pressed(body: Json, action: Json) -> Inbound | None:
         thread=str(message.get("thread_ts") or message.get("ts")),
         message=known_by,
         person=person,
+        vouched=team_of_person(body) is not None,
         what=Pressed(action=_ACTIONS[name], value=str(action.get("value") or "")),
     )
 
@@ -99,8 +103,17 @@ def denied(body: Json) -> Inbound:
         thread=thread,
         message=f"view:{view['id']}",
         person=str(body["user"]["id"]),
+        vouched=team_of_person(body) is not None,
         what=Pressed(action="deny", value=value, reason=reason),
     )
+
+
+def team_of_person(body: Json) -> str | None:
+    """Return whose person did it; None: Slack does not say, as with reactions."""
+    event = body.get("event") or {}
+    user = body.get("user")
+    of_user = cast("Json", user).get("team_id") if isinstance(user, Mapping) else None
+    return event.get("user_team") or event.get("team") or of_user or None
 
 
 def plain(text: str, bot_user: str) -> str:

@@ -4,7 +4,6 @@ from typing import Any
 
 SCOPES = (
     "app_mentions:read",
-    "assistant:write",
     "channels:history",
     "chat:write",
     "commands",

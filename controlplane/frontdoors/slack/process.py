@@ -59,7 +59,7 @@ async def serving(
     client = _web_client(settings.slack_api_url, tokens[BOT_TOKEN])
     who = await identity(client)
     door = await _known(database, door, who)
-    plane = Plane(api_url, await _api_key(database, keyring, door))
+    plane = Plane(api_url, await api_key(database, keyring, door))
     entrance = Database(database.url, max_connections=_ENTRANCE_CONNECTIONS)
     await entrance.open()
     leaving = Leaving(database, keyring, door.workspace_id)
@@ -194,12 +194,22 @@ async def _known(database: Database, door: FrontDoorRecord, who: Identity) -> Fr
     return door
 
 
-async def _api_key(database: Database, keyring: Keyring, door: FrontDoorRecord) -> str:
-    """Return the front door's API key: every process of it makes the same one, and nobody has to keep it."""
+async def api_key(database: Database, keyring: Keyring, door: FrontDoorRecord) -> str:
+    """Return the front door's API key: every process of it makes the same one, and nobody has to keep it.
+
+    Raises `ConflictError` if it was revoked.
+    """
     digest = _derived(keyring, f"API key of {door.id}")
     secret = "bhk_" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
-    async with database.transaction(door.workspace_id) as connection:
-        await keys.ensure_key(connection, door.workspace_id, f"front door {door.name}", secret)
+    try:
+        async with database.transaction(door.workspace_id) as connection:
+            await keys.ensure_key(connection, door.workspace_id, f"front door {door.name}", secret)
+    except ConflictError as error:
+        raise ConflictError(
+            f"the key of the front door {door.id!r} was revoked: it is shut",
+            code=error.code,
+            next_step="to open another, run `bulkhead slack disconnect` and `bulkhead slack connect`",
+        ) from error
     return secret
 
 

@@ -67,8 +67,7 @@ class SlackService:
         self._client = client
         self._team = team
         self._bot_user = bot_user
-        self._names: dict[str, str] = {}
-        self._ours: dict[str, bool] = {}
+        self._people: dict[str, Json] = {}
         self._has_status = True
         self._streams: dict[str, _Stream] = {}
         self.streams = True
@@ -213,23 +212,28 @@ class SlackService:
 
     async def names(self, people: list[str]) -> Mapping[str, str]:
         """See `Service.names`; a name is asked for once, and nobody waits for Slack because of one."""
+        found: dict[str, str] = {}
         for person in people:
-            if person in self._names:
-                continue
             try:
-                user = (await self._ask(self._client.users_info(user=person)))["user"]
+                user = await self._person(person)
             except (LimitedError, AmbiguousError, DeclinedError):
-                continue
-            self._names[person] = str(user.get("real_name") or user.get("name") or person)
-        return {person: self._names.get(person, person) for person in people}
+                user = {}
+            found[person] = str(user.get("real_name") or user.get("name") or person)
+        return found
 
     async def is_of_team(self, person: str) -> bool:
-        """Say whether somebody is of our own team, as Slack says now; raises what any request does."""
-        if person not in self._ours:
-            user = (await self._ask(self._client.users_info(user=person)))["user"]
-            team = user.get("team_id") or (user.get("profile") or {}).get("team")
-            self._ours[person] = not user.get("is_stranger") and team in (None, self._team)
-        return self._ours[person]
+        """See `Service.is_of_team`."""
+        try:
+            user = await self._person(person)
+        except DeclinedError:
+            return False
+        team = user.get("team_id") or (user.get("profile") or {}).get("team")
+        return not user.get("is_stranger") and team in (None, self._team)
+
+    async def _person(self, person: str) -> Json:
+        if person not in self._people:
+            self._people[person] = (await self._ask(self._client.users_info(user=person)))["user"]
+        return self._people[person]
 
     async def content(self, file: SharedFile) -> bytes:
         """See `Service.content`."""

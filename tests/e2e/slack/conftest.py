@@ -11,6 +11,5 @@ from tests.support.stack import Stack
 @pytest.fixture(scope="module")
 async def slack(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Workspace]:
     """A workspace that is told things by signed HTTP requests."""
-    await stack.ready_again()
     async with workspace(stack, tmp_path_factory.mktemp("slack"), "events") as opened:
         yield opened
