@@ -28,6 +28,10 @@ from tests.support.passage import Passage
 from tests.support.stack import Stack
 
 Mode = Literal["events", "socket"]
+Stage = Literal["came", "taken"]
+STAGES: tuple[Stage, ...] = ("came", "taken")
+"""Of a request: it has come, and nobody has acted on it; or it was acted on, and nobody was told."""
+
 Fault = Literal["limit", "fail", "take_and_fail", "take_and_cut", "take_and_reset", "take_and_hang", "take_late"]
 
 Stub = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
@@ -55,6 +59,7 @@ class Call:
 class Relay:
     """Stands between the emulator and the front door, and does to what passes what Slack and networks do.
 
+    ``faults``: what is done to the next requests of a method, or to those in a channel (``"chat.update C001"``).
     ``watch`` is called when a call has come, and again when Slack has taken it; true: nothing more is done about it.
     ``stubs``: methods that the emulator lacks; each is a small stand-in of ours, shaped after slack_sdk's signatures.
     """
@@ -70,7 +75,7 @@ class Relay:
     events: list[dict[str, Any]] = field(default_factory=list)
     told_at: dict[str, float] = field(default_factory=dict)
     copies: int = 1
-    watch: Callable[[str, Literal["came", "taken"]], Awaitable[bool]] | None = None
+    watch: Callable[[str, Stage], Awaitable[bool]] | None = None
     hold: Callable[[dict[str, Any]], bool] | None = None
     held: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
 
@@ -93,7 +98,8 @@ class Relay:
     async def _web_api(self, request: Request, method: str, body: bytes) -> Response | None:
         given = _arguments(request, body)
         place = str(given.get("channel") or given.get("channel_id") or "")
-        fault = self.faults[method].pop(0) if self.faults[method] else None
+        due = self.faults[f"{method} {place}"] or self.faults[method]
+        fault = due.pop(0) if due else None
         if self.watch is not None and await self.watch(method, "came"):
             return Response("lost", 500)
         if self.declines[method]:
@@ -294,6 +300,35 @@ class Workspace:
         """Return how often something was refused for this reason."""
         found = (await self.client.get(f"/v1/front_doors/{self.front_door['id']}/refusals"))["data"]
         return sum(each["count"] for each in found if each["reason"] == reason)
+
+
+class Kills:
+    """Kills the front door once at each of these steps, whichever conversation comes to it first.
+
+    A step is a request to Slack (``"chat.update"``) or to the API (``"POST /v1/sessions"``) and its stage.
+    """
+
+    def __init__(self, slack: Workspace, steps: list[tuple[str, Stage]]):
+        self.left = list(steps)
+        self._slack = slack
+        self._kills = False
+
+    def __enter__(self) -> "Kills":
+        self._slack.relay.watch = self._slack.passage.watch = self._at
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._slack.relay.watch = self._slack.passage.watch = None
+
+    async def _at(self, asked: str, stage: Stage) -> bool:
+        # What the dead one had sent is passed on, as networks do.
+        if self._kills or (asked, stage) not in self.left:
+            return False
+        self._kills = True
+        await self._slack.door.kill()
+        self.left.remove((asked, stage))
+        self._kills = False
+        return True
 
 
 def footed(message: dict[str, Any]) -> bool:

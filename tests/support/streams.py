@@ -16,9 +16,9 @@ _ENDED = {"ok": False, "error": "message_not_in_streaming_state"}
 class StreamStub:
     """The three methods. ``appends``: after so many a stream is dead, as Slack's are after five minutes."""
 
-    def __init__(self, relay: Relay, *, appends: int = 1_000):
+    def __init__(self, relay: Relay):
         self._relay = relay
-        self._appends = appends
+        self.appends = 1_000
         self._open: dict[str, str] = {}
         self.said: list[tuple[str, str]] = []
 
@@ -44,8 +44,8 @@ class StreamStub:
 
     async def _append(self, given: dict[str, Any]) -> dict[str, Any]:
         ts = given["ts"]
-        self._appends -= 1
-        if self._appends < 0:
+        self.appends -= 1
+        if self.appends < 0:
             self._open.pop(ts, None)
         if ts not in self._open:
             return _ENDED

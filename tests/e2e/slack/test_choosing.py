@@ -8,6 +8,8 @@ from tests.support.client import script
 from tests.support.emulator import buttons, shown
 from tests.support.slack import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def undecided(slack: Workspace) -> AsyncGenerator[Workspace]:

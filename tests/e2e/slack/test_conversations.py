@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.client import run, script
 from tests.support.emulator import BOB, shown
-from tests.support.slack import Mode, Workspace, footed, workspace
+from tests.support.slack import Workspace, workspace
 from tests.support.stack import Stack
 
 
@@ -19,6 +19,18 @@ async def test_a_mention_is_seen_and_answered_once_in_its_thread(slack: Workspac
     assert [each["name"] for each in mine["reactions"]] == ["eyes"]
 
 
+@pytest.mark.slow
+async def test_where_nothing_is_streamed_the_answer_comes_whole(slack: Workspace) -> None:
+    said = " ".join(f"word{n}" for n in range(60))
+    ts = await slack.slack.mention("C001", script({"text": said, "chunk_ms": 200, "chunk_chars": 20}))
+    (answer,) = await slack.answers("C001", ts)
+    assert shown(answer).startswith(said)
+    tried = [call.method for call in slack.relay.calls].count("chat.startStream")
+    await slack.slack.say("C001", script({"text": said, "chunk_ms": 200, "chunk_chars": 20}), thread=ts)
+    await slack.answers("C001", ts, times=2)
+    assert [call.method for call in slack.relay.calls].count("chat.startStream") == tried, "it is not tried again"
+
+
 async def test_a_thread_is_a_session(slack: Workspace) -> None:
     ts = await slack.slack.mention("C001", script({"text": "one"}))
     await slack.answers("C001", ts)
@@ -27,28 +39,30 @@ async def test_a_thread_is_a_session(slack: Workspace) -> None:
     assert shown(first).split(" · ")[-1] == shown(second).split(" · ")[-1], "the links name one session"
 
 
-@pytest.mark.parametrize("mode", ["socket"])
-async def test_socket_mode_does_the_same(stack: Stack, tmp_path: Path, mode: Mode) -> None:
-    async with workspace(stack, tmp_path, mode) as opened:
+@pytest.mark.slow
+async def test_socket_mode_does_the_same(stack: Stack, tmp_path: Path) -> None:
+    async with workspace(stack, tmp_path, "socket") as opened:
         ts = await opened.slack.mention("C001", script(run("echo from the sandbox"), {"text": "it says {{result}}"}))
         (answer,) = await opened.answers("C001", ts)
         assert "it says from the sandbox" in shown(answer)
 
 
 async def test_a_message_is_seen_while_it_waits_for_its_agent(slack: Workspace) -> None:
-    ts = await slack.slack.mention("C002", script(run("sleep 2"), {"text": "seen"}))
+    ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}))
 
     async def seen() -> bool:
         return any(call.method == "reactions.add" and call.message == ts for call in slack.relay.calls)
 
     await slack.until(seen, "the sign")
-    assert not [each for each in await slack.slack.thread("C002", ts) if footed(each)], "before its answer"
+    await slack.slack.say("C002", "stop", thread=ts)
+    await slack.slack.say("C002", script({"text": "and on"}), thread=ts)
     await slack.answers("C002", ts)
     seen_at = [call.at for call in slack.relay.calls if call.method == "reactions.add" and call.message == ts]
     assert len(seen_at) == 1
     print(f"\nacknowledged after {seen_at[0] - slack.relay.told_at[ts]:.2f} s")
 
 
+@pytest.mark.slow
 async def test_slacks_own_status_is_used_where_there_is_one(slack: Workspace) -> None:
     """The emulator has no such method; the stub is shaped after slack_sdk's ``assistant_threads_setStatus``."""
     said: list[str] = []
@@ -60,14 +74,16 @@ async def test_slacks_own_status_is_used_where_there_is_one(slack: Workspace) ->
 
     slack.relay.stubs["assistant.threads.setStatus"] = stub
     await slack.door.kill()
-    ts = await slack.slack.mention("C003", script(run("sleep 3; echo slept"), {"text": "{{result}}"}))
-    (answer,) = await slack.answers("C003", ts)
-    assert shown(answer).startswith("slept")
-    assert "running `sleep 3; echo slept`" in said
-    await slack.until(lambda: ended(said), "the status cleared")
+    ts = await slack.slack.mention("C003", script(run("sleep 300"), {"text": "never"}))
+
+    async def running() -> bool:
+        return "running `sleep 300`" in said
+
+    async def cleared() -> bool:
+        return said[-1] == ""
+
+    await slack.until(running, "what it does")
+    await slack.slack.say("C003", "stop", thread=ts)
+    await slack.until(cleared, "the status cleared")
+    assert await slack.slack.thread("C003", ts) == [], "no message says it"
     del slack.relay.stubs["assistant.threads.setStatus"]
-    await slack.door.kill()
-
-
-async def ended(said: list[str]) -> bool:
-    return said[-1] == ""

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import pytest
+
 from tests.support.client import run, script
 from tests.support.emulator import BOT, BOT_TOKEN, shown
 from tests.support.slack import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_file_from_slack_is_in_the_sessions_sandbox(slack: Workspace) -> None:

@@ -1,5 +1,6 @@
 """What a deployment's runs come to is told in a channel, and one can go on talking there."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from tests.e2e.slack.test_words_and_buttons import replied
 from tests.support.client import run, script
 from tests.support.emulator import BOT, buttons, shown
-from tests.support.slack import Workspace
+from tests.support.slack import STAGES, Kills, Workspace
+
+pytestmark = pytest.mark.slow
 
 
 async def deployed(slack: Workspace, words: str, *, channel: str, **more: Any) -> dict[str, Any]:
@@ -64,24 +67,20 @@ async def test_a_run_that_fails_can_be_resumed_there(slack: Workspace) -> None:
     assert shown(answer).startswith("in the end")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["came", "taken"])
-async def test_it_stands_there_once_whatever_dies(slack: Workspace, stage: str) -> None:
-    async def watch(called: str, at: str) -> bool:
-        if (called, at) != ("chat.postMessage", stage):
-            return False
-        slack.relay.watch = None
-        await slack.door.kill()
-        return True
+@pytest.mark.timeout(200)
+async def test_it_stands_there_once_whatever_dies(slack: Workspace) -> None:
+    async def told(channel: str) -> None:
+        words = f"killed over {channel}"
+        made = await deployed(slack, script({"text": words}), channel=channel)
+        await slack.client.post(f"/v1/deployments/{made['id']}/run")
+        root = await begun(slack, channel, words)
+        await slack.slack.say(channel, script({"text": "heard"}), thread=root["ts"])
+        await slack.answers(channel, root["ts"])
+        await begun(slack, channel, words)
 
-    slack.relay.watch = watch
-    words = f"killed when it {stage}"
-    made = await deployed(slack, script({"text": words}), channel="C003")
-    await slack.client.post(f"/v1/deployments/{made['id']}/run")
-    root = await begun(slack, "C003", words)
-    await slack.slack.say("C003", script({"text": "heard"}), thread=root["ts"])
-    await slack.answers("C003", root["ts"])
-    await begun(slack, "C003", words)
+    with Kills(slack, [("chat.postMessage", stage) for stage in STAGES]) as kills:
+        await asyncio.gather(*map(told, slack.slack.channels[4:6]))
+    assert not kills.left
 
 
 async def test_runs_of_one_session_are_told_in_one_thread(slack: Workspace) -> None:

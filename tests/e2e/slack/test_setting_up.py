@@ -6,9 +6,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from controlplane.frontdoors.slack.manifest import SCOPES
 from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET
 from tests.support.slack import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 async def bulkhead(slack: Workspace, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
