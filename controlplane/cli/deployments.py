@@ -8,6 +8,7 @@ from controlplane.cli.definition import FromOption, Reference, body, resolve
 from controlplane.cli.failure import Failure
 from controlplane.cli.server import Server, connected
 from controlplane.cli.sessions import limit_of, said
+from controlplane.cli.slack import front_door
 from controlplane.cli.vaults import read_secret
 
 app = typer.Typer(help="Agents that run by themselves: on time, or when told to.", no_args_is_help=True)
@@ -194,12 +195,7 @@ def _path(server: Server, deployment: str) -> str:
 
 
 def _channel(server: Server, channel: str) -> dict[str, Any]:
-    doors = [each for each in server.get("/v1/front_doors")["data"] if each["kind"] == "slack"]
-    if not doors:
-        raise Failure(
-            "there is no Slack front door", code="front_door_not_found", next_step="run `bulkhead slack connect`"
-        )
-    return {"front_door_id": doors[0]["id"], "place": channel}
+    return {"front_door_id": front_door(server)["id"], "place": channel}
 
 
 def _trigger(kind: str, template: str | None) -> dict[str, Any]:

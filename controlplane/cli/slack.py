@@ -84,21 +84,25 @@ def connect(
             next_step="copy them from the app's page at api.slack.com/apps",
         )
     rules: dict[str, Any] = {
-        "environment_id": resolve(server, "environments", environment) if environment else some_environment(server),
+        "environment_id": resolve(server, "environments", environment) if environment else _environment(server),
         "agent_id": resolve(server, "agents", agent) if agent else None,
         "session_url": session_url or f"{server.url}/v1/sessions/{{session_id}}",
     }
     vault = server.post("/v1/vaults", {"display_name": f"{name} front door"})
-    for variable, token in tokens.items():
-        if token:
-            auth = {
-                "type": "environment_variable",
-                "secret_name": variable,
-                "secret_value": token,
-                "networking": {"type": "limited", "allowed_hosts": ["slack.com"]},
-            }
-            server.post(f"/v1/vaults/{vault['id']}/credentials", {"auth": auth})
-    made = server.post(_PATH, {"name": name, "vault_id": vault["id"], "rules": rules})
+    try:
+        for variable, token in tokens.items():
+            if token:
+                auth = {
+                    "type": "environment_variable",
+                    "secret_name": variable,
+                    "secret_value": token,
+                    "networking": {"type": "limited", "allowed_hosts": ["slack.com"]},
+                }
+                server.post(f"/v1/vaults/{vault['id']}/credentials", {"auth": auth})
+        made = server.post(_PATH, {"name": name, "vault_id": vault["id"], "rules": rules})
+    except Failure:
+        server.delete(f"/v1/vaults/{vault['id']}")  # it has live tokens, and nobody would look for them there
+        raise
     server.output.object(made, _FIELDS)
 
 
@@ -133,7 +137,7 @@ def check(
 @connected
 def show(server: Server) -> None:
     """Show the front door and what holds there."""
-    server.output.object(_door(server), _FIELDS)
+    server.output.object(front_door(server), _FIELDS)
 
 
 @app.command("place")
@@ -148,7 +152,7 @@ def place(
     decider: Annotated[list[str] | None, _DECIDER] = None,
 ) -> None:
     """Say what holds in a channel, in whole: without options, what holds everywhere."""
-    door = _door(server)
+    door = front_door(server)
     limits = {
         "agent_id": resolve(server, "agents", agent) if agent else None,
         "agent_ids": [resolve(server, "agents", each) for each in only_agent] if only_agent else None,
@@ -163,26 +167,46 @@ def place(
 @connected
 def refusals(server: Server, limit: Annotated[int, typer.Option("--limit", min=1, max=100)] = 100) -> None:
     """List what was refused: bad signatures, other teams, people who may not."""
-    server.output.table(server.get(f"{_PATH}/{_door(server)['id']}/refusals", limit=limit)["data"], _REFUSALS)
+    server.output.table(server.get(f"{_PATH}/{front_door(server)['id']}/refusals", limit=limit)["data"], _REFUSALS)
 
 
 @app.command("disconnect")
 @connected
 def disconnect(server: Server) -> None:
     """Delete the front door and its vault; the sessions stay."""
-    door = _door(server)
+    door = front_door(server)
     deleted = server.delete(f"{_PATH}/{door['id']}")
     server.delete(f"/v1/vaults/{door['vault_id']}")
     server.output.object(deleted, ("id", "type"))
 
 
-def _door(server: Server) -> dict[str, Any]:
-    found = [each for each in server.get(_PATH)["data"] if each["kind"] == "slack"]
+def front_door(server: Server) -> dict[str, Any]:
+    """Return the Slack front door that BULKHEAD_SLACK_FRONT_DOOR names by its name or id, or the only one."""
+    from controlplane.settings import Settings
+
+    name = Settings().slack_front_door
+    doors = [each for each in server.get(_PATH)["data"] if each["kind"] == "slack"]
+    found = [each for each in doors if not name or name in (each["id"], each["name"])]
     if not found:
+        named = f" named {name!r}" if name else ""
         raise Failure(
-            "there is no Slack front door", code="front_door_not_found", next_step="run `bulkhead slack connect`"
+            f"there is no Slack front door{named}",
+            code="front_door_not_found",
+            next_step="run `bulkhead slack connect`",
+        )
+    if len(found) > 1:
+        raise Failure(
+            f"there are {len(found)} Slack front doors: {', '.join(each['name'] for each in found[:10])}",
+            code="several_front_doors",
+            field="BULKHEAD_SLACK_FRONT_DOOR",
+            next_step="set it to the name of the one that is meant",
         )
     return found[0]
+
+
+def _environment(server: Server) -> str:
+    found = list(server.listing("/v1/environments", limit=2))
+    return found[0]["id"] if len(found) == 1 else some_environment(server)
 
 
 def _token(variable: str, what: str) -> str:

@@ -50,7 +50,7 @@ class Clerk:
         inbound, rules = item.inbound, await self._rules()
         if not await self._may_talk(item, rules):
             return
-        heard = words.hear(said.text)
+        heard = await self._heard(said, at, rules)
         if heard.word is None and not heard.text and not said.files:
             heard = Heard("help", None, "")
         if heard.word is not None:
@@ -79,6 +79,13 @@ class Clerk:
         elif now == "runs":
             how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
             await self._whisper(inbound, f"Your message {how}.")
+
+    async def _heard(self, said: Said, at: Thread, rules: Rules) -> Heard:
+        heard = words.hear(said.text, begun=at.session_id is not None)
+        name = words.maybe_agent(said.text) if heard.word is None else None
+        if name is not None and name in (await self._agents(rules, at.place)).values():
+            return Heard("use", name, "")
+        return heard
 
     async def pressed(self, at: Thread, item: Item, pressed: Pressed) -> None:
         """Act on a button; who presses it is asked about now, not when it was made."""

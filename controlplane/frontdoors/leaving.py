@@ -11,7 +11,8 @@ from controlplane.store.pool import Database
 from controlplane.store.recognition import Known
 from controlplane.vault.keyring import Keyring
 
-_CODED = re.compile(r"<!\s*(channel|here|everyone|group)\b[^>]*>|<!subteam\^([A-Z0-9]+)[^>]*>", re.IGNORECASE)
+_CODED = re.compile(r"<!\s*(channel|here|everyone|group)\b[^<>]*>|<!subteam\^([A-Z0-9]+)[^<>]*>", re.IGNORECASE)
+_BEGUN = re.compile(r"<!(?=\s*(?:channel|here|everyone|group|subteam))", re.IGNORECASE)
 _PLAIN = re.compile(r"@(?=(channel|here|everyone)\b)", re.IGNORECASE)
 
 _UNSEEN = "[this could not be looked through for secrets in time]"
@@ -22,7 +23,8 @@ _GAP = "\u200b"
 
 def disarm(text: str) -> str:
     """Return the text with mentions of everybody as plain words."""
-    return _PLAIN.sub(f"@{_GAP}", _CODED.sub(lambda found: f"@{_GAP}{(found[1] or found[2]).lower()}", text))
+    worded = _CODED.sub(lambda found: f"@{_GAP}{(found[1] or found[2]).lower()}", text)
+    return _PLAIN.sub(f"@{_GAP}", _BEGUN.sub(f"<{_GAP}!", worded))
 
 
 class Leaving:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
-_RULE = re.compile(r"^\s*\|?(\s*:?-+:?\s*\|)+\s*:?-*:?\s*$")
+_RULE = re.compile(r":?-+:?")
+"""A cell of the line below a table's head."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,22 @@ def cut(markdown: str, limit: int) -> list[str]:
     """
     pieces: list[str] = []
     room: list[str] = []
+    taken = 0
     for block in _blocks(markdown.split("\n")):
-        if room and _length(room) + 1 + _length(block.lines) <= limit:
+        length = _length(block.lines)
+        if room and taken + 1 + length <= limit:
             room += block.lines
+            taken += 1 + length
             continue
         if room:
             pieces.append("\n".join(room))
             room = []
-        if _length(block.lines) <= limit:
-            room = list(block.lines)
+        if length <= limit:
+            room, taken = list(block.lines), length
         else:
             *whole, room = _torn(block, limit)
             pieces += ["\n".join(each) for each in whole]
+            taken = _length(room)
     return [piece for piece in [*pieces, "\n".join(room)] if piece.strip()]
 
 
@@ -52,7 +57,7 @@ def _blocks(lines: list[str]) -> Iterator[_Block]:
         if fence is not None:
             end = _end_of_code(lines, at, fence[1])
             yield _Block(lines[at:end], [lines[at]], [fence[1]])
-        elif "|" in lines[at] and at + 1 < len(lines) and _RULE.match(lines[at + 1]):
+        elif "|" in lines[at] and at + 1 < len(lines) and _is_rule(lines[at + 1]):
             end = next((n for n in range(at, len(lines)) if "|" not in lines[n]), len(lines))
             yield _Block(lines[at:end], lines[at : at + 2], [])
         else:
@@ -60,6 +65,11 @@ def _blocks(lines: list[str]) -> Iterator[_Block]:
             end = len(lines) if end is None else end + (not lines[end].strip())
             yield _Block(lines[at:end], [], [])
         at = end
+
+
+def _is_rule(line: str) -> bool:
+    cells = line.strip().removeprefix("|").removesuffix("|").split("|")
+    return "|" in line and all(_RULE.fullmatch(cell.strip()) for cell in cells)
 
 
 def _end_of_code(lines: list[str], at: int, mark: str) -> int:
@@ -75,11 +85,14 @@ def _torn(block: _Block, limit: int) -> Iterator[list[str]]:
     head, tail = (block.head, block.tail) if frame * 2 < limit else ([], [])
     room = limit - _length(tail) - 1
     piece: list[str] = []
+    taken = 0
     for line in _short(block.lines, limit - frame if head else limit):
-        if piece and _length(piece) + 1 + len(line) > room:
+        if piece and taken + len(line) > room:
             yield piece + tail
             piece = list(head)
+            taken = sum(len(each) + 1 for each in piece)
         piece.append(line)
+        taken += len(line) + 1
     yield piece
 
 

@@ -6,11 +6,12 @@ from typing import Literal
 
 Word = Literal["agents", "new", "use", "stop", "status", "resume", "help"]
 
-_AGENT = re.compile(r"(?:^|(?<=\s))agent=([\w.-]{1,128})(?:\s+|$)")
+_AGENT = re.compile(r"agent=([\w.-]{1,128})(?:\s+|$)")
 _ALONE: dict[str, Word] = {
     "agents": "agents", "new": "new", "stop": "stop", "status": "status", "resume": "resume", "help": "help",
 }  # fmt: skip
 _USE = re.compile(r"use\s+([\w.-]{1,128})", re.IGNORECASE)
+_USE_WORDS = re.compile(r"use[ \t]+(\S[^\n]{0,127})", re.IGNORECASE)
 _NOW = re.compile(r"now:\s*", re.IGNORECASE)
 
 HELP = """*What I understand*
@@ -41,8 +42,17 @@ class Heard:
     steers: bool = False
 
 
-def hear(text: str) -> Heard:
-    """Return what a text means; only one that is nothing but a word is a word."""
+def maybe_agent(text: str) -> str | None:
+    """Return what may be an agent's name of several words in a text that would then be the word ``use``."""
+    found = _USE_WORDS.fullmatch(text.strip())
+    return found[1] if found is not None else None
+
+
+def hear(text: str, *, begun: bool = False) -> Heard:
+    """Return what a text means; only one that is nothing but a word is a word.
+
+    ``begun``: the thread has its session, so that a message names no agent.
+    """
     said = text.strip()
     word = _ALONE.get(said.lower().rstrip("."))
     if word is not None:
@@ -50,9 +60,9 @@ def hear(text: str) -> Heard:
     used = _USE.fullmatch(said)
     if used is not None:
         return Heard("use", used[1], "")
-    named = _AGENT.search(said)
+    named = None if begun else _AGENT.match(said)
     if named is not None:
-        said = (said[: named.start()] + said[named.end() :]).strip()
+        said = said[named.end() :].strip()
     steering = _NOW.match(said)
     if steering is not None:
         said = said[steering.end() :]

@@ -11,7 +11,7 @@ from controlplane.definitions import stored
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.frontdoors.policy import Rules
 from controlplane.ids import new_id, shown_id
-from controlplane.store import credentials
+from controlplane.store import credentials, keys
 from controlplane.store.pool import Connection, one, rows
 from controlplane.vault.keyring import Keyring
 
@@ -117,11 +117,20 @@ async def identify(connection: Connection, front_door_id: str, *, team: str, app
     return row is not None and bool(row["same"])
 
 
+async def keep_key(connection: Connection, front_door_id: str, key_id: str) -> None:
+    """Note under which key the front door's process asks the API."""
+    await connection.execute("UPDATE front_doors SET key_id = %s WHERE id = %s", (key_id, front_door_id))
+
+
 async def delete(connection: Connection, front_door_id: str) -> None:
-    """Remove a front door with its ledger; its sessions stay."""
-    row = await one(connection, "DELETE FROM front_doors WHERE id = %(id)s RETURNING id", {"id": front_door_id})
+    """Remove a front door with its ledger, and revoke its key; its sessions stay."""
+    row = await one(
+        connection, "DELETE FROM front_doors WHERE id = %(id)s RETURNING id, key_id", {"id": front_door_id}
+    )
     if row is None:
         raise _unknown(front_door_id)
+    if row["key_id"] is not None:
+        await keys.revoke(connection, row["key_id"])
 
 
 async def tokens(connection: Connection, vault_id: str, *, keyring: Keyring) -> dict[str, SecretStr]:

@@ -113,6 +113,11 @@ class Emulator:
             self._process.kill()
             self._process.wait()
 
+    async def whose(self) -> dict[str, Any]:
+        """Return whose the bot token is."""
+        headers = {"authorization": f"Bearer {BOT_TOKEN}"}
+        return (await self.http.post("/api/auth.test", headers=headers)).json()
+
     async def say(self, channel: str, text: str, *, user: str = ALICE, thread: str | None = None) -> str:
         """Post as a person and return the message's ts; returns when the bot has acknowledged the events."""
         body = {"channel": channel, "user": user, "text": text, **({"thread_ts": thread} if thread else {})}

@@ -1,6 +1,7 @@
 """How our messages look in Slack."""
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ _WINDOW_CHARACTERS = 200_000  # Slack takes a hundred blocks, and some 250,000 c
 _PREVIEW_CHARACTERS = 200
 _BUTTONS = 5
 _SHOWN_AGENTS = 20
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
+"""Categories of characters that show nothing, or another order of what is around them."""
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
@@ -72,8 +76,18 @@ def blocks(body: Body) -> list[Json]:
 
 
 def arguments(card: Card) -> str:
-    """Return a call's exact arguments as people read them."""
-    return disarm(json.dumps(card.input, indent=2, ensure_ascii=False))
+    """Return a call's exact arguments as people read them; what cannot be seen, or turns letters around, as a number.
+
+    What calls people is written so that it does not, and still is the same JSON.
+    """
+    shown = json.dumps(card.input, indent=2, ensure_ascii=False).replace("<!", "\\u003c!")
+    return "".join(_visible(character) for character in shown)
+
+
+def _visible(character: str) -> str:
+    if character in " \n" or unicodedata.category(character) not in _UNSEEN:
+        return character
+    return json.dumps(character)[1:-1] if character > "\x7f" else f"\\u{ord(character):04x}"
 
 
 def reason_form(value: str, place: str, thread: str) -> Json:

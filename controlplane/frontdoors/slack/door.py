@@ -1,5 +1,6 @@
 """What comes in from Slack: verified by Bolt, put on record, and acknowledged once that is committed."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -8,10 +9,11 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.authorization.async_authorize import AsyncAuthorize
+from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from controlplane.frontdoors.contract import Card
+from controlplane.frontdoors.contract import AmbiguousError, Card, DeclinedError, LimitedError
 from controlplane.frontdoors.desk import Desk
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.slack import blocks, inbound
@@ -23,6 +25,8 @@ from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
 
 Json = Mapping[str, Any]
+
+_LOOK_SECONDS = 2.0  # Slack waits for three
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +49,11 @@ class _Known(AsyncAuthorize):
             bot_id=self._who.bot,
             bot_token=self._token,
         )
+
+
+async def _storable(req: AsyncBoltRequest, next: Callable[[], Awaitable[Any]]) -> Any:  # noqa: A002 - Bolt's name for it
+    req.body = inbound.storable(req.body)
+    return await next()
 
 
 class SlackDoor:
@@ -78,6 +87,7 @@ class SlackDoor:
             request_verification_enabled=signing_secret is not None,
             process_before_response=True,
         )
+        self.app.middleware(_storable)
         self.app.event("message")(self._message)
         self.app.event("app_mention")(self._message)
         self.app.event("reaction_added")(self._reaction)
@@ -118,7 +128,10 @@ class SlackDoor:
 
     async def _denied(self, ack: Callable[..., Awaitable[Any]], body: Json) -> None:
         if await self._ours(body):
-            await self._desk.take_in(inbound.denied(body))
+            found = inbound.denied(body)
+            if found is None or await self._desk.take_in(found) == "not_ours":
+                place = found.place if found is not None else ""
+                await self._desk.refuse("forged_button", place=place, person=str(body["user"]["id"]))
         await ack()
 
     async def _command(self, ack: Callable[..., Awaitable[Any]], command: Json) -> None:
@@ -165,7 +178,14 @@ class SlackDoor:
 
     async def _thread_of(self, place: str, message: str) -> str:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            return await deliveries.thread_with(connection, self._door.id, place, message) or message
+            found = await deliveries.thread_with(connection, self._door.id, place, message)
+        if found is not None:
+            return found
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await self._service.thread_of(place, message) or message
+        except (TimeoutError, LimitedError, AmbiguousError, DeclinedError):
+            return message
 
     async def _ours(self, body: Json) -> bool:
         """Refuse what is another team's or app's, though the signature holds."""

@@ -11,8 +11,8 @@ Json = Mapping[str, Any]
 
 STOPS = frozenset({"x", "octagonal_sign", "black_square_for_stop"})
 _SUBTYPES = frozenset({None, "file_share", "thread_broadcast"})
-_MENTION = re.compile(r"<@([A-Z0-9]+)(?:\|[^>]*)?>")
-_LINK = re.compile(r"<((?:https?|mailto):[^|>]+)(?:\|([^>]*))?>")
+_MENTION = re.compile(r"<@([A-Z0-9]+)(?:\|[^<>]*)?>")
+_LINK = re.compile(r"<((?:https?|mailto):[^|<>]+)(?:\|([^<>]*))?>")
 
 _ACTIONS: Mapping[str, Literal["allow", "allow_session", "deny", "resume", "stop", "choose"]] = {
     "allow": "allow", "allow_session": "allow_session", "deny": "deny", "resume": "resume", "stop": "stop",
@@ -92,11 +92,14 @@ def pressed(body: Json, action: Json) -> Inbound | None:
     )
 
 
-def denied(body: Json) -> Inbound:
-    """Return what the form for a reason says."""
+def denied(body: Json) -> Inbound | None:
+    """Return what the form for a reason says; None: it is none of ours."""
     view = body["view"]
-    value, place, thread = json.loads(view["private_metadata"])
-    reason = view["state"]["values"]["reason"]["reason"].get("value")
+    try:
+        value, place, thread = map(str, json.loads(view["private_metadata"]))
+        reason = view["state"]["values"]["reason"]["reason"].get("value")
+    except (ValueError, TypeError, LookupError):
+        return None
     return Inbound(
         delivery=f"view:{view['id']}",
         place=place,
@@ -116,9 +119,22 @@ def team_of_person(body: Json) -> str | None:
     return event.get("user_team") or event.get("team") or of_user or None
 
 
+def storable(value: Any) -> Any:
+    """Return what Slack sent without what is no text: characters that Postgres does not take."""
+    match value:
+        case str():
+            return value.replace("\0", "").encode("utf-8", "replace").decode()
+        case dict():
+            return {storable(name): storable(each) for name, each in cast("dict[Any, Any]", value).items()}
+        case list():
+            return [storable(each) for each in cast("list[Any]", value)]
+        case _:
+            return value
+
+
 def plain(text: str, bot_user: str) -> str:
     """Return the text as it was typed, without the mention of us."""
-    without = re.sub(rf"<@{re.escape(bot_user)}(?:\|[^>]*)?>[ \t]*", "", text)
+    without = re.sub(rf"<@{re.escape(bot_user)}(?:\|[^<>]*)?>[ \t]*", "", text)
     linked = _LINK.sub(lambda found: found[1].removeprefix("mailto:"), without)
     return linked.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").strip()
 

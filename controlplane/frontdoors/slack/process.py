@@ -26,7 +26,7 @@ from controlplane.frontdoors.plane import Plane, RefusedError
 from controlplane.frontdoors.receipts import Receipts
 from controlplane.frontdoors.slack.door import SlackDoor
 from controlplane.frontdoors.slack.entrance import Entrance
-from controlplane.frontdoors.slack.identity import Identity, identity
+from controlplane.frontdoors.slack.identity import Identity, identity, patiently, refusals
 from controlplane.frontdoors.slack.service import TIMEOUT_SECONDS, SlackService
 from controlplane.settings import Settings
 from controlplane.store import frontdoors, keys
@@ -57,7 +57,7 @@ async def serving(
             next_step="store them with `bulkhead vaults credentials create`, or run `bulkhead slack connect` again",
         )
     client = _web_client(settings.slack_api_url, tokens[BOT_TOKEN])
-    who = await identity(client)
+    who = await patiently(lambda: identity(client))
     door = await _known(database, door, who)
     plane = Plane(api_url, await api_key(database, keyring, door))
     entrance = Database(database.url, max_connections=_ENTRANCE_CONNECTIONS)
@@ -120,6 +120,13 @@ def _content_of(plane: Plane) -> Callable[[str], Awaitable[bytes]]:
 
 async def _by_socket(entry: SlackDoor, client: AsyncWebClient, app_token: SecretStr) -> None:
     web = _web_client(client.base_url, app_token)
+
+    async def connection() -> None:
+        with refusals(web, APP_TOKEN, "Basic Information, App-Level Tokens, scope connections:write"):
+            await web.apps_connections_open(app_token=app_token.get_secret_value())
+
+    # The handler asks again for ever, whatever the answer.
+    await patiently(connection)
     handler = AsyncSocketModeHandler(entry.app, app_token.get_secret_value(), web_client=web)
     try:
         await handler.connect_async()
@@ -203,7 +210,8 @@ async def api_key(database: Database, keyring: Keyring, door: FrontDoorRecord) -
     secret = "bhk_" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
     try:
         async with database.transaction(door.workspace_id) as connection:
-            await keys.ensure_key(connection, door.workspace_id, f"front door {door.name}", secret)
+            key = await keys.ensure_key(connection, door.workspace_id, f"front door {door.name}", secret)
+            await frontdoors.keep_key(connection, door.id, key.id)
     except ConflictError as error:
         raise ConflictError(
             f"the key of the front door {door.id!r} was revoked: it is shut",

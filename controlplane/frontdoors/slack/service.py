@@ -10,6 +10,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
+import structlog
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -44,8 +45,16 @@ _FILE_HOSTS = (".slack.com", ".slack-gov.com")
 _NO_STREAMS = frozenset({"unknown_method", "missing_scope", "not_allowed_token_type", "method_deprecated"})
 _EDIT_SECONDS = 3.0  # a minute has room for some fifty changes of messages, of all threads together
 
-_UNSURE = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout"})
-_LIMITED = frozenset({"ratelimited", "rate_limited", "message_limit_exceeded"})
+LIMITED = frozenset({"ratelimited", "rate_limited", "message_limit_exceeded"})
+UNSURE = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout"})
+_SHUT_OUT = frozenset({
+    "token_revoked", "token_expired", "invalid_auth", "not_authed", "account_inactive", "access_denied",
+    "team_access_not_granted", "ekm_access_denied", "org_login_required", "team_added_to_org",
+})  # fmt: skip
+"""What Slack says about our token whatever is asked: it holds until somebody mends that, and then all is sent."""
+
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -186,6 +195,12 @@ class SlackService:
             if error.reason != "message_not_found":
                 raise
 
+    async def thread_of(self, place: str, message: str) -> str | None:
+        """Return in which thread a message stands, as Slack has it; raises what any request does."""
+        answer = await self._ask(self._client.conversations_replies(channel=place, ts=message, limit=1))
+        found = [each for each in cast("list[Json]", answer.get("messages") or []) if each.get("ts") == message]
+        return str(found[0].get("thread_ts") or message) if found else None
+
     async def acknowledge(self, place: str, message: str) -> None:
         """See `Service.acknowledge`."""
         try:
@@ -302,11 +317,14 @@ def _told(error: SlackApiError) -> Exception:
     status = int(getattr(response, "status_code", 0) or 0)
     data: Any = getattr(response, "data", response)
     reason = str(data.get("error", "")) if isinstance(data, dict) else ""
-    if status == 429 or reason in _LIMITED:
+    if status == 429 or reason in LIMITED:
         headers = {str(name).lower(): value for name, value in dict(getattr(response, "headers", {}) or {}).items()}
         return LimitedError(_seconds(headers.get("retry-after")))
-    if status >= 500 or not reason or reason in _UNSURE:
-        return AmbiguousError(reason or f"HTTP {status}", answered=status == 500 or reason in _UNSURE)
+    if reason in _SHUT_OUT:
+        _log.warning("slack_shuts_us_out", reason=reason)
+        return AmbiguousError(reason, answered=True)
+    if status >= 500 or not reason or reason in UNSURE:
+        return AmbiguousError(reason or f"HTTP {status}", answered=status == 500 or reason in UNSURE)
     return DeclinedError(reason)
 
 

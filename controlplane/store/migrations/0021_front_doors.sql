@@ -1,5 +1,6 @@
 -- Front doors: where people talk with agents in another service. rules: who may talk with whom where
 -- (controlplane/frontdoors/policy.py). team and app: whose the tokens in the vault are, learnt when they are first used.
+-- key_id: under which its process asks the API; it goes with the front door.
 CREATE TABLE front_doors (
     id           text PRIMARY KEY,
     workspace_id text NOT NULL REFERENCES workspaces,
@@ -9,6 +10,7 @@ CREATE TABLE front_doors (
     rules        jsonb NOT NULL,
     team         text,
     app          text,
+    key_id       text REFERENCES api_keys ON DELETE SET NULL,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (workspace_id, name)

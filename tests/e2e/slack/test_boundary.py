@@ -152,6 +152,13 @@ async def test_a_vault_with_a_front_doors_tokens_is_not_deleted(slack: Workspace
     assert refused.headers["x-should-retry"] == "false"
 
 
+async def test_what_is_no_text_is_no_reason_to_tell_it_again(slack: Workspace) -> None:
+    body = told(event={"text": f"<@{BOT}> \0\ud800\n" + script({"text": "let in"})})
+    assert await send(slack, body, signed(body)) == 200
+    (answer,) = await slack.answers("C001", json.loads(body)["event"]["ts"])
+    assert shown(answer).startswith("let in")
+
+
 async def test_a_replay_within_its_time_does_nothing_again(slack: Workspace) -> None:
     body = told()
     headers = signed(body)
@@ -194,11 +201,18 @@ async def test_a_forged_interaction_is_refused(slack: Workspace) -> None:
         "actions": [{"type": "button", "action_id": "bulkhead:allow", "value": "sevt_x:y", "action_ts": "1.5"}],
     }
     body = httpx.Request("POST", "http://x", data={"payload": json.dumps(payload)}).content
-    form = {"content-type": "application/x-www-form-urlencoded"}
-    assert await send(slack, body, {**signed(body, secret="another"), **form}) == 401
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    assert await send(slack, body, {**signed(body, secret="another"), **kind}) == 401
     counted = await slack.refused("forged_button")
-    assert await send(slack, body, {**signed(body), **form}) == 200
+    assert await send(slack, body, {**signed(body), **kind}) == 200
     assert await slack.refused("forged_button") == counted + 1, "a button in a thread that is none of ours"
+    for n, metadata in enumerate((json.dumps(["sevt_x:y", "C001", "1.000001"]), "{")):
+        values = {"reason": {"reason": {"type": "plain_text_input", "value": "no"}}}
+        view = {"id": f"V{n}", "type": "modal", "callback_id": "deny", "private_metadata": metadata}
+        form = {**payload, "type": "view_submission", "view": {**view, "state": {"values": values}}}
+        body = httpx.Request("POST", "http://x", data={"payload": json.dumps(form)}).content
+        assert await send(slack, body, {**signed(body), **kind}) == 200
+        assert await slack.refused("forged_button") == counted + 2 + n
 
 
 @pytest.mark.slow

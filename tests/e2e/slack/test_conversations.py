@@ -1,5 +1,6 @@
 """Talking with an agent in Slack, read back from the channel."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,18 @@ async def test_a_thread_is_a_session(slack: Workspace) -> None:
 
 
 @pytest.mark.slow
-async def test_socket_mode_does_the_same(stack: Stack, tmp_path: Path) -> None:
+async def test_socket_mode_does_the_same(slack: Workspace, stack: Stack, tmp_path: Path) -> None:
     async with workspace(stack, tmp_path, "socket") as opened:
         ts = await opened.slack.mention("C001", script(run("echo from the sandbox"), {"text": "it says {{result}}"}))
         (answer,) = await opened.answers("C001", ts)
         assert "it says from the sandbox" in shown(answer)
+        opened.door.known.kill()
+        opened.relay.stubs["apps.connections.open"] = lambda _: {"ok": False, "error": "invalid_auth"}
+        assert await asyncio.to_thread(opened.door.start().running.wait, 60) == 1
+        assert "Slack does not take SLACK_APP_TOKEN: invalid_auth" in opened.door.known.tail()
+    keys = (await slack.client.get("/v1/api_keys"))["data"]
+    (own,) = [each for each in keys if each["name"] == f"front door {opened.front_door['name']}"]
+    assert own["revoked_at"] is not None, "it goes with its front door"
 
 
 async def test_a_message_is_seen_while_it_waits_for_its_agent(slack: Workspace) -> None:

@@ -43,7 +43,14 @@ async def test_a_mention_and_its_message_are_one_in_either_order(slack: Workspac
 
 @pytest.mark.slow
 async def test_what_is_told_first_is_on_record_though_slack_does_not_say_whose_the_token_is(slack: Workspace) -> None:
+    troubles = ["ratelimited", "internal_error"]
+
+    async def troubled(_: dict[str, Any]) -> dict[str, Any]:
+        return {"ok": False, "error": troubles.pop()} if troubles else await slack.slack.whose()
+
+    slack.relay.stubs["auth.test"] = troubled
     await slack.door.kill()
+    assert not troubles, "it waits until Slack says whose the token is"
     slack.relay.stubs["auth.test"] = lambda _: {"ok": False, "error": "fatal_error"}
     ts = await slack.slack.mention("C001", script({"text": "told first"}))
     try:
@@ -90,6 +97,17 @@ async def stands_despite(slack: Workspace, channel: str, fault: Fault, *, times:
 
 async def test_an_answer_stands_once_though_slack_fails_after_it_took_it(slack: Workspace) -> None:
     await stands_despite(slack, "C003", "take_and_fail")
+
+
+@pytest.mark.slow
+async def test_an_answer_outlives_a_token_that_did_not_hold_for_a_while(slack: Workspace) -> None:
+    slack.relay.declines["chat.postMessage"] = ["token_revoked", "invalid_auth", "account_inactive"]
+    slack.relay.declines["conversations.replies"] = ["token_revoked", "invalid_auth"]
+    ts = await slack.slack.mention("C001", script({"text": "after all that"}))
+    (answer,) = await slack.answers("C001", ts)
+    assert shown(answer).startswith("after all that")
+    assert not slack.relay.declines["chat.postMessage"]
+    assert not slack.relay.declines["conversations.replies"]
 
 
 @pytest.mark.slow

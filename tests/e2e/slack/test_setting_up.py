@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from starlette.responses import PlainTextResponse
 
 from controlplane.frontdoors.slack.manifest import SCOPES
+from controlplane.models.listening import listening
 from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET
 from tests.support.slack import Workspace
 
@@ -52,7 +54,15 @@ async def test_a_check_says_what_is_right(slack: Workspace) -> None:
     checked = await bulkhead(slack, "check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "bot token: team Test" in checked.stdout
-    assert "refuses what is not signed" in checked.stdout
+    assert "answers what is signed with the secret in the vault" in checked.stdout
+    counted = await slack.refused("bad_signature")
+    elsewhere = await bulkhead(slack, "check", "--request-url", slack.relay.door_url, BULKHEAD_SLACK_PORT="9")
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert await slack.refused("bad_signature") == counted, "its own question is no stranger's"
+    async with listening(PlainTextResponse("hello")) as url:
+        other = await bulkhead(slack, "check", "--request-url", url)
+    assert other.returncode == 1
+    assert "answered 200 to what the vault's secret signed" in other.stdout.replace("\n", " ")
 
 
 async def test_a_check_says_what_is_wrong(slack: Workspace) -> None:
@@ -85,10 +95,18 @@ async def test_connecting_puts_the_tokens_into_a_vault_and_shows_none(slack: Wor
     several = await bulkhead(slack, "check", BULKHEAD_SLACK_FRONT_DOOR="")
     assert several.returncode == 1
     assert "2 Slack front doors" in several.stderr, "the newest is not taken for the one that is meant"
-    limited = await bulkhead(slack, "place", "C042", "--only-person", "U01ALICE", "--json")
-    assert json.loads(limited.stdout)["rules"]["places"]["C042"]["people"] == ["U01ALICE"]
+    unclear = await bulkhead(slack, "place", "C042", "--json", BULKHEAD_SLACK_FRONT_DOOR="")
+    assert "2 Slack front doors" in unclear.stderr
+    limit = ("place", "C042", "--only-person", "U01ALICE", "--json")
+    limited = json.loads((await bulkhead(slack, *limit, BULKHEAD_SLACK_FRONT_DOOR="another")).stdout)
+    assert limited["id"] == door["id"]
+    assert limited["rules"]["places"]["C042"]["people"] == ["U01ALICE"]
+    before = (await slack.client.get("/v1/vaults", limit="1000"))["data"]
+    again = await bulkhead(slack, "connect", "--name", "another", **tokens)
+    assert "already" in again.stderr
+    assert (await slack.client.get("/v1/vaults", limit="1000"))["data"] == before, "no vault is left behind"
     nothing = await bulkhead(slack, "connect", "--name", "third", SLACK_BOT_TOKEN="", SLACK_APP_TOKEN="")
     assert nothing.returncode == 1
     assert "missing" in nothing.stderr or "needed" in nothing.stderr
-    gone = await bulkhead(slack, "disconnect", "--json")
+    gone = await bulkhead(slack, "disconnect", "--json", BULKHEAD_SLACK_FRONT_DOOR="another")
     assert json.loads(gone.stdout)["id"] == door["id"]

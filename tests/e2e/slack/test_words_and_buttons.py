@@ -168,7 +168,8 @@ async def test_what_runs_is_stopped(slack: Workspace, how: str) -> None:
     if how == "word":
         await slack.slack.say("C002", "stop", thread=ts)
     elif how == "reaction":
-        await slack.slack.react("C002", ts, "x")
+        left_alone = await slack.slack.say("C002", "<@U02BOB> look at this", thread=ts)
+        await slack.slack.react("C002", left_alone, "x")
     else:
         (status,) = [each for each in await slack.slack.thread("C002", ts) if "running" in shown(each)]
         await slack.slack.press(status, "stop", user=BOB)

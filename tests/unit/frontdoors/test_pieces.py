@@ -41,3 +41,9 @@ def test_a_table_has_its_head_in_every_piece() -> None:
     assert len(pieces) > 1
     assert all(piece.startswith("| n | m |\n|---|---|\n") for piece in pieces)
     assert all(sum(f"| {n} | {n} |" in piece for piece in pieces) == 1 for n in range(30))
+
+
+def test_no_text_takes_long() -> None:
+    """Each of these took hours when lines were looked at again and again."""
+    for long in ("a|b\n" + " " * 1_000_000 + "x", "\n".join("x" * 300_000), "\n\n".join("x" * 300_000)):
+        assert all(len(piece) <= 11_000 for piece in cut(long, 11_000))
