@@ -211,15 +211,7 @@ class Clerk:
             await self._whisper(item.inbound, f"Too late: {card.outcome}.")
             await self._settle(item)
             return
-        who = (await self._parts.service.names([item.inbound.person])).get(item.inbound.person, item.inbound.person)
-        decision: dict[str, Any] = {
-            "result": "deny" if pressed.action == "deny" else "allow",
-            "on_behalf_of": f"{who} ({self._parts.door.kind} {item.inbound.person})",
-        }
-        if pressed.action == "deny" and pressed.reason:
-            decision["deny_message"] = pressed.reason
-        if pressed.action == "allow_session":
-            decision["remember"] = "session"
+        decision = item.request or await self._decision(item, pressed)
         try:
             await self._parts.plane.post(f"/v1/approvals/{tool_use_id}", decision, key=f"{item.id}:decision")
         except RefusedError as error:
@@ -227,6 +219,22 @@ class Clerk:
             await self._settle(item, "refused")
             return
         await self._settle(item)
+
+    async def _decision(self, item: Item, pressed: Pressed) -> dict[str, Any]:
+        """Return what is decided, laid down before it is sent: the same again, whatever the person is called then."""
+        person = item.inbound.person
+        who = (await self._parts.service.names([person])).get(person, person)
+        decision: dict[str, Any] = {
+            "result": "deny" if pressed.action == "deny" else "allow",
+            "on_behalf_of": f"{who} ({self._parts.door.kind} {person})",
+        }
+        if pressed.action == "deny" and pressed.reason:
+            decision["deny_message"] = pressed.reason
+        if pressed.action == "allow_session":
+            decision["remember"] = "session"
+        async with self._parts.transaction() as connection:
+            await deliveries.plan(connection, item.id, decision)
+        return decision
 
     async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
         names = await self._agents(rules, item.inbound.place)
@@ -260,6 +268,8 @@ class Clerk:
         async with self._parts.transaction() as connection:
             await deliveries.choose(connection, at.id, agent_id)
             released = await deliveries.release_held(connection, at)
+            if released:
+                await deliveries.reword(connection, item.id, f"now: {heard.text}" if heard.steers else heard.text)
         if released:
             await self._answers_here(at, agent_id)
             return None

@@ -54,8 +54,12 @@ class Plane:
         return await self._asked("GET", path, params=parameters)
 
     async def post(self, path: str, body: Json, *, key: str) -> Json:
-        """Have something done once, however often it is asked under ``key``."""
-        return await self._asked("POST", path, json=body, headers={"Idempotency-Key": key})
+        """Have something done once, however often it is asked under ``key``.
+
+        A body that comes back from the ledger has its names in another order, and is to be the same request.
+        """
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        return await self._asked("POST", path, content=json.dumps(body, sort_keys=True), headers=headers)
 
     async def upload(self, file: SharedFile, content: bytes, *, key: str) -> str:
         """Store a file once and return its id."""

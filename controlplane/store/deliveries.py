@@ -313,6 +313,14 @@ async def next_item(connection: Connection, at: Thread) -> Item | None:
     return Item.model_validate(row) if row else None
 
 
+async def reword(connection: Connection, item_id: str, text: str) -> None:
+    """Have an item say this, without what has been acted on of it."""
+    await connection.execute(
+        "UPDATE front_door_inbox SET body = jsonb_set(body, '{what,text}', to_jsonb(%s::text)) WHERE id = %s",
+        (text, item_id),
+    )
+
+
 async def plan(connection: Connection, item_id: str, request: dict[str, Any]) -> None:
     """Lay down what is sent for an item, before it is."""
     await connection.execute("UPDATE front_door_inbox SET request = %s WHERE id = %s", (Jsonb(request), item_id))

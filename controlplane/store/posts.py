@@ -66,11 +66,15 @@ async def revise(connection: Connection, thread_id: str, name: str, body: Body) 
 
 
 async def finish(connection: Connection, thread_id: str, name: str, body: Body) -> None:
-    """Have a message that was shown while it was written say all of it, also if it was taken away meanwhile, or could
-    not be shown any further."""
+    """Have a message that was shown while it was written say all of it.
+
+    Also if it was taken away meanwhile, or could not be shown any further: then it comes behind all that stands.
+    """
     await connection.execute(
         "UPDATE front_door_posts SET body = %(body)s, revision = revision + 1, withdrawn = false,"
         " remote = CASE WHEN state IN ('gone', 'failed') THEN NULL ELSE remote END,"
+        " ordinal = CASE WHEN state IN ('gone', 'failed')"
+        " THEN nextval('front_door_posts_ordinal_seq') ELSE ordinal END,"
         " state = CASE WHEN state IN ('gone', 'failed') THEN 'intended' ELSE state END"
         " WHERE thread_id = %(thread)s AND name = %(name)s AND body ->> 'live_for' IS NOT NULL",
         {"body": Jsonb(body.model_dump(mode="json")), "thread": thread_id, "name": name},

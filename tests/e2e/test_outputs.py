@@ -61,12 +61,14 @@ async def test_what_has_no_room_is_named_and_comes_later(client: Client) -> None
     assert "left_out" not in rest
 
 
+@pytest.mark.slow
 async def test_no_link_is_followed(client: Client) -> None:
     session_id = await client.session()
     moved = f"cd /; mkdir /tmp/other; echo x > /tmp/other/x; rmdir {FOLDER} && ln -s /tmp/other {FOLDER}; ls {FOLDER}"
     assert await left(client, session_id, moved) == {}
 
 
+@pytest.mark.slow
 async def test_a_folder_that_is_too_large_to_list_is_told(client: Client) -> None:
     session_id = await client.session()
     many = f"cd {FOLDER}; mkdir many; cd many; seq 1 10001 | xargs touch; echo x > ../beside"

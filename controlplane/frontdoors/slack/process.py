@@ -16,7 +16,7 @@ from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
 from starlette.types import ASGIApp
 
-from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
+from controlplane.errors import BulkheadError, ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from controlplane.frontdoors.contract import DeclinedError
 from controlplane.frontdoors.courier import Courier
 from controlplane.frontdoors.desk import Desk
@@ -91,9 +91,12 @@ async def serving(
 
     async def run() -> None:
         entrance = _by_socket(entry, client, app_token) if app_token else _by_http(entry, settings, desk)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(desk.run())
-            group.create_task(entrance)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(desk.run())
+                group.create_task(entrance)
+        except* BulkheadError as several:
+            raise several.exceptions[0] from several
 
     try:
         yield run

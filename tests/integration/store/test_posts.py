@@ -67,6 +67,42 @@ async def test_what_could_not_be_shown_while_it_was_written_is_sent_when_it_is_w
     assert (whole.state, whole.remote, whole.body) == ("intended", None, Text(markdown="hello"))
 
 
+async def test_what_could_not_be_shown_while_it_was_written_comes_behind_what_stands_by_then(
+    database: Database,
+) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        await posts.drop_live(connection, at.id)
+        status = await intended(connection, at, "status:1")
+        await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        first = await posts.due(connection, at.id)
+        assert first is not None
+        assert first.id == status.id
+        await posts.withdraw(connection, at.id, "status:")
+        then = await posts.due(connection, at.id)
+    assert then is not None
+    assert then.name == "answer"
+
+
+async def test_a_thread_that_became_another_session_has_no_more_of_the_one_that_it_left(
+    database: Database, session_id: str, say: Say
+) -> None:
+    (event,) = await say("hello")
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        assert await deliveries.with_news(connection, at.id) is None
+        await deliveries.opened(connection, at.id, session_id)
+        news = await deliveries.with_news(connection, at.id)
+        assert news is not None
+        assert (news.session_id, news.seen_seq) == (session_id, 0)
+        assert await deliveries.seen(connection, at.id, session_id, event.seq - 1), "there is more"
+        assert not await deliveries.seen(connection, at.id, session_id, event.seq)
+        assert await deliveries.with_news(connection, at.id) is None
+        await deliveries.choose(connection, at.id, None)
+        assert not await deliveries.seen(connection, at.id, session_id, 0), "whoever follows it is through"
+
+
 async def thread_of(connection: Connection, due: DuePost) -> str:
     cursor = await connection.execute("SELECT thread_id FROM front_door_posts WHERE id = %s", (due.id,))
     row = await cursor.fetchone()

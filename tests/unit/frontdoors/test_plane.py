@@ -45,6 +45,21 @@ async def test_a_conflict_that_passes_is_asked_again_and_one_that_stays_is_a_ref
     assert asked == ["/passes"] * 3 + ["/stays"]
 
 
+async def test_a_request_is_the_same_in_whatever_order_its_names_are() -> None:
+    asked: list[bytes] = []
+
+    async def answer(request: Request) -> Response:
+        asked.append(await request.body())
+        return JSONResponse({})
+
+    async with listening(Api(answer)) as url:
+        plane = Plane(url, "key")
+        await plane.post("/x", {"title": "é", "agent": {"id": 1, "a": 2}}, key="k")
+        await plane.post("/x", {"agent": {"a": 2, "id": 1}, "title": "é"}, key="k")
+        await plane.close()
+    assert asked[0] == asked[1]
+
+
 async def test_however_many_sessions_are_followed_a_request_comes_through() -> None:
     followed, all_there = 0, asyncio.Event()
 
