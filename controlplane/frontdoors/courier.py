@@ -86,7 +86,8 @@ class Courier:
         """Put on record that a message does not stand as it should, and have what it says stand in another way."""
         instead = None if due.withdrawn else _instead(due, reason)
         async with self._database.transaction(self._door.workspace_id) as connection:
-            await posts.ended(connection, due.id, "failed", reason)
+            if not await posts.failed(connection, due, reason):
+                return
             await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
             if instead is not None:
                 await posts.intend(connection, at, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead)
@@ -99,7 +100,7 @@ class Courier:
         remote = due.remote or ""
         if due.withdrawn:
             await self.patiently("withdraw", lambda: self._service.withdraw(at.place, remote))
-            await self._note(posts.ended, due.id, "gone")
+            await self._note(posts.gone, due.id)
         else:
             post = await self._fit(due)
             await self.patiently("change", lambda: self._service.change(at.place, post))
@@ -111,7 +112,7 @@ class Courier:
             if await self._found(at, due):
                 return
             if due.withdrawn:
-                await self._note(posts.ended, due.id, "gone")
+                await self._note(posts.gone, due.id)
                 return
         if isinstance(due.body, Attachment) and due.body.remote is None:
             due = await self._prepared(due, due.body)

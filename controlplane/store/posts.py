@@ -202,16 +202,24 @@ async def posted(connection: Connection, post_id: str, remote: str, *, revision:
     )
 
 
-async def ended(
-    connection: Connection, post_id: str, state: Literal["failed", "gone"], problem: str | None = None
-) -> None:
-    """Note that a message is gone, or will never stand there; one that is to stand there after all is sent anew."""
+async def gone(connection: Connection, post_id: str) -> None:
+    """Note that a message does not stand there any more; one that is to stand there after all is sent anew."""
     await connection.execute(
-        "UPDATE front_door_posts SET problem = %(problem)s, streamed = streamed AND %(state)s <> 'gone',"
-        " state = CASE WHEN %(state)s = 'gone' AND NOT withdrawn THEN 'intended' ELSE %(state)s END,"
-        " remote = CASE WHEN %(state)s = 'gone' THEN NULL ELSE remote END WHERE id = %(id)s",
-        {"state": state, "problem": problem, "id": post_id},
+        "UPDATE front_door_posts SET streamed = false, remote = NULL,"
+        " state = CASE WHEN withdrawn THEN 'gone' ELSE 'intended' END WHERE id = %s",
+        (post_id,),
     )
+
+
+async def failed(connection: Connection, due: DuePost, problem: str) -> bool:
+    """Note that a message will never stand there as it was found; False: it says something else by now."""
+    row = await one(
+        connection,
+        "UPDATE front_door_posts SET problem = %(problem)s, state = 'failed'"
+        " WHERE id = %(id)s AND revision = %(revision)s RETURNING id",
+        {"problem": problem, "id": due.id, "revision": due.revision},
+    )
+    return row is not None
 
 
 async def has_posts(connection: Connection, thread_id: str) -> bool:

@@ -10,7 +10,7 @@ from tests.support.emulator import shown
 from tests.support.slack import Fault, Kills, Stage, Workspace
 from tests.support.streams import StreamStub
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 _TRIES = 5
 """A machine that is busy may have an answer as a whole before anything of it was shown."""
@@ -106,7 +106,6 @@ async def test_a_stream_that_dies_is_gone_on_with_by_changing_the_message(slack:
     raise AssertionError("none has died")
 
 
-@pytest.mark.timeout(200)
 async def test_whatever_slack_does_with_a_stream_its_answer_stands_once(slack: Workspace, stub: StreamStub) -> None:
     faults: list[tuple[str, Fault]] = [
         ("chat.startStream", "fail"),
@@ -131,7 +130,6 @@ async def test_whatever_slack_does_with_a_stream_its_answer_stands_once(slack: W
     assert stub.said
 
 
-@pytest.mark.timeout(300)
 async def test_the_front_door_is_killed_in_the_middle_of_streams(slack: Workspace, stub: StreamStub) -> None:
     steps: list[tuple[str, Stage]] = [
         ("chat.startStream", "came"),

@@ -60,7 +60,7 @@ async def test_what_could_not_be_shown_while_it_was_written_is_sent_when_it_is_w
         due = await posts.due(connection, at.id)
         assert due is not None
         await posts.posted(connection, due.id, "2.0", revision=0)
-        await posts.ended(connection, due.id, "failed", "edit_window_closed")
+        assert await posts.failed(connection, due, "edit_window_closed")
         await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
         whole = await posts.due(connection, at.id)
     assert whole is not None
@@ -101,6 +101,20 @@ async def test_a_thread_that_became_another_session_has_no_more_of_the_one_that_
         assert await deliveries.with_news(connection, at.id) is None
         await deliveries.choose(connection, at.id, None)
         assert not await deliveries.seen(connection, at.id, session_id, 0), "whoever follows it is through"
+
+
+async def test_a_message_that_became_whole_while_its_change_was_declined_is_not_given_up(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        due = await posts.due(connection, at.id)
+        assert due is not None
+        await posts.posted(connection, due.id, "2.0", revision=0)
+        await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        assert not await posts.failed(connection, due, "edit_window_closed")
+        whole = await posts.due(connection, at.id)
+    assert whole is not None
+    assert (whole.state, whole.remote, whole.body) == ("posted", "2.0", Text(markdown="hello"))
 
 
 async def thread_of(connection: Connection, due: DuePost) -> str:
