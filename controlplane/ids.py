@@ -11,6 +11,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 Prefix = Literal[
     "agent", "env", "sesn", "sevt", "sesrsc", "file", "turn", "ckpt", "sbx", "key", "req", "wrk",
     "vlt", "vcrd", "egr", "prc", "bdgt", "rule", "depl", "drun", "memstore", "mem", "memver",
+    "fdr", "fth", "inb", "post",
 ]  # fmt: skip
 
 _FORM = re.compile(f"({'|'.join((*get_args(Prefix), 'sthr'))})_[{_ALPHABET}]{{26}}")

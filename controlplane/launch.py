@@ -11,11 +11,13 @@ from controlplane.api.wire.sessions import AgentAtVersion, SessionCreate
 from controlplane.errors import InvalidRequestError, NotFoundError
 from controlplane.store import (
     agents,
+    deliveries,
     deployment_runs,
     deployments,
     egress,
     environments,
     events,
+    frontdoors,
     limits,
     sessions,
 )
@@ -48,6 +50,7 @@ async def launch(connection: Connection, deployed: DeploymentRecord, run: RunRec
     else:
         new = await recorded_inputs(connection, session_id, inputs, "initial_events", by=deployed.created_by)
         queued = await events.append(connection, session_id, new)
+    await _report(connection, deployed, run, session_id, from_seq=min(each.seq for each in queued))
     await deployment_runs.begin(connection, run, deployed, session_id=session_id, inputs=[each.id for each in queued])
     return session_id, queued
 
@@ -64,6 +67,28 @@ def wanted_session(deployed: DeploymentContent) -> SessionCreate:
             "budget": deployed.budget.model_dump() if deployed.budget else None,
             "budget_ids": deployed.budget_ids,
         }
+    )
+
+
+async def _report(
+    connection: Connection, deployed: DeploymentRecord, run: RunRecord, session_id: str, *, from_seq: int
+) -> None:
+    """Have the run's session be a thread where it is to be told what it comes to, if it may be there now."""
+    to = deployed.reports_to
+    door = await frontdoors.find(connection, to.front_door_id) if to else None
+    if to is None or door is None:
+        return
+    if not door.rules.may_answer(to.place, deployed.agent_id):
+        await frontdoors.refuse(connection, door, reason="agent_not_here", place=to.place)
+        return
+    await deliveries.report(
+        connection,
+        door,
+        place=to.place,
+        run_id=run.id,
+        session_id=session_id,
+        heading=deployed.name,
+        from_seq=from_seq,
     )
 
 

@@ -7,15 +7,19 @@ from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from controlplane.ids import new_id
 from controlplane.settings import Settings
 from controlplane.store.pool import Database
+from controlplane.tasks import end
 from workflows.schedule import Firings
 from workflows.worker import connect
+
+if TYPE_CHECKING:
+    from controlplane.frontdoors.slack.check import Finding
 
 _log = structlog.get_logger(__name__)
 
@@ -25,6 +29,7 @@ _BRAIN_CONNECTIONS = 20
 _SANDBOX_CONNECTIONS = 10
 _EGRESS_CONNECTIONS = 10
 _MEMORY_CONNECTIONS = 10
+_SLACK_CONNECTIONS = 20
 _LINE_LOOK_SECONDS = 0.05
 _REAP_SECONDS = 10.0
 _WORKER_PAUSE_SECONDS = 1.0
@@ -99,6 +104,7 @@ async def run_brain(settings: Settings) -> None:
     from controlplane.store.workers import PostgresLeases
     from harness_adapters.catalog import HarnessSettings, harnesses
     from workflows.interrupts import Interrupts
+    from workflows.outputs import OutputDispatcher
     from workflows.sweep import Sweeper
     from workflows.tools import ToolDispatcher
     from workflows.turn import TurnRunner
@@ -133,6 +139,7 @@ async def run_brain(settings: Settings) -> None:
         records=records,
         harnesses=available,
         dispatcher=ToolDispatcher(client=client, journal=PostgresJournal(database, judge=judge), records=records),
+        outputs=OutputDispatcher(client=client, records=records),
         interrupts=stops,
     )
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
@@ -157,11 +164,13 @@ async def run_sandboxes(settings: Settings) -> None:
     from controlplane.store import interrupts
     from controlplane.store.journal import PostgresJournal
     from controlplane.store.listening import listen
+    from controlplane.store.outputs import PostgresOutputs
     from controlplane.store.refusals import PostgresRefusals
     from controlplane.store.sandboxes import HALTED
     from controlplane.store.workers import PostgresLeases
     from workflows.hands import ToolRunner
     from workflows.interrupts import Interrupts
+    from workflows.outputs import OutputRunner
     from workflows.sweep import Sweeper
     from workflows.worker import connect_patiently, sandbox_workers
 
@@ -180,7 +189,11 @@ async def run_sandboxes(settings: Settings) -> None:
         max_concurrent=settings.max_concurrent_tool_calls,
     )
     workers = sandbox_workers(
-        client, tools, host=settings.host_name, max_concurrent_tool_calls=settings.max_concurrent_tool_calls
+        client,
+        tools,
+        OutputRunner(keeper=sandboxes.keeper, records=PostgresOutputs(database)),
+        host=settings.host_name,
+        max_concurrent_tool_calls=settings.max_concurrent_tool_calls,
     )
 
     def halted(_: str, host: str) -> None:
@@ -294,6 +307,38 @@ async def run_memory(settings: Settings) -> None:
         await database.close()
 
 
+async def run_slack(settings: Settings, *, api_url: str) -> None:
+    """The front door in Slack. It asks the API like any client; the ledger and its own vault it opens by itself."""
+    from controlplane.frontdoors.slack.process import serving
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
+
+    database = Database(settings.database_url, max_connections=_SLACK_CONNECTIONS)
+    await database.open()
+    keyring = open_keyring(MasterKeySettings(), settings.data_dir)
+    try:
+        async with serving(settings, database, keyring, api_url) as run:
+            await _until_stopped(run())
+    finally:
+        await database.close()
+
+
+async def check_slack(settings: Settings, *, request_url: str | None) -> "list[Finding]":
+    """What is right and wrong about the front door in Slack."""
+    from controlplane.frontdoors.slack.check import check
+    from controlplane.frontdoors.slack.process import api_key, opened
+    from controlplane.vault.keyring import MasterKeySettings, open_keyring
+
+    database = Database(settings.database_url, max_connections=1)
+    await database.open()
+    try:
+        keyring = open_keyring(MasterKeySettings(), settings.data_dir)
+        door, tokens = await opened(database, keyring, name=settings.slack_front_door)
+        await api_key(database, keyring, door)
+        return await check(settings, door, tokens, request_url=request_url)
+    finally:
+        await database.close()
+
+
 async def _until_stopped(
     *background: Coroutine[Any, Any, None], within: AbstractAsyncContextManager[Any] | None = None
 ) -> None:
@@ -307,15 +352,8 @@ async def _until_stopped(
         async with within or contextlib.nullcontext():
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            await _stop(waiting)
+            await end(waiting)
             for task in done - {waiting}:
                 task.result()
     finally:
-        for task in tasks:
-            await _stop(task)
-
-
-async def _stop(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+        await end(*tasks)

@@ -97,6 +97,16 @@ class Settings(BaseSettings):
     model_log_days: int = Field(default=7, ge=0, le=3650)
     """How long the bodies of model requests and their answers are kept; 0: they are not."""
 
+    slack_front_door: str = ""
+    """The name or id of the front door that `bulkhead slack` serves; needed where there are several."""
+
+    slack_host: str = "127.0.0.1"
+    slack_port: int = Field(default=8403, ge=1, le=65535)
+    """Where `bulkhead slack` listens for Slack, at ``/slack/events``, if it does not use Socket Mode."""
+
+    slack_api_url: str = "https://slack.com/api/"
+    """Slack's Web API; another one for GovSlack."""
+
     max_concurrent_turns: int = 100
     max_concurrent_tool_calls: int = 64
     egress_ca_file: Path | None = None

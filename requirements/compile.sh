@@ -7,7 +7,7 @@ compile() {
     --no-emit-index-url --no-emit-find-links "$@"
 }
 compile pyproject.toml -o requirements/base.txt
-compile pyproject.toml --group dev -c requirements/base.txt -o requirements/dev.txt
+compile pyproject.toml --extra slack --group dev -c requirements/base.txt -o requirements/dev.txt
 compile --group build -o requirements/build.txt
 # What `make bench` compares the egress proxy with, in an environment of its own; the last that runs on Python 3.11.
 compile - -o requirements/mitmproxy.txt <<< "mitmproxy==11.0.2"

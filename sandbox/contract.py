@@ -138,6 +138,8 @@ class FileStat(_Frozen):
     size_bytes: int
     mode: int
     modified_at: datetime
+    changed_at: datetime | None = None
+    """When its content or anything else about it last changed; no command can set it."""
 
 
 class ArchiveReceipt(_Frozen):

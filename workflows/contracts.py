@@ -17,6 +17,7 @@ WAKE_SIGNAL = "wake"
 INTERRUPT_SIGNAL = "interrupt"
 RUN_TURN = "run_turn"
 RUN_TOOL = "run_tool"
+KEEP_OUTPUTS = "keep_outputs"
 
 SCHEDULE_QUEUE = "schedules"
 DEPLOYMENT_WORKFLOW = "deployment"
@@ -93,6 +94,16 @@ class TurnResult(_Frozen):
 
     reason: TurnEnd
     more: bool = False
+
+
+class OutputsInput(_Frozen):
+    """Whose outputs are to be kept, for which turn. ``tool_use_id``: the last call that ran in the sandbox."""
+
+    session_id: str
+    workspace_id: str
+    turn_id: str
+    sandbox_id: str
+    tool_use_id: str
 
 
 class ToolCallInput(_Frozen):

@@ -42,6 +42,9 @@ HOST_PATIENCE = _seconds("BULKHEAD_HOST_PATIENCE_SECONDS", 20)
 """How long a call waits for the host that holds its sandbox before it is looked up again where that is: longer than a
 worker takes to be started again, far shorter than anybody waits for a host that is gone."""
 
+OUTPUTS_PATIENCE = timedelta(seconds=30)
+"""How long a turn's end waits until what it leaves is kept: more than ten large files and a dead worker take."""
+
 MAX_TOOL_CRASHES = 10
 """A tool call that has ended its worker this often is given up, and the model is told."""
 

@@ -1,6 +1,7 @@
 """What the turns and tool calls need of the store; implemented on Postgres in `controlplane/store`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,9 +20,9 @@ from harness_adapters.contract import (
     ToolUse,
     UserInput,
 )
-from sandbox.contract import SandboxProvider
+from sandbox.contract import FileStat, SandboxProvider
 from sandbox.records import SandboxRow
-from workflows.contracts import ToolCallInput, TurnEnd, TurnInput, TurnResult
+from workflows.contracts import OutputsInput, ToolCallInput, TurnEnd, TurnInput, TurnResult
 from workflows.failures import Failure
 
 
@@ -123,6 +124,10 @@ class TurnRecords(Protocol):
         """Say whether an interrupt waits that means this turn."""
         ...
 
+    async def outputs(self, turn: TurnStart) -> tuple[str, OutputsInput] | None:
+        """Return whose outputs are to be kept at the turn's end, and on which host; None: there can be none."""
+        ...
+
     async def end(
         self,
         turn: TurnStart,
@@ -215,6 +220,29 @@ class Shelf(Protocol):
 
     async def after(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:
         """Save what was edited; return what to tell of it."""
+        ...
+
+
+LeftOut = Literal["later", "too_large", "unreadable", "too_many_entries"]
+
+
+class OutputRecords(Protocol):
+    """What is kept of a session's outputs. Raises `SessionGoneError`."""
+
+    async def known(self, wanted: OutputsInput) -> tuple[datetime, Mapping[str, tuple[int, datetime]]]:
+        """Return what time it is, and the size and change of what need not be looked at again, by path."""
+        ...
+
+    async def keep(self, wanted: OutputsInput, path: str, *, file: FileStat, content: bytes, sha256: bytes) -> bool:
+        """Keep a file once, under an id that follows from session, path and content; say whether it is new."""
+        ...
+
+    async def leave_out(self, wanted: OutputsInput, path: str, *, file: FileStat, reason: LeftOut) -> None:
+        """Record that a file was not kept, and why."""
+        ...
+
+    async def done(self, wanted: OutputsInput, began: datetime) -> None:
+        """Record up to when everything has been looked at."""
         ...
 
 

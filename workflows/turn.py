@@ -29,6 +29,7 @@ from workflows.heartbeat import heartbeats
 from workflows.history import is_unfinished
 from workflows.interrupts import Interrupts, cancelled_once, interrupted, to_its_end
 from workflows.limits import DRAIN
+from workflows.outputs import OutputDispatcher
 from workflows.records import CutAnswer, SessionGoneError, SupersededError, TurnRecords, TurnStart
 from workflows.tools import ToolDispatcher
 
@@ -53,12 +54,14 @@ class TurnRunner:
         records: TurnRecords,
         harnesses: Mapping[str, Harness],
         dispatcher: ToolDispatcher,
+        outputs: OutputDispatcher,
         interrupts: Interrupts,
     ):
         self._worker_id = worker_id
         self._records = records
         self._harnesses = harnesses
         self._dispatcher = dispatcher
+        self._outputs = outputs
         self._interrupts = interrupts
 
     @activity.defn(name=RUN_TURN)
@@ -108,10 +111,12 @@ class TurnRunner:
             # One that was meant for an earlier turn may come late: then the next attempt goes on.
             if not interrupted() or not await to_its_end(self._records.is_interrupted(start)):
                 raise
+            await to_its_end(self._outputs.keep(start))
             return await to_its_end(self._records.end(start, "interrupted", cut=spoken.cut()))
         failure, reason = failures.of_turn(finished), _ENDS[finished.reason]
         if spoken.given_up in {"budget_reached", "unpriced"}:
             failure, reason = None, "budget_reached"
+        await to_its_end(self._outputs.keep(start))
         end = self._records.end(
             start,
             reason,

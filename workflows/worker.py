@@ -1,9 +1,10 @@
 """The two Temporal workers: the brain (sessions and turns) and the sandbox worker (tool calls)."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from temporalio.client import Client
@@ -14,6 +15,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from workflows.contracts import BRAIN_QUEUE, MEMORY_QUEUE, SANDBOX_QUEUE, SCHEDULE_QUEUE, host_queue
 from workflows.hands import ToolRunner
 from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
+from workflows.outputs import OutputRunner
 from workflows.reembed import ReembedActivities, ReembedWorkflow
 from workflows.remembering import MemoryRunner
 from workflows.schedule import DeploymentWorkflow, FiringRunner
@@ -95,14 +97,18 @@ def memory_worker(
 
 @asynccontextmanager
 async def sandbox_workers(
-    client: Client, tools: ToolRunner, *, host: str, max_concurrent_tool_calls: int
+    client: Client, tools: ToolRunner, outputs: OutputRunner, *, host: str, max_concurrent_tool_calls: int
 ) -> AsyncGenerator[None]:
     """The workers that run tool calls: those of sessions without a sandbox, and those for this host's sandboxes.
 
     Each takes up to so many; how many of both run at a time is the runner's to say (`ToolRunner`).
     """
-    queues = (SANDBOX_QUEUE, host_queue(host))
-    first, second = (_sandbox_worker(client, tools, queue, most=max_concurrent_tool_calls) for queue in queues)
+    everywhere: list[Callable[..., Any]] = [tools.run_tool]
+    here = [*everywhere, outputs.keep_outputs]
+    first, second = (
+        _sandbox_worker(client, activities, queue, most=max_concurrent_tool_calls)
+        for queue, activities in ((SANDBOX_QUEUE, everywhere), (host_queue(host), here))
+    )
     async with first, second:
         yield
 
@@ -113,11 +119,11 @@ def _sandboxed() -> SandboxedWorkflowRunner:
     )
 
 
-def _sandbox_worker(client: Client, tools: ToolRunner, queue: str, *, most: int) -> Worker:
+def _sandbox_worker(client: Client, activities: list[Callable[..., Any]], queue: str, *, most: int) -> Worker:
     return Worker(
         client,
         task_queue=queue,
-        activities=[tools.run_tool],
+        activities=activities,
         max_concurrent_activities=most,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

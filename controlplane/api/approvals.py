@@ -55,7 +55,7 @@ async def decide_approval(
     decision = CallDecision(
         tool_use_id=tool_use_id,
         kind=wanted.result,
-        by=exchange.key_id,
+        by=f"{exchange.key_id} for {wanted.on_behalf_of}" if wanted.on_behalf_of else exchange.key_id,
         deny_message=wanted.deny_message,
         edited_input=wanted.input,
         remember=wanted.remember is not None,

@@ -25,13 +25,13 @@ from controlplane.api.wire.deployments import (
 )
 from controlplane.api.wire.sessions import AgentAtVersion, MountRequest
 from controlplane.launch import wanted_session
-from controlplane.store import agents, triggers
+from controlplane.store import agents, frontdoors, triggers
 from controlplane.store.deployments import DeploymentContent, DeploymentRecord, TriggerType
 from controlplane.store.memory_attached import Owners
 from controlplane.store.pool import Connection
 from controlplane.vault.keyring import Keyring
 
-_PLAIN = ("name", "description", "environment_id", "session", "pause_on_failure")
+_PLAIN = ("name", "description", "environment_id", "session", "pause_on_failure", "reports_to")
 
 
 async def made(connection: Connection, wanted: DeploymentCreate, *, now: datetime) -> DeploymentContent:
@@ -95,6 +95,15 @@ async def checked(connection: Connection, content: DeploymentContent, *, by: str
     # A store that a session owns is no future session's, and neither is one of a user's.
     owners = Owners(session_id="", agent_id=content.agent_id, user_id=None)
     await mounts_of(connection, wanted.resources or [], owners, taken=[])
+    if content.reports_to is not None:
+        door = await frontdoors.get(connection, content.reports_to.front_door_id)
+        if not door.rules.may_answer(content.reports_to.place, content.agent_id):
+            raise refused(
+                "reports_to.place",
+                f"the front door {door.name!r} does not let this agent answer there",
+                code="agent_not_here",
+                next_step="choose another channel, or change the front door's rules",
+            )
 
 
 def check_trigger(wanted: TriggerRequest | None, *, kept: TriggerType | None = None) -> None:
@@ -142,7 +151,7 @@ def wire_deployment(record: DeploymentRecord, *, now: datetime) -> Deployment:
     same = (
         "id", "name", "description", "metadata", "environment_id", "initial_events", "resources", "vault_ids",
         "budget", "paused_reason", "created_at", "updated_at", "archived_at", "budget_ids", "session", "session_id",
-        "pause_on_failure", "failures", "created_by",
+        "pause_on_failure", "failures", "created_by", "reports_to",
     )  # fmt: skip
     trigger = None
     if record.trigger_type is not None:

@@ -129,9 +129,9 @@ def _mime_type(upload: UploadFile) -> str:
 
 
 def _filename(upload: UploadFile, mime_type: str) -> str:
-    name = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
-    name = "".join(character for character in name if character.isprintable())[-255:]
-    return name or "unnamed" + (mimetypes.guess_extension(mime_type.partition(";")[0]) or "")
+    return files.named(upload.filename or "") or "unnamed" + (
+        mimetypes.guess_extension(mime_type.partition(";")[0]) or ""
+    )
 
 
 async def _chunks(upload: UploadFile) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ from typing import Any
 from controlplane.store import deltas, events
 from controlplane.store.listening import listen
 from controlplane.store.pool import Database
+from controlplane.tasks import end
 
 POLL_SECONDS = 5.0
 """How late a follower is at worst when notifications are lost."""
@@ -134,9 +135,7 @@ class Hub:
         """End every stream and stop listening."""
         self.end_streams()
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     def _wake_all(self) -> None:
         for followers in self._followers.values():

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from controlplane.api.follow import POLL_SECONDS, Follower, Preview
 from controlplane.store import events, sessions
 from controlplane.store.pool import Database
+from controlplane.tasks import end
 
 KEEP_ALIVE_SECONDS = 10.0
 """Clients and proxies are promised a sign of life every 15 s."""
@@ -140,8 +141,7 @@ class EventStream(Response):
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sending, leaving):
-                task.cancel()
+            await end(sending, leaving)
             results = await asyncio.gather(sending, leaving, return_exceptions=True)
         failed = [result for result in results if isinstance(result, Exception)]
         if failed and not isinstance(failed[0], TimeoutError):

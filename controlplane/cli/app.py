@@ -28,6 +28,7 @@ from controlplane.cli import (
     sandbox,
     serve,
     sessions,
+    slack,
     vaults,
 )
 from controlplane.cli.failure import Failure, as_json, explain
@@ -54,6 +55,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(vaults.app, name="vaults")
 app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="keys")
+app.add_typer(slack.app, name="slack")
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(harness.app, name="harness")
 chat.register(app)

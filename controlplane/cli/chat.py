@@ -34,7 +34,7 @@ def chat(
         raise Failure("name an agent for a new session, or --session to go on with one", code="bad_usage")
     if session is None and agent is not None:
         agent_id = resolve(server, "agents", agent)
-        environment_id = resolve(server, "environments", environment) if environment else _some_environment(server)
+        environment_id = resolve(server, "environments", environment) if environment else some_environment(server)
         fields = {"agent": agent_id, "environment_id": environment_id} | ({"title": title} if title else {})
         session = server.post("/v1/sessions", fields)["id"]
     converse(server, str(session))
@@ -167,7 +167,8 @@ def _typed() -> str | None:
     return line.rstrip("\n") if line else None
 
 
-def _some_environment(server: Server) -> str:
+def some_environment(server: Server) -> str:
+    """Return the environment that is meant where none is named, making it if there is none."""
     for each in server.listing("/v1/environments", limit=1000):
         if each["name"] == _ENVIRONMENT_NAME:
             return each["id"]

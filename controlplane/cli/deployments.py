@@ -8,6 +8,7 @@ from controlplane.cli.definition import FromOption, Reference, body, resolve
 from controlplane.cli.failure import Failure
 from controlplane.cli.server import Server, connected
 from controlplane.cli.sessions import limit_of, said
+from controlplane.cli.slack import front_door
 from controlplane.cli.vaults import read_secret
 
 app = typer.Typer(help="Agents that run by themselves: on time, or when told to.", no_args_is_help=True)
@@ -16,7 +17,7 @@ _COLUMNS = ("id", "name", "status", "schedule.expression", "schedule.timezone", 
 _FIELDS = (
     "id", "name", "status", "paused_reason", "agent.id", "agent.version", "environment_id", "schedule.in_words",
     "schedule.upcoming_runs_at", "schedule.last_run_at", "session", "session_id", "budget", "budget_ids", "deadline",
-    "pause_on_failure", "trigger", "created_at", "archived_at",
+    "pause_on_failure", "trigger", "reports_to", "created_at", "archived_at",
 )  # fmt: skip
 _RUN_COLUMNS = (
     "id", "trigger_context.source", "trigger_context.scheduled_at", "started_at", "lateness_seconds", "state",
@@ -69,6 +70,9 @@ def create(
         typer.Option("--trigger", help="github, slack or standard_webhooks; the secret is read from stdin."),
     ] = None,
     template: Annotated[str | None, typer.Option("--template", help="What a payload becomes.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option("--report-to", help="The Slack channel that is told what runs came to: C0123456789.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what was understood, and make nothing.")] = False,
     source: FromOption = None,
 ) -> None:
@@ -93,6 +97,7 @@ def create(
         vault_ids=vault or None,
         session="continue" if going_on else None,
         trigger=_trigger(trigger, template) if trigger else None,
+        reports_to=_channel(server, report_to) if report_to else None,
         dry_run=dry_run or None,
     )
     made = server.post("/v1/deployments", fields)
@@ -190,6 +195,10 @@ def runs(
 
 def _path(server: Server, deployment: str) -> str:
     return f"/v1/deployments/{resolve(server, 'deployments', deployment)}"
+
+
+def _channel(server: Server, channel: str) -> dict[str, Any]:
+    return {"front_door_id": front_door(server)["id"], "place": channel}
 
 
 def _trigger(kind: str, template: str | None) -> dict[str, Any]:

@@ -4,19 +4,18 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import httpx
 import structlog
 
 from controlplane.errors import UnavailableError
 from controlplane.memory.embedding import Embedder, text_of
-from controlplane.memory.marks import Mark
 from controlplane.memory.preparing import Draft, Prepared, unavailable
-from controlplane.memory.scrub import scrub
+from controlplane.redaction.scrub import scrub
 from controlplane.store import memory_vectors, recognition
 from controlplane.store.memory_vectors import Model, Pending, Vector
 from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.store.recognition import Known
 from controlplane.vault.keyring import Keyring
 
 _log = structlog.get_logger(__name__)
@@ -28,12 +27,6 @@ _MOST_DIMENSIONS = 16_000
 _PROBE = "dimension"
 _MODEL_SECONDS = 1.0
 """How long it is believed which model is searched with."""
-
-
-@dataclass(frozen=True)
-class _Known:
-    key: bytes
-    marks: list[Mark]
 
 
 class LocalPreparer:
@@ -148,16 +141,12 @@ class LocalPreparer:
             self._active = (time.monotonic(), model)
         return model
 
-    async def _known(self, workspace_id: str) -> _Known:
+    async def _known(self, workspace_id: str) -> Known:
         async with self._database.transaction(workspace_id) as connection:
-            marks = await recognition.marks(connection, workspace_id)
-            if not marks:
-                return _Known(b"", [])
             try:
-                key = await recognition.key_of(connection, workspace_id, keyring=self._keyring)
+                return await recognition.known(connection, workspace_id, keyring=self._keyring)
             except UnavailableError as error:
                 raise unavailable() from error
-        return _Known(key, marks)
 
 
 def _is_usable(values: Sequence[float]) -> bool:
@@ -166,7 +155,7 @@ def _is_usable(values: Sequence[float]) -> bool:
     return all(map(math.isfinite, values)) and _SMALLEST < largest < _LARGEST and len(values) <= _MOST_DIMENSIONS
 
 
-def _scrubbed(drafts: Sequence[Draft], known: _Known) -> list[Prepared]:
+def _scrubbed(drafts: Sequence[Draft], known: Known) -> list[Prepared]:
     found: list[Prepared] = []
     for draft in drafts:
         content = scrub(draft.content, key=known.key, known=known.marks)
@@ -176,5 +165,5 @@ def _scrubbed(drafts: Sequence[Draft], known: _Known) -> list[Prepared]:
     return found
 
 
-def _has_secret(texts: Sequence[str], known: _Known) -> bool:
+def _has_secret(texts: Sequence[str], known: Known) -> bool:
     return any(scrub(text, key=known.key, known=known.marks).kinds for text in texts)

@@ -12,6 +12,7 @@ import zstandard
 from controlplane.store import model_requests
 from controlplane.store.model_requests import KeptExchange
 from controlplane.store.pool import ALL_WORKSPACES, Database
+from controlplane.tasks import end
 
 QUEUE_BYTES = 128 * 1024 * 1024
 """Of bodies in memory that are not written yet: two of the largest, or hundreds of usual ones."""
@@ -55,9 +56,7 @@ class ModelLog:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._queue.join(), DRAIN_SECONDS)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(*tasks)
 
     async def prune(self) -> None:
         """Remove what has been kept long enough, some at a time."""

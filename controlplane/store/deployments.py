@@ -32,6 +32,15 @@ class ScheduleSettings(Rule):
     max_runs: int | None = None
 
 
+class ReportsTo(_Frozen):
+    """Where what runs come to is told: in a place of a front door."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    front_door_id: str = Field(min_length=1, max_length=128)
+    place: str = Field(min_length=1, max_length=128)
+
+
 class DeploymentContent(_Frozen):
     """What the owner of a deployment says; ``initial_events`` and ``resources`` in the wire format's shape."""
 
@@ -50,6 +59,7 @@ class DeploymentContent(_Frozen):
     session: SessionMode = "new"
     deadline_seconds: int | None = None
     pause_on_failure: int | None = None
+    reports_to: ReportsTo | None = None
 
 
 class DeploymentRecord(DeploymentContent):
@@ -105,10 +115,11 @@ async def create(
     await connection.execute(
         "INSERT INTO deployments (id, workspace_id, name, description, metadata, agent_id, agent_version,"
         " environment_id, initial_events, resources, vault_ids, budget, budget_ids, schedule, session,"
-        " deadline_seconds, pause_on_failure, created_by, next_at)"
+        " deadline_seconds, pause_on_failure, reports_to, created_by, next_at)"
         " VALUES (%(id)s, %(workspace_id)s, %(name)s, %(description)s, %(metadata)s, %(agent_id)s,"
         " %(agent_version)s, %(environment_id)s, %(initial_events)s, %(resources)s, %(vault_ids)s, %(budget)s,"
-        " %(budget_ids)s, %(schedule)s, %(session)s, %(deadline_seconds)s, %(pause_on_failure)s, %(created_by)s,"
+        " %(budget_ids)s, %(schedule)s, %(session)s, %(deadline_seconds)s, %(pause_on_failure)s,"
+        " %(reports_to)s, %(created_by)s,"
         " %(next_at)s)",
         {
             "id": deployment_id,
@@ -156,7 +167,8 @@ async def replace(
         " initial_events = %(initial_events)s, resources = %(resources)s, vault_ids = %(vault_ids)s,"
         " budget = %(budget)s, budget_ids = %(budget_ids)s, schedule = %(schedule)s, session = %(session)s,"
         " deadline_seconds = %(deadline_seconds)s, pause_on_failure = %(pause_on_failure)s,"
-        " session_id = CASE WHEN %(same_session)s THEN session_id END, updated_at = clock_timestamp(),"
+        " reports_to = %(reports_to)s, session_id = CASE WHEN %(same_session)s THEN session_id END,"
+        " updated_at = clock_timestamp(),"
         " runs_started = CASE WHEN %(same_schedule)s THEN runs_started ELSE 0 END"
         " WHERE id = %(id)s",
         {"id": before.id, "same_session": same_session, "same_schedule": same_schedule, **_columns(content)},
@@ -314,4 +326,5 @@ def _columns(content: DeploymentContent) -> dict[str, object]:
         "budget": Jsonb(stored(content.budget)) if content.budget else None,
         "budget_ids": Jsonb(content.budget_ids),
         "schedule": Jsonb(content.schedule.model_dump(mode="json")) if content.schedule else None,
+        "reports_to": Jsonb(stored(content.reports_to)) if content.reports_to else None,
     }

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterable
 from datetime import datetime
+from functools import partial
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import new_id, shown_id
@@ -19,6 +20,7 @@ class NewFile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    id: str = Field(default_factory=partial(new_id, "file"))
     filename: str
     mime_type: str
     size_bytes: int
@@ -59,7 +61,7 @@ async def create(
         " VALUES (%(id)s, %(workspace_id)s, %(filename)s, %(mime_type)s, %(size_bytes)s, %(sha256)s,"
         " %(scope_session_id)s)"
         " RETURNING id, filename, mime_type, size_bytes, scope_session_id, created_at",
-        {"id": new_id("file"), "workspace_id": workspace_id, **file.model_dump()},
+        {"workspace_id": workspace_id, **file.model_dump()},
     )
     record = FileRecord.model_validate(row)
     ordinal = 0
@@ -71,6 +73,17 @@ async def create(
         )
         ordinal += 1
     return record
+
+
+async def exists(connection: Connection, file_id: str) -> bool:
+    """Say whether there is such a file."""
+    return await one(connection, "SELECT id FROM files WHERE id = %(id)s", {"id": file_id}) is not None
+
+
+def named(path: str) -> str:
+    """Return the last part of a path as a file may be called; empty if nothing is left of it."""
+    name = path.replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in name if character.isprintable())[-255:]
 
 
 async def get(connection: Connection, file_id: str) -> FileRecord:

@@ -11,6 +11,8 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from controlplane.tasks import end
+
 Connection = AsyncConnection[DictRow]
 
 ALL_WORKSPACES = "*"
@@ -48,8 +50,7 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         if self._purge is not None:
-            self._purge.cancel()
-            await asyncio.wait([self._purge])
+            await end(self._purge)
         await self._pool.close()
 
     @asynccontextmanager

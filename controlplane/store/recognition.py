@@ -1,12 +1,28 @@
 """What the secrets of a workspace's vaults are known by, where nobody may have the secrets themselves."""
 
+from dataclasses import dataclass
+
 from psycopg.rows import DictRow
 
-from controlplane.memory.marks import Mark, mark_of
+from controlplane.redaction.marks import Mark, mark_of
 from controlplane.store.pool import Connection, one, rows
 from controlplane.vault import cipher
 from controlplane.vault.cipher import Place
 from controlplane.vault.keyring import Keyring, Wrapped
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the secrets of a workspace are known by, and the key that they are hashed under."""
+
+    key: bytes
+    marks: list[Mark]
+
+
+async def known(connection: Connection, workspace_id: str, *, keyring: Keyring) -> Known:
+    """Return what a text is to be looked through for; raises `UnavailableError` without the master key."""
+    found = await marks(connection, workspace_id)
+    return Known(await key_of(connection, workspace_id, keyring=keyring) if found else b"", found)
 
 
 async def key_of(connection: Connection, workspace_id: str, *, keyring: Keyring) -> bytes:

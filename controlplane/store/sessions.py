@@ -228,6 +228,11 @@ async def delete(connection: Connection, workspace_id: str, *, session_id: str, 
         " VALUES (%(id)s, %(workspace_id)s, %(event_id)s, %(seq)s)",
         {"id": session_id, "workspace_id": workspace_id, "event_id": new_id("sevt"), "seq": seq},
     )
+    await connection.execute(
+        "DELETE FROM files f WHERE f.scope_session_id = %(id)s AND NOT EXISTS (SELECT FROM session_resources r"
+        " WHERE r.session_id <> %(id)s AND r.type = 'file' AND r.config ->> 'file_id' = f.id)",
+        {"id": session_id},
+    )
     await connection.execute("DELETE FROM sessions WHERE id = %(id)s", {"id": session_id})
     await idempotency.empty(connection, session_id)
     await announce(connection, session_id, seq)

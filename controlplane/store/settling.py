@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from controlplane.store import deployment_runs, events, journal, ledger, limits, prices, resuming
+from controlplane.store import deployment_runs, events, journal, ledger, limits, outputs, prices, resuming
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.turn_events import failed, noted, request_lost
@@ -44,7 +44,10 @@ async def settle(
         *await lose_requests(connection, turn),
         *([failed(failure)] if failure else []),
         *([noted(note)] if note else []),
-        NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason}),
+        NewEvent(
+            type="session.status_idle",
+            payload={"stop_reason": stop_reason, **await outputs.told(connection, turn)},
+        ),
     ]
     await events.append(connection, turn.session_id, owned(turn, ending))
     await connection.execute(

@@ -11,7 +11,7 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from controlplane.memory.recall import Recall
-from controlplane.store import attachments, attempts, deltas, events, journal, ledger, turn_events
+from controlplane.store import attachments, attempts, deltas, events, journal, ledger, outputs, turn_events
 from controlplane.store.events import NewEvent
 from controlplane.store.fence import LockedSession, fence, lock_session
 from controlplane.store.judging import Judge
@@ -43,7 +43,7 @@ from harness_adapters.contract import (
     UserInput,
 )
 from workflows import failures, history, takings
-from workflows.contracts import TurnEnd, TurnInput, TurnResult
+from workflows.contracts import OutputsInput, TurnEnd, TurnInput, TurnResult
 from workflows.failures import Failure
 from workflows.records import CutAnswer, SessionGoneError, TurnStart
 
@@ -202,6 +202,11 @@ class PostgresTurns:
         """See `TurnRecords.is_interrupted`."""
         async with self._fenced(turn) as connection:
             return await interrupt_waits(connection, turn.input)
+
+    async def outputs(self, turn: TurnStart) -> tuple[str, OutputsInput] | None:
+        """See `TurnRecords.outputs`."""
+        async with self._fenced(turn) as connection:
+            return await outputs.unkept(connection, turn.input)
 
     async def end(
         self,

@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
+from psycopg import errors
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.errors import InvalidRequestError, NotFoundError
+from controlplane.errors import ConflictError, InvalidRequestError, NotFoundError
 from controlplane.ids import new_id, shown_id
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
@@ -98,7 +99,16 @@ async def archive(connection: Connection, vault_id: str) -> VaultRecord:
 
 async def delete(connection: Connection, vault_id: str) -> None:
     """Remove a vault with its data key and its credentials; sessions that name it go on without them."""
-    if await one(connection, "DELETE FROM vaults WHERE id = %(id)s RETURNING id", {"id": vault_id}) is None:
+    try:
+        gone = await one(connection, "DELETE FROM vaults WHERE id = %(id)s RETURNING id", {"id": vault_id})
+    except errors.ForeignKeyViolation as error:
+        raise ConflictError(
+            "a front door has its tokens in this vault",
+            code="vault_in_use",
+            field="vault_id",
+            next_step="delete the front door first, or archive the vault",
+        ) from error
+    if gone is None:
         raise _unknown(vault_id)
 
 

@@ -142,4 +142,5 @@ def describe(path: str, found: os.stat_result) -> Header:
         "size_bytes": found.st_size,
         "mode": stat.S_IMODE(found.st_mode),
         "modified_at": int(found.st_mtime),
+        "changed_at": found.st_ctime_ns // 1000 / 1_000_000,
     }

@@ -55,9 +55,9 @@ class Client:
         assert response.is_success, response.text
         return response.json()
 
-    async def refused(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """POST and return the answer, which must be a refusal."""
-        response = await self._http.post(path, json=body)
+    async def refused(self, path: str, body: dict[str, Any] | None = None, *, method: str = "POST") -> httpx.Response:
+        """Ask and return the answer, which must be a refusal."""
+        response = await self._http.request(method, path, json=body)
         assert 400 <= response.status_code < 500, response.text
         return response
 

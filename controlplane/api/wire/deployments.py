@@ -20,7 +20,7 @@ from controlplane.api.wire.sessions import (
     MountRequest,
 )
 from controlplane.store.deployment_runs import Outcome, RunState
-from controlplane.store.deployments import Overlap, SessionMode, TriggerType
+from controlplane.store.deployments import Overlap, ReportsTo, SessionMode, TriggerType
 from controlplane.store.sessions import Budget
 from workflows.calendar import Dst
 
@@ -123,6 +123,9 @@ class DeploymentCreate(Request):
         default=None, description="After how many failed runs in a row it is paused."
     )
     trigger: TriggerRequest | None = None
+    reports_to: ReportsTo | None = Field(
+        default=None, description="The channel that is told what each run came to; one can go on talking there."
+    )
     dry_run: bool = False
 
 
@@ -144,6 +147,7 @@ class DeploymentUpdate(Request):
     deadline: Deadline | None = None
     pause_on_failure: PauseOnFailure | None = None
     trigger: TriggerRequest | None = None
+    reports_to: ReportsTo | None = None
 
 
 class BackfillRequest(Request):
@@ -226,6 +230,7 @@ class Deployment(Answer):
     pause_on_failure: int | None
     failures: int
     trigger: Trigger | None
+    reports_to: ReportsTo | None
     created_by: str
 
 

@@ -31,7 +31,9 @@ class ToolCall(Answer):
     on_expiry: Literal["allow", "deny"] | None = Field(description="What is decided then.")
     decision: Literal["allow", "deny", "result"] | None
     deny_message: str | None
-    decided_by: str | None = Field(description="The id of the API key, or `expiry`.")
+    decided_by: str | None = Field(
+        description="The id of the API key, with `for` and whoever it passed on; or `expiry`."
+    )
     decided_at: datetime | None
     sandbox_id: str | None
     exec_id: str | None = Field(
@@ -75,6 +77,10 @@ class ApprovalDecision(Request):
     )
     remember: Literal["session"] | None = Field(
         default=None, description="With `allow`: make a rule that allows calls with the same input in this session."
+    )
+    on_behalf_of: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Who decided, if the key's owner passes on what somebody else said: recorded behind the key.",
     )
 
     @model_validator(mode="after")

@@ -9,8 +9,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Protocol, cast
 
-from controlplane.memory import marks
-from controlplane.memory.marks import Mark
+from controlplane.redaction import marks
+from controlplane.redaction.marks import Mark
 
 REDACTED = "[redacted: {}]"
 
@@ -42,6 +42,7 @@ class _Detector(Protocol):
 _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
+        ("Bulkhead API Key", r"\bbhk_[A-Za-z0-9_-]{30,}"),
         ("GitHub Token", r"\bgithub_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}\b|\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
         ("Anthropic Key", r"\bsk-ant-[a-z0-9]+-[A-Za-z0-9_-]{24,}"),
         ("OpenAI Key", r"\bsk-(?=[A-Za-z0-9_-]{0,60}\d)(?=[A-Za-z0-9_-]{0,60}[A-Z])[A-Za-z0-9_-]{32,}"),
@@ -143,9 +144,13 @@ _LEAST_CHANGES = 0.42
 """Random characters change their kind at three places of five, names in camel case at two of seven."""
 
 
-def scrub(text: str, *, key: bytes = b"", known: Sequence[Mark] = ()) -> Scrubbed:
-    """Return a text without secrets. ``known``: those of the vaults, hashed under ``key``."""
-    spans = _merged([*_of_vaults(text, key, known), *_of_known_forms(text), *_assigned(text), *_random(text)])
+def scrub(text: str, *, key: bytes = b"", known: Sequence[Mark] = (), guess: bool = True) -> Scrubbed:
+    """Return a text without secrets. ``known``: those of the vaults, hashed under ``key``.
+
+    ``guess``: also without what is only likely to be one, by what it is assigned to or by its randomness.
+    """
+    certain = [*_of_vaults(text, key, known), *_of_known_forms(text)]
+    spans = _merged([*certain, *(_assigned(text) if guess else ()), *(_random(text) if guess else ())])
     pieces: list[str] = []
     last = 0
     for span in spans:

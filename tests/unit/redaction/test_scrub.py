@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from controlplane.memory.marks import mark_of
-from controlplane.memory.scrub import scrub
+from controlplane.redaction.marks import mark_of
+from controlplane.redaction.scrub import scrub
 
 ALNUM = string.ascii_letters + string.digits
 UPPER = string.ascii_uppercase + string.digits

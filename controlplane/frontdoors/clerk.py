@@ -1,0 +1,465 @@
+"""What becomes of what a person says or presses: a message to the session, a word, a decision, or a refusal."""
+
+import asyncio
+import secrets
+from typing import Any, Literal
+
+from controlplane.frontdoors import words
+from controlplane.frontdoors.contract import (
+    AmbiguousError,
+    Card,
+    Choice,
+    DeclinedError,
+    Inbound,
+    LimitedError,
+    Pressed,
+    Said,
+    SharedFile,
+    Text,
+)
+from controlplane.frontdoors.parts import Parts
+from controlplane.frontdoors.plane import RefusedError
+from controlplane.frontdoors.policy import Rules
+from controlplane.frontdoors.seals import holds
+from controlplane.frontdoors.words import Heard
+from controlplane.store import deliveries, frontdoors, posts, settling
+from controlplane.store.deliveries import Item, Thread
+
+_VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_TITLE_CHARACTERS = 80
+_KEYS_KNOWN_SECONDS = 20 * 3600.0  # the API forgets a request's key after a day
+_FETCH_TRIES = 8  # of a file, in some two minutes
+_FETCH_PAUSE_SECONDS = 1.0
+_LONGEST_FETCH_PAUSE_SECONDS = 30.0
+_STOP_SECONDS = 120.0  # then the word is tried again, as whatever fails
+_STOP_PAUSE_SECONDS = 0.5
+_LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
+_LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
+
+_Now = Literal["runs", "asks", "queued", "rests"]
+
+
+class Clerk:
+    """Acts on items; each step may be done again after a crash, and comes to the same."""
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+
+    async def said(self, at: Thread, item: Item, said: Said) -> None:
+        """Act on a message."""
+        inbound, rules = item.inbound, await self._rules()
+        if not await self._may_talk(item, rules):
+            return
+        heard = await self._heard(said, at, rules)
+        if heard.word is None and not heard.text and not said.files:
+            heard = Heard("help", None, "")
+        if heard.word is not None:
+            await self._word(at, item, heard, rules)
+            return
+        await self._parts.receipts.give(inbound)
+        found = await self._with_agent(at, item, heard, rules)
+        if found is None:
+            return
+        at = found
+        try:
+            request = item.request or await self._planned(at, item, heard, said)
+            at = await self._with_session(at, item, request, rules)
+            now = await self._now(at)
+            event_id = await self._told(at, item, request)
+        except RefusedError as error:
+            if error.code not in ("session_terminated", "session_archived"):
+                raise
+            await self.answer(
+                at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
+            )
+            return
+        await self._settle(item, event_id=event_id)
+        if now == "asks":
+            await self._whisper(inbound, "Your message waits: first somebody has to decide about the call above.")
+        elif now == "runs":
+            how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
+            await self._whisper(inbound, f"Your message {how}.")
+
+    async def _heard(self, said: Said, at: Thread, rules: Rules) -> Heard:
+        heard = words.hear(said.text, begun=at.session_id is not None)
+        name = words.maybe_agent(said.text) if heard.word is None else None
+        if name is not None and name in (await self._agents(rules, at.place)).values():
+            return Heard("use", name, "")
+        return heard
+
+    async def pressed(self, at: Thread, item: Item, pressed: Pressed) -> None:
+        """Act on a button; who presses it is asked about now, not when it was made."""
+        inbound, rules = item.inbound, await self._rules()
+        if not await self._may_talk(item, rules):
+            return
+        if pressed.action == "choose":
+            await self._chosen(at, item, pressed.value, rules)
+        elif pressed.action == "stop":
+            await self._stop(at, item)
+        elif pressed.action == "resume":
+            await self._resume(at, item)
+        elif not rules.may_decide(inbound.place, inbound.person):
+            await self._refuse(item, "may_not_decide", "you may not decide about this agent's calls here")
+        else:
+            await self._decide(at, item, pressed)
+
+    async def stop(self, at: Thread, item: Item) -> None:
+        """Act on a sign that what runs in the thread is to stop."""
+        if await self._may_talk(item, await self._rules()):
+            await self._stop(at, item)
+
+    async def _stop(self, at: Thread, item: Item) -> None:
+        if await self._now(at) == "rests":
+            await self._whisper(item.inbound, "Nothing is running in this thread.")
+        else:
+            await self._interrupt(at, f"{item.id}:stop")
+            await self._parts.receipts.give(item.inbound)
+        await self._settle(item)
+
+    async def turn_away(self, item: Item) -> None:
+        """Refuse an item because the front door's key was revoked."""
+        await self._refuse(item, "key_revoked", "nobody is let in here any more: this front door's key was revoked")
+
+    async def answer(
+        self, at: Thread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
+    ) -> None:
+        """Say something in the thread and be done with an item, in one step."""
+        async with self._parts.transaction() as connection:
+            body = Text(markdown=markdown)
+            await posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item.id}", body)
+            await deliveries.settle(connection, item.id, state)
+
+    async def _word(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> None:
+        match heard.word:
+            case "agents":
+                names = await self._agents(rules, item.inbound.place)
+                await self.answer(at, item, words.listed([*names.values()]))
+            case "new":
+                await self._begin_anew(at, item, None, "The next message begins a new session.")
+            case "use":
+                agent_id = await self._named(rules, item.inbound.place, heard.agent or "")
+                said = f"`{heard.agent}` answers from now on, in a new session."
+                await self._begin_anew(at, item, agent_id, said)
+            case "stop":
+                await self._stop(at, item)
+            case "status":
+                await self.answer(at, item, await self._standing(at))
+            case "resume":
+                await self._resume(at, item)
+            case _:
+                await self.answer(at, item, words.HELP)
+
+    async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
+        """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later."""
+        if await self._stopped(at, item):
+            said = f"I have stopped what was running. {said}"
+        async with self._parts.transaction() as connection:
+            await deliveries.choose(connection, at.id, agent_id)
+            if agent_id is not None:
+                await deliveries.release_held(connection, at)
+        await self.answer(at, item, said)
+
+    async def _stopped(self, at: Thread, item: Item) -> bool:
+        """Stop what runs in a thread, with what waits there, and return when all of it is on record.
+
+        Returns whether anything had to be stopped. Under a freeze a message that waits begins no turn, and stays.
+        """
+        looks, stopped = 0, False
+        async with asyncio.timeout(_STOP_SECONDS):
+            while True:
+                now = await self._now(at)
+                if now == "rests" or (now == "queued" and looks >= _LOOKS_AT_A_QUEUE):
+                    if await self._is_told(at):
+                        return stopped
+                elif looks % _LOOKS_PER_STOP == 0:
+                    # Each is another request: a turn that began since is to stop too, also after a crash.
+                    await self._interrupt(at, f"{item.id}:stop:{secrets.token_hex(8)}")
+                    stopped = True
+                looks += 1
+                await asyncio.sleep(_STOP_PAUSE_SECONDS)
+
+    async def _is_told(self, at: Thread) -> bool:
+        async with self._parts.transaction() as connection:
+            return await deliveries.with_news(connection, at.id) is None
+
+    async def _interrupt(self, at: Thread, key: str) -> None:
+        path = f"/v1/sessions/{at.session_id}/events"
+        await self._parts.plane.post(path, {"events": [{"type": "user.interrupt"}]}, key=key)
+
+    async def _standing(self, at: Thread) -> str:
+        if at.session_id is None:
+            return "This thread has no session yet."
+        found = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
+        return words.standing(at.session_id, found)
+
+    async def _resume(self, at: Thread, item: Item) -> None:
+        if at.session_id is None:
+            await self.answer(at, item, "This thread has no session yet.")
+            return
+        await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
+        await self._parts.receipts.give(item.inbound)
+        await self._settle(item)
+
+    async def _decide(self, at: Thread, item: Item, pressed: Pressed) -> None:
+        tool_use_id, _, given = pressed.value.partition(":")
+        async with self._parts.transaction() as connection:
+            card = (await posts.bodies(connection, at.id, f"card:{tool_use_id}")).get(f"card:{tool_use_id}")
+        if not isinstance(card, Card) or not holds(given, card.seal):
+            await self._refuse(item, "forged_button", "this button is not one of ours")
+            return
+        if card.outcome is not None:
+            await self._whisper(item.inbound, f"Too late: {card.outcome}.")
+            await self._settle(item)
+            return
+        decision = item.request or await self._decision(item, pressed)
+        try:
+            await self._parts.plane.post(f"/v1/approvals/{tool_use_id}", decision, key=f"{item.id}:decision")
+        except RefusedError as error:
+            await self._whisper(item.inbound, str(error))
+            await self._settle(item, "refused")
+            return
+        await self._settle(item)
+
+    async def _decision(self, item: Item, pressed: Pressed) -> dict[str, Any]:
+        """Return what is decided, laid down before it is sent: the same again, whatever the person is called then."""
+        person = item.inbound.person
+        who = (await self._parts.service.names([person])).get(person, person)
+        decision: dict[str, Any] = {
+            "result": "deny" if pressed.action == "deny" else "allow",
+            "on_behalf_of": f"{who} ({self._parts.door.kind} {person})",
+        }
+        if pressed.action == "deny" and pressed.reason:
+            decision["deny_message"] = pressed.reason
+        if pressed.action == "allow_session":
+            decision["remember"] = "session"
+        async with self._parts.transaction() as connection:
+            await deliveries.plan(connection, item.id, decision)
+        return decision
+
+    async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
+        names = await self._agents(rules, item.inbound.place)
+        if agent_id not in names:
+            await self._refuse(item, "agent_not_here", "that agent does not answer here")
+            return
+        async with self._parts.transaction() as connection:
+            if at.agent_id is None:
+                await deliveries.choose(connection, at.id, agent_id)
+                body = Text(markdown=f"`{names[agent_id]}` answers here.")
+                await posts.revise(connection, at.id, "choice", body)
+            await deliveries.release_held(connection, at)
+            await deliveries.settle(connection, item.id)
+
+    async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread | None:
+        """Return the thread with the agent that is to answer. None: it is asked for, or what had waited for it comes
+        before this."""
+        place = item.inbound.place
+        if at.agent_id is not None and (heard.agent is None or at.session_id is not None):
+            if not rules.may_answer(place, at.agent_id):
+                raise RefusedError("this thread's agent does not answer in this place any more", "agent_not_here")
+            return at
+        named = await self._named(rules, place, heard.agent) if heard.agent else None
+        agent_id = named or rules.default_agent(place)
+        if agent_id is None:
+            names = await self._agents(rules, place)
+            if len(names) != 1:
+                await self._ask_which(at, item, names)
+                return None
+            (agent_id,) = names
+        async with self._parts.transaction() as connection:
+            await deliveries.choose(connection, at.id, agent_id)
+            released = await deliveries.release_held(connection, at)
+            if released:
+                await deliveries.reword(connection, item.id, f"now: {heard.text}" if heard.steers else heard.text)
+        if released:
+            await self._answers_here(at, agent_id)
+            return None
+        return await self._again(at)
+
+    async def _answers_here(self, at: Thread, agent_id: str) -> None:
+        """Have the question which agent is to answer say which one does."""
+        name = (await self._parts.plane.agents()).get(agent_id, agent_id)
+        async with self._parts.transaction() as connection:
+            await posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
+
+    async def _ask_which(self, at: Thread, item: Item, names: dict[str, str]) -> None:
+        if not names:
+            await self.answer(at, item, "There is no agent that answers here.", state="refused")
+            return
+        async with self._parts.transaction() as connection:
+            body = Choice(agents=names)
+            await posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
+            await deliveries.settle(connection, item.id, "held")
+
+    async def _planned(self, at: Thread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
+        person = item.inbound.person
+        name = (await self._parts.service.names([person])).get(person, person)
+        from_whom = f"{_one_line(name)} ({self._parts.door.kind} {person}) says:"
+        content: list[dict[str, Any]] = [{"type": "text", "text": from_whom}]
+        mounts: list[dict[str, Any]] = []
+        for file in said.files:
+            await self._file(item, file, content, mounts)
+        if heard.text:
+            content.append({"type": "text", "text": heard.text})
+        message: dict[str, Any] = {"type": "user.message", "content": content}
+        if heard.steers:
+            message["delivery"] = "steer"
+        request = {"events": [message], "mounts": mounts, "title": _one_line(heard.text)[:_TITLE_CHARACTERS]}
+        async with self._parts.transaction() as connection:
+            await deliveries.plan(connection, item.id, request)
+            await deliveries.spoke(connection, at.id, person)
+        return request
+
+    async def _file(
+        self, item: Item, file: SharedFile, content: list[dict[str, Any]], mounts: list[dict[str, Any]]
+    ) -> None:
+        """Take over a file: mounted in the session's sandbox, and shown to the model if it can see such."""
+        async with self._parts.carrying:
+            try:
+                data = await self._fetched(file)
+            except DeclinedError as error:
+                content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
+                return
+            file_id = await self._parts.plane.upload(file, data, key=f"{item.id}:file:{file.id}")
+            del data
+        path = f"/mnt/session/uploads/{file_id}"
+        mounts.append({"type": "file", "file_id": file_id, "mount_path": path})
+        content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {path}]"})
+        kind = "image" if file.media_type in _VISIBLE_TO_MODELS else "document"
+        content.append({"type": kind, "source": {"type": "file", "file_id": file_id}})
+
+    async def _fetched(self, file: SharedFile) -> bytes:
+        pause, reason = _FETCH_PAUSE_SECONDS, ""
+        for _ in range(_FETCH_TRIES):
+            try:
+                return await self._parts.service.content(file)
+            except LimitedError as error:
+                pause, reason = error.seconds, "it was asked for too often"
+            except AmbiguousError as error:
+                reason = str(error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_FETCH_PAUSE_SECONDS)
+        raise DeclinedError(reason)
+
+    async def _with_session(self, at: Thread, item: Item, request: dict[str, Any], rules: Rules) -> Thread:
+        if at.session_id is not None:
+            for mount in request["mounts"]:
+                path = f"/v1/sessions/{at.session_id}/resources"
+                await self._parts.plane.post(path, mount, key=f"{item.id}:mount:{mount['file_id']}")
+            return at
+        opening = at.opening or {
+            "request": {
+                "agent": at.agent_id,
+                "environment_id": rules.environment_id,
+                "vault_ids": rules.vault_ids,
+                "title": request["title"] or None,
+                "resources": request["mounts"],
+                "metadata": {"front_door": self._parts.door.id, "place": at.place, "thread": at.thread},
+            },
+            "key": f"{item.id}:session",
+        }
+        async with self._parts.transaction() as connection:
+            await deliveries.open_with(connection, at.id, opening)
+        try:
+            session_id = await self._made(at, item, opening)
+        except RefusedError:
+            # Asked for again with what the next message says: what was refused may be this one's files.
+            async with self._parts.transaction() as connection:
+                await deliveries.open_with(connection, at.id, None)
+            raise
+        async with self._parts.transaction() as connection:
+            await deliveries.opened(connection, at.id, session_id)
+        return await self._again(at)
+
+    async def _told(self, at: Thread, item: Item, request: dict[str, Any]) -> str:
+        """Give the session a message and return the event that it is."""
+        if item.request is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
+            async with self._parts.transaction() as connection:
+                found = await deliveries.told_before(connection, at.session_id or "", item)
+            if found is not None:
+                return found
+        path = f"/v1/sessions/{at.session_id}/events"
+        sent = await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
+        return sent["data"][0]["id"]
+
+    async def _made(self, at: Thread, item: Item, opening: dict[str, Any]) -> str:
+        """Make a thread's session and return its id."""
+        if at.opening is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
+            async with self._parts.transaction() as connection:
+                found = await deliveries.made_before(connection, at, item)
+            if found is not None:
+                return found
+        return (await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"]))["id"]
+
+    async def _again(self, at: Thread) -> Thread:
+        async with self._parts.transaction() as connection:
+            return await deliveries.thread(connection, at.id) or at
+
+    async def _rules(self) -> Rules:
+        async with self._parts.transaction() as connection:
+            return (await frontdoors.get(connection, self._parts.door.id)).rules
+
+    async def _agents(self, rules: Rules, place: str) -> dict[str, str]:
+        found = await self._parts.plane.agents()
+        return {agent_id: name for agent_id, name in found.items() if rules.may_answer(place, agent_id)}
+
+    async def _named(self, rules: Rules, place: str, name: str) -> str:
+        for agent_id, each in (await self._agents(rules, place)).items():
+            if name in (agent_id, each):
+                return agent_id
+        raise RefusedError(f"no agent `{name}` answers here; `agents` lists those who do", "agent_not_here")
+
+    async def _session(self, at: Thread) -> dict[str, Any]:
+        return await self._parts.plane.get(f"/v1/sessions/{at.session_id}")
+
+    async def _now(self, at: Thread) -> _Now:
+        """Return what a thread's session does; ``queued``: a message waits for a turn that is still to begin."""
+        if at.session_id is None:
+            return "rests"
+        session = await self._session(at)
+        if session["status"] in ("running", "rescheduling"):
+            return "runs"
+        if (session["stop_reason"] or {}).get("type") == "requires_action":
+            return "asks"
+        async with self._parts.transaction() as connection:
+            return "queued" if await settling.more(connection, at.session_id) else "rests"
+
+    async def _may_talk(self, item: Item, rules: Rules) -> bool:
+        """Say whether a person may talk here, now; who may not is refused."""
+        inbound = item.inbound
+        if not inbound.vouched and not await self._is_of_team(inbound.person):
+            await self._refuse(item, "guest_of_another_team", "only people of this workspace may talk with agents")
+            return False
+        if not rules.may_talk(inbound.place, inbound.person):
+            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+            return False
+        return True
+
+    async def _is_of_team(self, person: str) -> bool:
+        return await self._parts.courier.patiently("person", lambda: self._parts.service.is_of_team(person))
+
+    async def _settle(
+        self, item: Item, state: Literal["done", "refused"] = "done", event_id: str | None = None
+    ) -> None:
+        async with self._parts.transaction() as connection:
+            await deliveries.settle(connection, item.id, state, event_id=event_id)
+
+    async def _refuse(self, item: Item, reason: str, said: str) -> None:
+        inbound = item.inbound
+        async with self._parts.transaction() as connection:
+            await frontdoors.refuse(
+                connection, self._parts.door, reason=reason, place=inbound.place, person=inbound.person
+            )
+            await deliveries.settle(connection, item.id, "refused")
+        await self._whisper(inbound, f"Sorry, {said}.")
+
+    async def _whisper(self, inbound: Inbound, text: str) -> None:
+        """Say something that may be lost: nothing hangs on it."""
+        try:
+            said = await self._parts.leaving.text(text)
+            await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, said)
+        except (LimitedError, AmbiguousError, DeclinedError):
+            return
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

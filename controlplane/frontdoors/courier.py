@@ -1,0 +1,225 @@
+"""Brings what the ledger has to where people read it: once, whole, in order, and no faster than the service wants."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar, cast
+
+import structlog
+
+from controlplane.frontdoors.contract import (
+    AmbiguousError,
+    Attachment,
+    Body,
+    Card,
+    DeclinedError,
+    LimitedError,
+    NotStreamedError,
+    Post,
+    Service,
+    Text,
+    Trouble,
+)
+from controlplane.frontdoors.leaving import Leaving
+from controlplane.store import deliveries, frontdoors, posts
+from controlplane.store.deliveries import Thread
+from controlplane.store.frontdoors import FrontDoorRecord
+from controlplane.store.pool import Database
+from controlplane.store.posts import DuePost
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 15.0
+"""Before one who has no answer looks what became of a message: a request that its sender has given up, or died over,
+may still be worked on at the other end, and after a look that comes too early it would be sent twice."""
+
+_ANSWERED_SECONDS = 1.0  # an error that the service has answered with is the end of its work
+_LONGEST_PAUSE_SECONDS = 30.0
+_LOOK_BACK = timedelta(minutes=5)  # clocks differ
+
+_INSTEAD = "instead:"
+_DECLINED = "declined: "
+"""Before the service's word for it in the list of what was refused."""
+
+_FORM = ("blocks", "too_long", "invalid_arg")
+"""What is in the words for a message that the service does not take as it is, wherever it is to stand."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Courier:
+    """Posts, changes and withdraws the messages of threads; only the owner of a thread calls it for that thread."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        service: Service,
+        door: FrontDoorRecord,
+        content: Callable[[str], Awaitable[bytes]],
+        leaving: Leaving,
+    ):
+        self._database = database
+        self._service = service
+        self._door = door
+        self._content = content
+        self._leaving = leaving
+
+    async def deliver(self, at: Thread) -> bool:
+        """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes."""
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            at = await deliveries.thread(connection, at.id) or at
+            due = await posts.due(connection, at.id)
+        if due is None:
+            return False
+        try:
+            if due.state == "posted":
+                await self._correct(at, due)
+            else:
+                await self._post(at, due)
+        except DeclinedError as error:
+            _log.warning("post_declined", thread_id=at.id, post_id=due.id, reason=error.reason)
+            await self._fail(at, due, error.reason)
+        return True
+
+    async def _fail(self, at: Thread, due: DuePost, reason: str) -> None:
+        """Put on record that a message does not stand as it should, and have what it says stand in another way."""
+        instead = None if due.withdrawn else _instead(due, reason)
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            if not await posts.failed(connection, due, reason):
+                return
+            await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
+            if instead is not None:
+                await posts.intend(connection, at, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead)
+
+    async def _fit(self, due: DuePost) -> Post:
+        post = due.post()
+        return post.model_copy(update={"body": await self._leaving.body(post.body)})
+
+    async def _correct(self, at: Thread, due: DuePost) -> None:
+        remote = due.remote or ""
+        if due.withdrawn:
+            await self.patiently("withdraw", lambda: self._service.withdraw(at.place, remote))
+            await self._note(posts.gone, due.id)
+        else:
+            post = await self._fit(due)
+            await self.patiently("change", lambda: self._service.change(at.place, post))
+            await self._note(posts.posted, due.id, remote, revision=due.revision)
+
+    async def _post(self, at: Thread, due: DuePost) -> None:
+        if due.state == "sending":
+            await asyncio.sleep(max(0.0, SETTLE_SECONDS - (due.sent_seconds or 0.0)))
+            if await self._found(at, due):
+                return
+            if due.withdrawn:
+                await self._note(posts.gone, due.id)
+                return
+        if isinstance(due.body, Attachment) and due.body.remote is None:
+            due = await self._prepared(due, due.body)
+        await self._send(at, due)
+
+    async def _send(self, at: Thread, due: DuePost) -> None:
+        await self._slot(at.place, pause_seconds=self._service.place_pause_seconds)
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            sent = await posts.sending(connection, due)
+        if sent is None:
+            return
+        try:
+            remote = await self._service.send(at.place, at.anchor, await self._fit(sent))
+        except NotStreamedError:
+            await self._note(posts.put_off, sent)
+        except LimitedError as error:
+            await self._note(posts.unsent, sent)
+            await self._postpone(at.place, error.seconds)
+        except AmbiguousError as error:
+            _log.info("post_ambiguous", thread_id=at.id, post_id=sent.id, error=str(error))
+            await asyncio.sleep(_ANSWERED_SECONDS if error.answered else SETTLE_SECONDS)
+            if not await self._found(at, sent):
+                await self._note(posts.unsent, sent)
+        else:
+            await self._stands(at, sent, remote, revision=sent.revision)
+
+    async def _found(self, at: Thread, due: DuePost) -> bool:
+        """Look for a message that may have been taken; note it if it was."""
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            others = await posts.remotes(connection, at.id)
+        # Counted from when it was sent, however long the look takes.
+        since = (due.sent_at or datetime.now(UTC)) - _LOOK_BACK
+        remote = await self.patiently(
+            "find", lambda: self._service.find(at.place, at.anchor, due.post(), others=others, since=since)
+        )
+        if remote is not None:
+            # What was changed after it was sent may not be what stands there.
+            await self._stands(at, due, remote, revision=-1 if due.revision or due.streamed else due.revision)
+        return remote is not None
+
+    async def _stands(self, at: Thread, due: DuePost, remote: str, *, revision: int) -> None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            await posts.posted(connection, due.id, remote, revision=revision)
+            if at.anchor is None:
+                await deliveries.anchor(connection, at, remote)
+
+    async def _prepared(self, due: DuePost, attachment: Attachment) -> DuePost:
+        fit = cast("Attachment", await self._leaving.body(attachment))
+        if fit.text is not None:
+            content = fit.text.encode()
+        else:
+            content = await self._content(attachment.file_id or "")
+            if kinds := await self._leaving.secrets_in(content):
+                raise DeclinedError(f"it has secrets in it ({', '.join(sorted(set(kinds)))})")
+        remote = await self.patiently("prepare", lambda: self._service.prepare(fit, content))
+        body = attachment.model_copy(update={"remote": remote})
+        await self._note(posts.prepared, due.id, body)
+        return due.model_copy(update={"body": body})
+
+    async def patiently(self, kind: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Do something that may be done again, until the service has an answer.
+
+        ``kind``: what it is; once the service wants none of it for a while, no thread asks for it meanwhile.
+        """
+        pause = 0.5
+        while True:
+            await self._slot(f"of all:{kind}", pause_seconds=0.0)
+            try:
+                return await ask()
+            except LimitedError as error:
+                await self._postpone(f"of all:{kind}", error.seconds)
+            except AmbiguousError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _slot(self, name: str, *, pause_seconds: float) -> None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            wait = await deliveries.reserve(connection, self._door, name, pause_seconds=pause_seconds)
+        await asyncio.sleep(wait)
+
+    async def _postpone(self, name: str, seconds: float) -> None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            await deliveries.postpone(connection, self._door, name, seconds=seconds)
+
+    async def _note(self, change: Callable[..., Awaitable[None]], *given: object, **named: object) -> None:
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            await change(connection, *given, **named)
+
+
+def _instead(due: DuePost, reason: str) -> Body | None:
+    """Return what is to stand in a thread in the place of a message that the service declined, or declined to change.
+
+    None: nothing more can be done about it.
+    """
+    is_form = any(each in reason for each in _FORM)
+    match due.body:
+        case Attachment() as file:
+            return Text(markdown=f":paperclip: `{file.name}` could not be sent: {reason}.")
+        case Text(live_for=None) as text if not due.name.startswith(_INSTEAD):
+            whole = text.markdown if text.footer is None else f"{text.markdown}\n\n{text.footer}"
+            return Attachment(name="answer.md", text=whole) if is_form else text if due.state == "posted" else None
+        case Card(outcome=None) as card if due.state != "posted" and is_form:
+            said = f":raised_hand: `{card.tool}` waits for approval, and its card could not be shown: {reason}."
+            return Text(markdown=f"{said} Decide with `bulkhead approvals`.")
+        case Card(outcome=str(outcome)) as card if due.state == "posted":
+            return Text(markdown=f":raised_hand: `{card.tool}`: {outcome}.")
+        case Trouble() as trouble if due.state != "posted" and is_form:
+            return Text(markdown=f":x: The turn failed. {trouble.message}\n\nSay `resume` to try it again.")
+        case _:
+            return None

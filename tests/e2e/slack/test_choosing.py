@@ -1,0 +1,45 @@
+"""A message that waits for somebody to say which agent is to answer is answered, however that is said."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tests.support.client import script
+from tests.support.emulator import buttons, shown
+from tests.support.slack import Workspace
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def undecided(slack: Workspace) -> AsyncGenerator[Workspace]:
+    """A workspace with two agents and nothing that says which one answers."""
+    await slack.client.post("/v1/agents", {"name": "another", "model": "scripted/another"})
+    before = slack.front_door["rules"]["agent_id"]
+    await slack.rules(agent_id=None)
+    yield slack
+    await slack.rules(agent_id=before)
+
+
+@pytest.mark.parametrize("how", ["use", "named", "default"])
+async def test_what_waits_for_an_agent_comes_before_what_names_it(undecided: Workspace, how: str) -> None:
+    ts = await undecided.slack.mention("C003", script({"text": "the first"}))
+
+    async def asked() -> bool:
+        return any(buttons(each) for each in await undecided.slack.thread("C003", ts))
+
+    await undecided.until(asked, "the question which agent")
+    if how == "use":
+        await undecided.slack.say("C003", "use another", thread=ts)
+        wanted = ["the first"]
+    elif how == "named":
+        await undecided.slack.say("C003", "agent=another " + script({"text": "the second"}), thread=ts)
+        wanted = ["the first", "the second"]
+    else:
+        agents = (await undecided.client.get("/v1/agents", limit="100"))["data"]
+        await undecided.rules(agent_id=next(each["id"] for each in agents if each["name"] == "another"))
+        await undecided.slack.say("C003", script({"text": "the second"}), thread=ts)
+        wanted = ["the first", "the second"]
+    found = [shown(each) for each in await undecided.answers("C003", ts, times=len(wanted))]
+    answers = [each for each in found if "scripted/another" in each]
+    assert [each.splitlines()[0] for each in answers] == wanted

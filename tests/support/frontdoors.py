@@ -1,0 +1,48 @@
+"""What people do at a front door, as the ledger is given it, and a front door to do it at."""
+
+import itertools
+
+from controlplane.frontdoors.contract import Crossed, Inbound, Pressed, Said
+from controlplane.frontdoors.policy import Rules
+from controlplane.store import deliveries, frontdoors
+from controlplane.store.deliveries import Thread
+from controlplane.store.frontdoors import FrontDoorRecord
+from controlplane.store.pool import Connection
+
+WORKSPACE = "wrkspc_default"
+
+_numbers = itertools.count(1)
+
+
+def inbound(
+    what: Said | Pressed | Crossed,
+    *,
+    place: str = "C001",
+    thread: str = "1.0",
+    message: str = "1.0",
+    person: str = "U01ALICE",
+) -> Inbound:
+    """Return something that a person did, told for the first time."""
+    return Inbound(
+        delivery=f"Ev{next(_numbers)}", place=place, thread=thread, message=message, person=person, what=what
+    )
+
+
+async def make_door(connection: Connection) -> FrontDoorRecord:
+    """Make a front door whose vault is archived: nobody opens it."""
+    await connection.execute(
+        "INSERT INTO vaults (id, workspace_id, display_name, archived_at) VALUES ('vlt_1', %s, 'tokens', now())",
+        (WORKSPACE,),
+    )
+    return await frontdoors.create(
+        connection, WORKSPACE, name="door", vault_id="vlt_1", rules=Rules(environment_id="env_1")
+    )
+
+
+async def make_thread(connection: Connection, door: FrontDoorRecord, *, thread: str = "1.0") -> Thread:
+    """Have somebody begin a thread."""
+    said = Said(text="hello", addressed=True)
+    await deliveries.receive(connection, door, inbound(said, thread=thread, message=thread))
+    found = await deliveries.thread_at(connection, door.id, "C001", thread)
+    assert found is not None
+    return found
