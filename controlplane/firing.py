@@ -86,7 +86,7 @@ class Firing:
         if late > timedelta(seconds=schedule.catchup_window_seconds):
             await self._leave_out(run, "missed", f"it came {late} too late, beyond the catch-up window")
         elif give_up:
-            message = "the run could not be begun, for a reason that was not foreseen; the log has it"
+            message = "the run could not be begun for a reason that nobody foresaw; the API's log: firing_given_up"
             await self._fail(run, {"type": "unknown_error", "code": "internal_error", "message": message})
         elif others and (schedule.overlap == "skip" or self._is_buffered(others)):
             await self._leave_out(run, "skipped", f"run {others[0].id} had not ended (overlap: {schedule.overlap})")

@@ -65,9 +65,20 @@ class Scheduler:
         """Fire a deployment at a time of its schedule (`workflows.schedule.Firings`)."""
 
         async def step(found: Firing) -> None:
-            await found.on_time(firing.fire_at, give_up=give_up)
+            await found.on_time(firing.fire_at)
 
-        await self._with(firing.workspace_id, firing.deployment_id, step)
+        async def leave(found: Firing) -> None:
+            await found.on_time(firing.fire_at, give_up=True)
+
+        try:
+            await self._with(firing.workspace_id, firing.deployment_id, step)
+        except psycopg.OperationalError:
+            raise
+        except Exception:
+            if not give_up:
+                raise
+            _log.exception("firing_given_up", deployment_id=firing.deployment_id, fire_at=firing.fire_at.isoformat())
+            await self._with(firing.workspace_id, firing.deployment_id, leave)
 
     async def end(self, rested: Rested) -> None:
         """End a run of which nothing is left to do, and begin the one that waits for it."""

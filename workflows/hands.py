@@ -1,6 +1,7 @@
 """The sandbox worker's activity: what runs one tool call, at most once, and says what it came to."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -138,15 +139,20 @@ class ToolRunner:
     async def _execute(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> FinalState:
         receipt = opening_receipt(call.tool_use_id, box)
         provider = self._keeper.provider(box)
+        begun = row.sandbox_id is not None
         try:
             # An earlier attempt may have started the command: what it has written is not to be written over.
-            begun = row.sandbox_id and (await provider.exec_state(box.id, call.tool_use_id)).state != "never_started"
+            begun = begun and (await provider.exec_state(box.id, call.tool_use_id)).state != "never_started"
             remembered = () if begun else await self._shelf.before(call, box, provider)
+            begun = True
             result = await self._result(call, box, row)
             if remembered is not None:
-                remembered = [*remembered, *await self._shelf.after(call, box, provider)]
+                remembered = [*remembered, *await self._kept(call, box, provider)]
         except SandboxLostError:
             await self._keeper.lost(box)
+            if not begun:
+                lost = not_run(call.tool_use_id, "its sandbox was lost before it was started")
+                return await self._finish(call, "refused", lost)
             return await self._lose(call)
         except SandboxError as error:
             if error.code in _SPENT:
@@ -162,6 +168,14 @@ class ToolRunner:
         if spent and (condemned := await self._keeper.condemn(box)) is not None:
             await self._keeper.put_away(condemned)
         return "confirmed"
+
+    async def _kept(self, call: ToolCallInput, box: SandboxRow, provider: SandboxProvider) -> Sequence[str]:
+        """Have edits of memory saved; a sandbox that is gone by now takes nothing of the result with it."""
+        try:
+            return await self._shelf.after(call, box, provider)
+        except SandboxLostError:
+            await self._keeper.lost(box)
+            return ["the sandbox was lost before edits of memory could be saved: what was edited is not"]
 
     async def _result(self, call: ToolCallInput, box: SandboxRow, row: JournaledCall) -> ExecResult:
         provider = self._keeper.provider(box)

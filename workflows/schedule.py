@@ -23,7 +23,7 @@ class Firings(Protocol):
     async def fire(self, firing: FiringInput, *, give_up: bool) -> None:
         """Record the run of a firing and begin it, or record why not; doing it again changes nothing.
 
-        ``give_up``: record that it could not be begun.
+        ``give_up``: where it cannot be begun for a reason that nobody foresaw, record that.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The two Temporal workers: the brain (sessions and turns) and the sandbox worker (tool calls)."""
+"""The Temporal workers: of sessions and turns, of firings, of memory, and of tool calls on a host."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable

@@ -19,8 +19,10 @@ from sandbox.contract import SandboxError, SandboxProvider
 from sandbox.records import SandboxRow
 from workflows.contracts import ToolCallInput
 
-_BATCH_BYTES = 256 << 10
+_BATCH_CHARACTERS = 256 << 10
 """What is prepared at once: a second's work at most, so that one large edit neither fails nor makes others wait."""
+_NO_FILE = {"file_not_found", "file_refused"}
+"""What is said of the file. Whatever else keeps it from being read says nothing of it: the call is tried again."""
 _FULL = "memory_store_full"
 _LONGEST_ENDING = 20
 _NAMED = 20
@@ -108,7 +110,7 @@ async def batches(provider: SandboxProvider, box: SandboxRow, edits: Sequence[Ed
     for edit in edits:
         read = await _read(provider, box, edit) if edit.sha256 else edit
         taken = len(read.content or "")
-        if batch and size + taken > _BATCH_BYTES:
+        if batch and size + taken > _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
         batch.append(read)
@@ -118,7 +120,7 @@ async def batches(provider: SandboxProvider, box: SandboxRow, edits: Sequence[Ed
 
 
 async def _read(provider: SandboxProvider, box: SandboxRow, edit: Edit) -> Edit:
-    """Return an edit with its content; without, if it is too large, no text, or gone again."""
+    """Return an edit with its content; without, if it is too large, no text, or gone again; raises `SandboxError`."""
     content = b""
     try:
         async for piece in provider.read_file(box.id, edit.file):
@@ -126,7 +128,11 @@ async def _read(provider: SandboxProvider, box: SandboxRow, edit: Edit) -> Edit:
             if len(content) > MAX_CONTENT_BYTES:
                 return edit
         text = content.decode()
-    except (SandboxError, UnicodeDecodeError):
+    except UnicodeDecodeError:
+        return edit
+    except SandboxError as error:
+        if error.code not in _NO_FILE:
+            raise
         return edit
     if "\0" in text or paths.problem(edit.path):
         return edit

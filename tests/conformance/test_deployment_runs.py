@@ -430,6 +430,14 @@ async def test_what_cannot_be_begun_for_no_reason_known_is_given_up(deployer: De
     assert (await deployer.get(made))["paused_reason"]["error"]["code"] == "internal_error"
 
 
+async def test_the_attempt_after_the_last_begins_what_can_be_begun(deployer: Deployer):
+    made = await deployer.made()
+    # Those before met a Postgres that was away.
+    await deployer.fire(made, deployer.minutes_ago(1), give_up=True)
+    assert [run["state"] for run in await deployer.runs(made)] == ["running"]
+    assert (await deployer.get(made))["status"] == "active"
+
+
 async def test_a_manual_run_that_fails_pauses_nothing(deployer: Deployer):
     made = await deployer.made()
     await archived_environment(deployer, made)

@@ -11,6 +11,7 @@ from controlplane.memory.preparing import Draft, Prepared, unavailable
 from controlplane.store import memory_stores, memory_versions
 from controlplane.store.memories import MAX_CONTENT_BYTES, sha256
 from controlplane.store.memory_vectors import Vector
+from controlplane.store.pool import ALL_WORKSPACES, one
 from sandbox.contract import SandboxError
 from tests.support.house import Hands, House
 from tests.support.memory import Mind
@@ -384,3 +385,45 @@ async def test_what_is_redacted_comes_back_from_no_file_and_leaves_no_hash(
     assert "had what was redacted meanwhile" in said and "ada" not in said
     assert await mind.contents(store) == ({} if deleted else {"/plan.md": "new"})
     assert "redacted" not in await _said(hands, "true")
+
+
+async def test_a_sandbox_that_is_lost_with_edits_takes_nothing_of_the_result(mind: Mind, hands: Hands):
+    store = await mind.store()
+    await mind.attach(hands.house.session_id, store)
+    call = await hands.dispatch(f"touch begun; until [ -e go ]; do sleep 0.02; done; echo mine > {FILE}; echo done")
+    running = asyncio.create_task(hands.run(call))
+    await _wait_for(hands, "/workspace/begun")
+    row = await hands.house.ensure()
+    provider = hands.house.keeper.provider(row)
+    async with mind.database.transaction(ALL_WORKSPACES) as connection:
+        # What is shown is read after the command: until then the worker waits here.
+        await connection.execute("LOCK TABLE shown_stores IN ACCESS EXCLUSIVE MODE")
+        await provider.write_file(row.id, "/workspace/go", _empty())
+        while (await provider.exec_state(row.id, call.tool_use_id)).state == "running":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await provider.destroy(row.id)
+    state, said = await running
+    assert state == "confirmed"
+    assert said.startswith("done\n[memory] the sandbox was lost before edits of memory could be saved")
+    assert await mind.contents(store) == {}
+
+
+async def test_a_command_whose_sandbox_is_lost_before_it_begins_is_not_called_unknown(mind: Mind, hands: Hands):
+    store = await mind.store()
+    await mind.attach(hands.house.session_id, store)
+    row = await hands.house.ensure()
+    provider = hands.house.keeper.provider(row)
+    call = await hands.dispatch("echo done")
+    async with mind.database.transaction(ALL_WORKSPACES) as connection:
+        await connection.execute("LOCK TABLE shown_stores IN ACCESS EXCLUSIVE MODE")
+        running = asyncio.create_task(hands.run(call))
+        while not await _is_bound(mind, call.tool_use_id):  # noqa: ASYNC110 - of another's transaction
+            await asyncio.sleep(0.02)
+        await provider.destroy(row.id)
+    assert await running == ("refused", "Not run: its sandbox was lost before it was started.")
+
+
+async def _is_bound(mind: Mind, tool_use_id: str) -> bool:
+    async with mind.database.transaction(ALL_WORKSPACES) as connection:
+        found = await one(connection, "SELECT sandbox_id FROM tool_calls WHERE id = %(id)s", {"id": tool_use_id})
+    return bool(found and found["sandbox_id"])
