@@ -132,7 +132,7 @@ async def run_brain(settings: Settings) -> None:
         gateway_url=settings.gateway_url,
         judge=judge,
         compact_above_tokens=settings.compact_above_tokens,
-        recall=Recall(database, RemotePreparer(settings.memory_url)),
+        memory=Recall(database, RemotePreparer(settings.memory_url)).section,
     )
     turns = TurnRunner(
         worker_id=worker_id,

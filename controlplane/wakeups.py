@@ -11,10 +11,10 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from controlplane.store import expiry, idempotency, waiting
+from controlplane.store import expiry, idempotency, neglect
 from controlplane.store.events import Event
+from controlplane.store.neglect import Neglected
 from controlplane.store.pool import ALL_WORKSPACES, Database
-from controlplane.store.waiting import Neglected
 from workflows.contracts import (
     BRAIN_QUEUE,
     INTERRUPT_SIGNAL,
@@ -109,7 +109,7 @@ class Reconciler:
     async def _wake(self) -> None:
         async with self._database.transaction(ALL_WORKSPACES) as connection:
             await idempotency.forget(connection, older_than=_KEY_LIFETIME)
-            neglected = await waiting.neglected(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
+            neglected = await neglect.sessions(connection, older_than=timedelta(seconds=RECONCILE_SECONDS))
         names = {each.session_id for each in neglected}
         self._repeats = {key: value for key, value in self._repeats.items() if key in names}
         now, turns = asyncio.get_running_loop().time(), asyncio.Semaphore(_WAKES_AT_ONCE)

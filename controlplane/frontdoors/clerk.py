@@ -22,7 +22,7 @@ from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
-from controlplane.store import deliveries, frontdoors, posts, settling
+from controlplane.store import deliveries, frontdoors, posts, queue
 from controlplane.store.deliveries import Item, Thread
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -421,7 +421,7 @@ class Clerk:
         if (session["stop_reason"] or {}).get("type") == "requires_action":
             return "asks"
         async with self._parts.transaction() as connection:
-            return "queued" if await settling.more(connection, at.session_id) else "rests"
+            return "queued" if await queue.more(connection, at.session_id) else "rests"
 
     async def _may_talk(self, item: Item, rules: Rules) -> bool:
         """Say whether a person may talk here, now; who may not is refused."""

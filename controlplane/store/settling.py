@@ -1,15 +1,15 @@
 """The end of a turn, however it comes: nothing of it is left open, and the session's status and its event agree."""
 
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from controlplane.store import deployment_runs, events, journal, ledger, limits, outputs, prices, resuming
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Connection, one, rows
-from controlplane.store.turn_events import failed, noted, request_lost
-from workflows import takings
+from controlplane.store.queue import more, pass_interrupts
+from controlplane.store.turn_events import failed, noted, owned, request_lost
 from workflows.contracts import TurnEnd, TurnInput, TurnResult
 from workflows.failures import Failure
 
@@ -32,7 +32,7 @@ async def settle(
     ``failure``: why it failed, unless that is recorded already. ``note``: what to know of one that did not fail.
     """
     await journal.close_open(connection, turn, but_parked=reason == "requires_action")
-    await _pass_interrupts(connection, turn)
+    await pass_interrupts(connection, turn)
     if reason == "interrupted":
         await deployment_runs.interrupted(connection, turn.session_id)
     stop_reason: dict[str, Any] = {"type": _STOP_REASONS.get(reason, "end_turn")}
@@ -132,77 +132,3 @@ async def lose_requests(connection: Connection, turn: TurnInput) -> list[NewEven
     )
     await ledger.release_all(connection, turn.session_id)
     return [request_lost(row["id"]) for row in lost]
-
-
-def owned(turn: TurnInput, new: list[NewEvent]) -> list[NewEvent]:
-    """Mark events as the turn's."""
-    return [event.model_copy(update={"turn_id": turn.turn_id}) for event in new]
-
-
-async def waiting(connection: Connection, session_id: str) -> list[takings.Waiting]:
-    """Return the session's queue."""
-    found = await rows(
-        connection,
-        "SELECT id, type, seq, payload ->> 'delivery' = 'steer' AS steers FROM events"
-        " WHERE session_id = %(id)s AND processed_at IS NULL ORDER BY seq",
-        {"id": session_id},
-    )
-    return [
-        takings.Waiting(id=row["id"], type=row["type"], steers=bool(row["steers"]), seq=row["seq"]) for row in found
-    ]
-
-
-async def takeable(connection: Connection, session_id: str) -> takings.Taken:
-    """Return what a turn would take now: nothing while a call waits for a decision, and then the decisions."""
-    calls, queue = await journal.parked(connection, session_id), await waiting(connection, session_id)
-    if not calls:
-        held = await one(connection, "SELECT held_seq FROM sessions WHERE id = %(id)s", {"id": session_id})
-        return takings.take(queue, held_seq=held["held_seq"] if held and queue else None)
-    return takings.decisions(queue) if all(call.decided for call in calls) else takings.Taken()
-
-
-async def more(connection: Connection, session_id: str) -> bool:
-    """Say whether the queue holds something for another turn."""
-    return bool((await takeable(connection, session_id)).inputs)
-
-
-async def withdraw(connection: Connection, turn: TurnInput) -> bool:
-    """Refuse the calls that wait, if an interrupt waits too: nobody need decide any more. Say whether it was so."""
-    calls, queue = await journal.parked(connection, turn.session_id), await waiting(connection, turn.session_id)
-    if not calls or all(event.type != "user.interrupt" for event in queue):
-        return False
-    await journal.close_open(connection, turn)
-    moot = [event.id for event in queue if event.type == "user.interrupt" or event.type in takings.DECISIONS]
-    await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (moot,))
-    await deployment_runs.interrupted(connection, turn.session_id)
-    stop_reason = {"type": "end_turn"}
-    idle = NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason})
-    await events.append(connection, turn.session_id, owned(turn, [idle]))
-    await connection.execute(
-        "UPDATE sessions SET stop_reason = %s WHERE id = %s", (Jsonb(stop_reason), turn.session_id)
-    )
-    return True
-
-
-_MEANT_FOR: LiteralString = """
-    SELECT i.id FROM events i JOIN turns t ON t.session_id = i.session_id
-     WHERE t.id = %(turn)s AND i.processed_at IS NULL AND i.type = 'user.interrupt'
-       AND (i.seq > t.begun_seq
-            OR NOT EXISTS (SELECT FROM events m WHERE m.session_id = i.session_id AND m.processed_at IS NULL
-                                                  AND m.type = ANY(%(starters)s) AND m.seq < i.seq))"""
-"""The waiting interrupts that mean a turn: sent while it ran, or after its own inputs and before the next ones."""
-
-
-async def interrupt_waits(connection: Connection, turn: TurnInput) -> bool:
-    """Say whether an interrupt waits that means this turn."""
-    return await one(connection, _MEANT_FOR, _meant_for(turn)) is not None
-
-
-async def _pass_interrupts(connection: Connection, turn: TurnInput) -> None:
-    """What meant this turn must not stop the next one, however this one has ended."""
-    ids = [row["id"] for row in await rows(connection, _MEANT_FOR, _meant_for(turn))]
-    await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (ids,))
-
-
-def _meant_for(turn: TurnInput) -> dict[str, object]:
-    return {"turn": turn.turn_id, "starters": list(takings.STARTS_A_TURN)}

@@ -6,6 +6,7 @@ from typing import Any
 from controlplane.store.events import NewEvent
 from controlplane.store.ledger import Booking
 from harness_adapters.contract import AnswerText, ContextCompacted, ModelAnswered, ThinkingBlock, ToolUse, Usage
+from workflows.contracts import TurnInput
 from workflows.failures import Cause, Failure
 from workflows.records import CutAnswer
 from workflows.verdicts import Judgement
@@ -115,3 +116,8 @@ def block_event(
             permission = judgements[block.event_id].verdict
             payload = {"name": block.name, "input": block.input, "evaluated_permission": permission}
             return NewEvent(id=block.event_id, type="agent.tool_use", payload=payload, internal=internal)
+
+
+def owned(turn: TurnInput, new: list[NewEvent]) -> list[NewEvent]:
+    """Mark events as the turn's."""
+    return [event.model_copy(update={"turn_id": turn.turn_id}) for event in new]

@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 from starlette.responses import JSONResponse
 
 from controlplane.settings import ModelProvider
-from controlplane.store import attachments, events, files
+from controlplane.store import events, files
+from controlplane.store.conversation import MAX_BYTES
 from controlplane.store.events import NewEvent
 from controlplane.store.pool import Database
 from controlplane.store.turns import PostgresTurns
@@ -140,7 +141,7 @@ async def test_what_is_gone_too_large_or_of_another_kind_is_a_note(
     async with open_gateway({}):
         gone = await keep(database, "gone.txt", "text/plain", NOTES)
         binary = await keep(database, "a.bin", "application/octet-stream", NOTES)
-        large = await keep(database, "large.txt", "text/plain", b"x" * (attachments.MAX_BYTES - len(NOTES) + 1))
+        large = await keep(database, "large.txt", "text/plain", b"x" * (MAX_BYTES - len(NOTES) + 1))
         small = await keep(database, "small.txt", "text/plain", NOTES)
         refers = [[attached("document", each)] for each in (large, gone, binary, small)]
         await said(database, *(NewEvent(type="user.message", payload={"content": blocks}) for blocks in refers))

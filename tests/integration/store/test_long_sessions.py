@@ -8,7 +8,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from controlplane.embedded.postgres import EmbeddedPostgres
-from controlplane.store import events, journal, sessions, settling
+from controlplane.store import events, journal, queue, sessions, settling
 from controlplane.store.events import EventFilter
 from controlplane.store.pool import Connection, Database
 from controlplane.store.sessions import SessionFilter
@@ -118,9 +118,9 @@ async def test_the_steps_of_a_turn_do_not_look_at_the_whole_session(database: Da
     async with database.transaction(WORKSPACE) as connection:
         counted: Any = Counted(connection)
         await journal.parked(counted, long_session)
-        await settling.waiting(counted, long_session)
-        await settling.more(counted, long_session)
-        await settling.interrupt_waits(counted, turn)
+        await queue.waiting(counted, long_session)
+        await queue.more(counted, long_session)
+        await queue.interrupt_waits(counted, turn)
         await settling.lose_requests(counted, turn)
         await sessions.listing(counted, SessionFilter(), limit=PAGE)
         await connection.rollback()

@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.errors import ConflictError
 from controlplane.ids import new_id
-from controlplane.store import approvals, calls, expiry, rules, waiting
+from controlplane.store import approvals, calls, expiry, neglect, rules
 from controlplane.store.approvals import CallDecision
 from controlplane.store.calls import CallRecord
 from controlplane.store.journal import PostgresJournal
@@ -226,7 +226,7 @@ async def test_a_call_that_nobody_decides_is_decided_once_when_its_time_is_over(
     with pytest.raises(ConflictError, match="by expiry"):
         await case.decide(use, "allow")
     async with case.database.transaction(ALL_WORKSPACES) as connection:
-        assert [each.session_id for each in await waiting.neglected(connection, older_than=timedelta(0))]
+        assert [each.session_id for each in await neglect.sessions(connection, older_than=timedelta(0))]
     row = await case.journal.dispatch(await case.begin(), use)
     if on_expiry == "allow":
         assert row.state == "dispatched"

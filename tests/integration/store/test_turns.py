@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.ids import new_id
 from controlplane.prices import Price, Rate
-from controlplane.store import events, prices, resuming, sessions, waiting
+from controlplane.store import events, neglect, prices, resuming, sessions
 from controlplane.store.events import NewEvent
 from controlplane.store.journal import PostgresJournal
 from controlplane.store.pool import ALL_WORKSPACES, Database
@@ -229,13 +229,13 @@ async def test_failed_sessions_are_resumed_at_their_time_and_not_before(
         assert session_id not in await resuming.failed(connection, FailedFilter(causes=["billing"]), limit=1000)
         await resuming.want(connection, session_id, after_seconds=0.5)
         assert session_id not in await resuming.failed(connection, wanted, limit=1000)
-        due = await waiting.neglected(connection, older_than=timedelta(0))
+        due = await neglect.sessions(connection, older_than=timedelta(0))
         assert session_id not in {each.session_id for each in due}
     early = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_1", task_token=b"")
     assert early == TurnResult(reason="nothing_to_do")
     await asyncio.sleep(0.6)
     async with database.transaction(ALL_WORKSPACES) as connection:
-        due = await waiting.neglected(connection, older_than=timedelta(0))
+        due = await neglect.sessions(connection, older_than=timedelta(0))
         assert session_id in {each.session_id for each in due}
     await begun(turns, turn_of(session_id, "turn_2"))
 

@@ -17,7 +17,7 @@ class Neglected(BaseModel):
     interrupt: bool
 
 
-async def neglected(connection: Connection, *, older_than: timedelta) -> list[Neglected]:
+async def sessions(connection: Connection, *, older_than: timedelta) -> list[Neglected]:
     """Return the sessions that have something to do and no living turn, or an interrupt that their turn has not seen.
 
     A turn lives while its worker has its row in ``workers``; one that has lost its worker and was not handed to

@@ -1,4 +1,4 @@
-"""What the files are to a model that a message or a client's result refers to: their content, as far as it fits."""
+"""A conversation as its harness gets it: with the content of the files that it refers to, as far as it fits."""
 
 import base64
 from typing import Any
@@ -7,6 +7,7 @@ from psycopg.rows import DictRow
 
 from controlplane.store import files
 from controlplane.store.pool import Connection, rows
+from workflows import history
 from workflows.history import LoggedEvent
 
 Json = dict[str, Any]
@@ -16,6 +17,27 @@ MAX_BYTES = 20_000_000
 
 _IMAGES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 _TEXTS = {"application/json", "application/xml", "application/yaml", "application/x-yaml", "application/toml"}
+
+
+async def read(connection: Connection, session_id: str, *, only: list[str] | None = None) -> list[LoggedEvent]:
+    """Return what a session's conversation consists of, from its last compaction on; ``only``: these of it."""
+    found = await rows(
+        connection,
+        "SELECT id, type, payload, internal FROM events WHERE session_id = %(id)s AND type = ANY(%(types)s)"
+        " AND processed_at IS NOT NULL AND NOT internal ? 'withdrawn'"
+        " AND (%(only)s::text[] IS NULL OR id = ANY(%(only)s))"
+        " AND position >= coalesce((SELECT coalesce(k.position, c.position) FROM events c"
+        "   LEFT JOIN events k ON k.id = c.internal ->> 'kept_from'"
+        "  WHERE c.session_id = %(id)s AND c.type = %(compacted)s ORDER BY c.seq DESC LIMIT 1), 0)"
+        " ORDER BY position, seq",
+        {
+            "id": session_id,
+            "types": list(history.HISTORY_TYPES),
+            "only": only,
+            "compacted": history.COMPACTED,
+        },
+    )
+    return await resolve(connection, [LoggedEvent.model_validate(row) for row in found])
 
 
 async def resolve(connection: Connection, logged: list[LoggedEvent]) -> list[LoggedEvent]:

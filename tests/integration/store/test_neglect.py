@@ -1,12 +1,12 @@
 from datetime import timedelta
 
 from controlplane.ids import new_id
-from controlplane.store import approvals, events, idempotency, journal, waiting
+from controlplane.store import approvals, events, idempotency, journal, neglect
 from controlplane.store.approvals import CallDecision
 from controlplane.store.events import NewEvent
+from controlplane.store.neglect import Neglected
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.store.turns import PostgresTurns
-from controlplane.store.waiting import Neglected
 from harness_adapters.contract import ToolUse
 from tests.integration.store.conftest import WORKSPACE, Say
 from workflows.contracts import TurnInput
@@ -18,7 +18,7 @@ NOW = timedelta(0)
 
 async def neglected(database: Database, *, older_than: timedelta = NOW) -> list[Neglected]:
     async with database.transaction(ALL_WORKSPACES) as connection:
-        return await waiting.neglected(connection, older_than=older_than)
+        return await neglect.sessions(connection, older_than=older_than)
 
 
 async def begin(database: Database, session_id: str) -> tuple[PostgresTurns, TurnStart]:
