@@ -39,9 +39,9 @@ async def run_api(settings: Settings) -> None:
     """The REST API, the reconciler that wakes neglected sessions, and what fires deployments."""
     from controlplane.api.app import create_app
     from controlplane.api.server import ApiServer, serve_beside
+    from controlplane.deployments.scheduler import Scheduler
     from controlplane.memory.remote import RemotePreparer
     from controlplane.readiness import Readiness
-    from controlplane.schedules import Scheduler
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
     from controlplane.wakeups import Reconciler, Wakeups
     from harness_adapters.installation import installed_names

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import psycopg
 import structlog
@@ -32,6 +33,14 @@ _WAKES_AT_ONCE = 20
 """By the reconciler: while Temporal hangs, each takes its time-out."""
 _AWAY = (RPCError, RuntimeError)
 """What a call raises while Temporal is away: the second from a client that has never been connected."""
+
+
+class Submitter(Protocol):
+    """Tells the workflow of a session that its queue has grown."""
+
+    def submitted(self, workspace_id: str, session_id: str, events: Sequence[Event]) -> None:
+        """Pass on that ``events`` were committed; never raises and never blocks."""
+        ...
 
 
 class Wakeups:

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from controlplane.api import rosters
-from controlplane.api.checks import check_harness, check_tools, patched_metadata, require_unarchived
+from controlplane import rosters
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import (
     DEFAULT_LIMIT,
@@ -20,9 +19,7 @@ from controlplane.api.pages import (
     encode,
     times,
 )
-from controlplane.api.wire.agents import Agent, AgentCreate, AgentUpdate, CoordinatorRequest, resolved_model
-from controlplane.api.wire.common import Page, Version
-from controlplane.api.wire.tools import resolved_servers, resolved_tools
+from controlplane.checks import check_harness, check_tools, patched_metadata, require_unarchived
 from controlplane.definitions import AgentDefinition
 from controlplane.errors import ConflictError
 from controlplane.store import agents, resuming
@@ -30,6 +27,9 @@ from controlplane.store.agents import AgentFilter, AgentRecord
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
 from controlplane.store.resuming import FailedFilter
+from controlplane.wire.agents import Agent, AgentCreate, AgentUpdate, CoordinatorRequest, resolved_model
+from controlplane.wire.common import Page, Version
+from controlplane.wire.tools import resolved_servers, resolved_tools
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"])
 

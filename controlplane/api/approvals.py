@@ -6,9 +6,6 @@ from starlette.responses import Response
 from controlplane.api.events import sent
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.events import SentEvents
-from controlplane.api.wire.tool_calls import Approval, ApprovalDecision
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.ids import shown_id
 from controlplane.store import approvals, events, sessions
@@ -16,6 +13,9 @@ from controlplane.store.approvals import CallDecision
 from controlplane.store.events import Event
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.events import SentEvents
+from controlplane.wire.tool_calls import Approval, ApprovalDecision
 
 router = APIRouter(prefix="/v1/approvals", tags=["approvals"])
 

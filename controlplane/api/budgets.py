@@ -3,13 +3,13 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.wire.budgets import BudgetCreate, BudgetUpdate, NamedBudget, Spent, changes
-from controlplane.api.wire.common import Page
+from controlplane.checks import refused
 from controlplane.store import agents, budgets, resuming
 from controlplane.store.budgets import BudgetContent, BudgetRecord
 from controlplane.store.pool import Connection
+from controlplane.wire.budgets import BudgetCreate, BudgetUpdate, NamedBudget, Spent, changes
+from controlplane.wire.common import Page
 
 router = APIRouter(prefix="/v1/budgets", tags=["budgets"])
 

@@ -3,11 +3,15 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controlplane.api.checks import not_supported, patched_metadata, refused, require_unarchived
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.vaults import (
+from controlplane.checks import not_supported, patched_metadata, refused, require_unarchived
+from controlplane.store import credentials, vaults
+from controlplane.store.credentials import CredentialContent, CredentialRecord
+from controlplane.store.pool import Connection
+from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.vaults import (
     Credential,
     CredentialCreate,
     CredentialDeleted,
@@ -21,10 +25,6 @@ from controlplane.api.wire.vaults import (
     NetworkingRequest,
     UnboundRequest,
 )
-from controlplane.store import credentials, vaults
-from controlplane.store.credentials import CredentialContent, CredentialRecord
-from controlplane.store.pool import Connection
-from controlplane.store.positions import Position
 from sandbox.egress.contract import Binding
 
 router = APIRouter(prefix="/v1/vaults/{vault_id}/credentials", tags=["vaults"])

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, Times, cut, decode, times
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.deployments import DeployedAgentReference, DeploymentRun, TriggerContext
 from controlplane.store import deployment_runs
 from controlplane.store.deployment_runs import RunFilter, RunRecord
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.deployments import DeployedAgentReference, DeploymentRun, TriggerContext
 
 router = APIRouter(prefix="/v1/deployment_runs", tags=["deployments"])
 

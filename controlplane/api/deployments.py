@@ -8,30 +8,32 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from controlplane.api import timing
-from controlplane.api.checks import refused, require_unarchived
-from controlplane.api.deployed import changed, check_trigger, checked, made, put_trigger, wire_agent, wire_deployment
 from controlplane.api.deployment_runs import wire_run
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, PageParam, SmallLimitParam, Times, cut, decode, times
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.deployments import (
-    Backfill,
-    BackfillRequest,
-    Deployment,
-    DeploymentCreate,
-    DeploymentDryRun,
-    DeploymentRun,
-    DeploymentUpdate,
-)
+from controlplane.checks import refused, require_unarchived
+from controlplane.deployments import timing
+from controlplane.deployments.content import changed, check_trigger, checked, made, put_trigger
+from controlplane.deployments.firing import Firing, Queued, run_id
 from controlplane.errors import ConflictError
-from controlplane.firing import Firing, Queued, run_id
 from controlplane.ids import new_id
 from controlplane.store import deployment_runs, deployments
 from controlplane.store.deployment_runs import NewRun
 from controlplane.store.deployments import DeploymentFilter, DeploymentRecord
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.deployments import (
+    Backfill,
+    BackfillRequest,
+    DeployedAgentReference,
+    Deployment,
+    DeploymentCreate,
+    DeploymentDryRun,
+    DeploymentRun,
+    DeploymentUpdate,
+    Trigger,
+)
 from workflows.calendar import between
 
 router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
@@ -54,7 +56,7 @@ async def create_deployment(
         if wanted.dry_run:
             return DeploymentDryRun(
                 name=content.name,
-                agent=wire_agent(content.agent_id, content.agent_version),
+                agent=_wire_agent(content.agent_id, content.agent_version),
                 schedule=timing.shown(content.schedule, now=now) if content.schedule else None,
             )
         deployment_id = await deployments.create(
@@ -63,7 +65,7 @@ async def create_deployment(
         if wanted.trigger is not None:
             record = await deployments.get(connection, deployment_id)
             await put_trigger(connection, record, wanted.trigger, keyring=exchange.parts.keyring)
-        return wire_deployment(await deployments.get(connection, deployment_id), now=now)
+        return _wire(await deployments.get(connection, deployment_id), now=now)
 
     return await exchange.once(effect)
 
@@ -93,9 +95,7 @@ async def list_deployments(
         found = await deployments.listing(connection, narrowed, limit=limit + 1)
     shown, following = cut(found, limit, "deployments", lambda d: Position(created_at=d.created_at, id=d.id))
     now = _now()
-    return json_response(
-        Page[Deployment](data=[wire_deployment(record, now=now) for record in shown], next_page=following)
-    )
+    return json_response(Page[Deployment](data=[_wire(record, now=now) for record in shown], next_page=following))
 
 
 @router.get("/{deployment_id}", response_model=Deployment)
@@ -103,7 +103,7 @@ async def get_deployment(exchange: CurrentExchange, deployment_id: str) -> Respo
     """Get a deployment."""
     async with exchange.transaction() as connection:
         record = await deployments.get(connection, deployment_id)
-    return json_response(wire_deployment(record, now=_now()))
+    return json_response(_wire(record, now=_now()))
 
 
 @router.post("/{deployment_id}", response_model=Deployment)
@@ -167,7 +167,7 @@ async def archive_deployment(exchange: CurrentExchange, deployment_id: str) -> R
         if before.archived_at is None:
             await Firing(connection, before, now=now).call_off("the deployment was archived before it could begin")
             await deployments.archive(connection, deployment_id, now=now)
-        return wire_deployment(await deployments.get(connection, deployment_id), now=now)
+        return _wire(await deployments.get(connection, deployment_id), now=now)
 
     return await exchange.once(effect)
 
@@ -232,7 +232,7 @@ async def _changed(
         firing = Firing(connection, before, now=now)
         await change(connection, firing, before, now)
         queued.extend(firing.queued)
-        return wire_deployment(await deployments.get(connection, deployment_id), now=now)
+        return _wire(await deployments.get(connection, deployment_id), now=now)
 
     response = await exchange.once(effect)
     _tell(exchange, queued)
@@ -278,3 +278,29 @@ def _tell(exchange: Exchange, queued: Queued) -> None:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _wire(record: DeploymentRecord, *, now: datetime) -> Deployment:
+    """Return a deployment as clients see it."""
+    same = (
+        "id", "name", "description", "metadata", "environment_id", "initial_events", "resources", "vault_ids",
+        "budget", "paused_reason", "created_at", "updated_at", "archived_at", "budget_ids", "session", "session_id",
+        "pause_on_failure", "failures", "created_by", "reports_to",
+    )  # fmt: skip
+    trigger = None
+    if record.trigger_type is not None:
+        path = f"/v1/deployments/{record.id}/trigger"
+        trigger = Trigger(type=record.trigger_type, template=record.trigger_template or "", path=path)
+    return Deployment(
+        **{name: getattr(record, name) for name in same},
+        agent=_wire_agent(record.agent_id, record.agent_version),
+        schedule=timing.shown(record.schedule, now=now, record=record) if record.schedule else None,
+        status="active" if record.paused_reason is None else "paused",
+        deadline=record.deadline_seconds,
+        trigger=trigger,
+    )
+
+
+def _wire_agent(agent_id: str, version: int) -> DeployedAgentReference:
+    """Return an agent at a version as clients see it."""
+    return DeployedAgentReference(id=agent_id, version=version)

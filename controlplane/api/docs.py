@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from controlplane.api.exchange import BodyReader, open_exchange
-from controlplane.api.wire.common import ErrorEnvelope
+from controlplane.wire.common import ErrorEnvelope
 
 INTRODUCTION = """Durable agent sessions over the wire format of Anthropic's Managed Agents beta: the public SDKs
 drive this API when their base URL points here. Send an API key as `x-api-key` or `Authorization: Bearer`. Every POST

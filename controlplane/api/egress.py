@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response
 from controlplane.api.pages import DEFAULT_LIMIT, Cursor, LimitParam, PageParam, decode, encode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.egress import EgressDecision, SessionEgress
 from controlplane.store import decisions
 from controlplane.store.decisions import Decision, EgressState
 from controlplane.store.pool import Connection
+from controlplane.wire.common import Page
+from controlplane.wire.egress import EgressDecision, SessionEgress
 from sandbox.egress.contract import Verdict
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/egress", tags=["egress"])

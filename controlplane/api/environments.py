@@ -5,11 +5,16 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controlplane.api.checks import not_supported, patched_metadata, refused, require_unarchived
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.environments import (
+from controlplane.checks import not_supported, patched_metadata, refused, require_unarchived
+from controlplane.definitions import EnvironmentConfig, LimitedNetwork, Packages, UnrestrictedNetwork
+from controlplane.store import environments
+from controlplane.store.environments import EnvironmentContent, EnvironmentRecord
+from controlplane.store.pool import Connection
+from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.environments import (
     CloudRequest,
     ConfigRequest,
     Environment,
@@ -21,11 +26,6 @@ from controlplane.api.wire.environments import (
     SelfHostedRequest,
     UnrestrictedRequest,
 )
-from controlplane.definitions import EnvironmentConfig, LimitedNetwork, Packages, UnrestrictedNetwork
-from controlplane.store import environments
-from controlplane.store.environments import EnvironmentContent, EnvironmentRecord
-from controlplane.store.pool import Connection
-from controlplane.store.positions import Position
 
 router = APIRouter(prefix="/v1/environments", tags=["environments"])
 

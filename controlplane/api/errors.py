@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from controlplane.api.wire.common import ErrorBody, ErrorDetails, ErrorEnvelope
 from controlplane.errors import (
     BulkheadError,
     ConflictError,
@@ -19,6 +18,7 @@ from controlplane.errors import (
     UnavailableError,
 )
 from controlplane.ids import shown_name
+from controlplane.wire.common import ErrorBody, ErrorDetails, ErrorEnvelope
 
 STATUS: Mapping[ErrorType, int] = {
     "invalid_request_error": 400,

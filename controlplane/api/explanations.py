@@ -4,9 +4,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response
-from controlplane.api.wire.sessions import SessionExplanation
 from controlplane.explanation import explain
 from controlplane.store import standing
+from controlplane.wire.sessions import SessionExplanation
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/explanation", tags=["sessions"])
 

@@ -10,16 +10,16 @@ from fastapi import APIRouter, Query
 from starlette.datastructures import UploadFile
 from starlette.responses import Response, StreamingResponse
 
-from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
 from controlplane.api.uploads import uploaded_file
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.files import FileDeleted, FileMetadata, FileScope
+from controlplane.checks import refused
 from controlplane.store import files
 from controlplane.store.files import CHUNK_BYTES, FileFilter, FileRecord, NewFile
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.files import FileDeleted, FileMetadata, FileScope
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

@@ -5,18 +5,18 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.frontdoors import (
+from controlplane.frontdoors.policy import Rules
+from controlplane.store import agents, environments, frontdoors, vaults
+from controlplane.store.frontdoors import FrontDoorRecord
+from controlplane.store.pool import Connection
+from controlplane.wire.common import Page
+from controlplane.wire.frontdoors import (
     FrontDoor,
     FrontDoorCreate,
     FrontDoorDeleted,
     FrontDoorUpdate,
     RefusalRecord,
 )
-from controlplane.frontdoors.policy import Rules
-from controlplane.store import agents, environments, frontdoors, vaults
-from controlplane.store.frontdoors import FrontDoorRecord
-from controlplane.store.pool import Connection
 
 router = APIRouter(prefix="/v1/front_doors", tags=["front doors"])
 

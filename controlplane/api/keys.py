@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.keys import ApiKey, CreatedApiKey, KeyCreate
 from controlplane.store import keys
 from controlplane.store.keys import KeyRecord
 from controlplane.store.pool import Connection
+from controlplane.wire.common import Page
+from controlplane.wire.keys import ApiKey, CreatedApiKey, KeyCreate
 
 router = APIRouter(prefix="/v1/api_keys", tags=["api keys"])
 

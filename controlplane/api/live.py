@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
-from controlplane.api.wire.live import LiveItem, LiveList, LiveStop, LiveStopped, StoppedItem
 from controlplane.store import agents, environments, live, sessions
 from controlplane.store.live import Kind, LiveFilter, LiveThing
 from controlplane.store.pool import Connection
+from controlplane.wire.live import LiveItem, LiveList, LiveStop, LiveStopped, StoppedItem
 
 router = APIRouter(prefix="/v1/live", tags=["live"])
 

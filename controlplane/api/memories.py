@@ -5,11 +5,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, Cursor, PageParam, SmallInteger, SmallLimitParam, decode, encode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.memory import (
+from controlplane.checks import refused
+from controlplane.errors import ConflictError
+from controlplane.memory import blocks
+from controlplane.memory.preparing import Draft, Prepared, beside
+from controlplane.store import memories, memory_stores
+from controlplane.store.memories import Author, MemoryContent, MemoryRecord
+from controlplane.store.pool import Connection
+from controlplane.wire.common import Page
+from controlplane.wire.memory import (
     Memory,
     MemoryCreate,
     MemoryDeleted,
@@ -18,12 +24,6 @@ from controlplane.api.wire.memory import (
     MemoryUpdate,
     View,
 )
-from controlplane.errors import ConflictError
-from controlplane.memory import blocks
-from controlplane.memory.preparing import Draft, Prepared, beside
-from controlplane.store import memories, memory_stores
-from controlplane.store.memories import Author, MemoryContent, MemoryRecord
-from controlplane.store.pool import Connection
 
 router = APIRouter(prefix="/v1/memory_stores/{memory_store_id}/memories", tags=["memory"])
 

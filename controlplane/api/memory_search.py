@@ -9,7 +9,14 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.memories import author_of, check_schema
-from controlplane.api.wire.memory import (
+from controlplane.errors import BulkheadError
+from controlplane.memory.preparing import Draft, Prepared, beside
+from controlplane.store import memories, memory_search, memory_stores
+from controlplane.store.memories import Author, MemoryContent
+from controlplane.store.memory_search import Hit, Search
+from controlplane.store.memory_stores import StoreRecord
+from controlplane.store.pool import Connection
+from controlplane.wire.memory import (
     ImportedMemory,
     MemoriesImported,
     Memory,
@@ -18,13 +25,6 @@ from controlplane.api.wire.memory import (
     SearchRequest,
     SearchResults,
 )
-from controlplane.errors import BulkheadError
-from controlplane.memory.preparing import Draft, Prepared, beside
-from controlplane.store import memories, memory_search, memory_stores
-from controlplane.store.memories import Author, MemoryContent
-from controlplane.store.memory_search import Hit, Search
-from controlplane.store.memory_stores import StoreRecord
-from controlplane.store.pool import Connection
 
 router = APIRouter(prefix="/v1/memory_stores/{memory_store_id}", tags=["memory"])
 

@@ -6,11 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from controlplane.api.checks import patched_metadata, refused
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, PageParam, SmallLimitParam, cut, decode, in_utc
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.memory import (
+from controlplane.checks import patched_metadata, refused
+from controlplane.memory.preparing import Draft
+from controlplane.store import agents, memory_stores, sessions
+from controlplane.store.memory_stores import StoreContent, StoreRecord
+from controlplane.store.pool import Connection
+from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.memory import (
     MemoryStore,
     MemoryStoreCreate,
     MemoryStoreDeleted,
@@ -18,11 +23,6 @@ from controlplane.api.wire.memory import (
     Owner,
     OwnerRequest,
 )
-from controlplane.memory.preparing import Draft
-from controlplane.store import agents, memory_stores, sessions
-from controlplane.store.memory_stores import StoreContent, StoreRecord
-from controlplane.store.pool import Connection
-from controlplane.store.positions import Position
 
 router = APIRouter(prefix="/v1/memory_stores", tags=["memory"])
 

@@ -9,12 +9,12 @@ from controlplane.api.exchange import CurrentExchange, json_response
 from controlplane.api.memories import MOST_WITH_CONTENT, ViewParam, author_of
 from controlplane.api.memory_stores import From, To
 from controlplane.api.pages import DEFAULT_LIMIT, PageParam, SmallLimitParam, cut, decode, in_utc
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.memory import MemoryVersion, View
 from controlplane.store import memory_stores, memory_versions
 from controlplane.store.memory_versions import Operation, VersionFilter, VersionRecord
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.memory import MemoryVersion, View
 
 router = APIRouter(prefix="/v1/memory_stores/{memory_store_id}/memory_versions", tags=["memory"])
 

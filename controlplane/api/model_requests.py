@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, Exchange, json_response
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.model_requests import ModelRequestRecord
 from controlplane.errors import NotFoundError
 from controlplane.store import model_requests, sessions
 from controlplane.store.model_requests import KeptExchange, RequestRecord
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.model_requests import ModelRequestRecord
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/model_requests", tags=["sessions"])
 

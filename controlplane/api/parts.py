@@ -1,8 +1,8 @@
 """What the endpoints work with, given to the app by whoever makes it."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from starlette.requests import HTTPConnection
 
@@ -10,19 +10,10 @@ from controlplane.api.auth import Authenticator
 from controlplane.api.follow import Hub
 from controlplane.api.metrics import Metrics
 from controlplane.memory.preparing import Preparer
-from controlplane.store.events import Event
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import Keyring
+from controlplane.wakeups import Submitter
 from harness_adapters.contract import HarnessName
-
-
-class Submitter(Protocol):
-    """Tells the workflow of a session that its queue has grown."""
-
-    def submitted(self, workspace_id: str, session_id: str, events: Sequence[Event]) -> None:
-        """Pass on that ``events`` were committed; never raises and never blocks."""
-        ...
-
 
 Readiness = Callable[[], Awaitable[dict[str, str | None]]]
 """Each part's name with the reason why it is not ready, or None."""

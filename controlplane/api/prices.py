@@ -6,12 +6,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.prices import ModelPrice, PriceDeleted, PriceSet
 from controlplane.prices import Price, Rate
 from controlplane.store import prices, resuming
 from controlplane.store.pool import Connection
 from controlplane.store.prices import PriceRecord
+from controlplane.wire.common import Page
+from controlplane.wire.prices import ModelPrice, PriceDeleted, PriceSet
 
 router = APIRouter(prefix="/v1/prices", tags=["budgets"])
 

@@ -5,10 +5,16 @@ from datetime import UTC, datetime, timedelta
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controlplane.api import changes
 from controlplane.api.exchange import CurrentExchange, Exchange, reads
 from controlplane.api.sessions import wire_session
-from controlplane.api.wire.sessions import (
+from controlplane.errors import ConflictError
+from controlplane.sessions import changes
+from controlplane.store import events, resuming, sessions
+from controlplane.store.events import NewEvent
+from controlplane.store.pool import Connection
+from controlplane.store.resuming import FailedFilter
+from controlplane.store.sessions import SessionRecord
+from controlplane.wire.sessions import (
     MoveSettings,
     ResumedSession,
     Session,
@@ -16,12 +22,6 @@ from controlplane.api.wire.sessions import (
     SessionsResume,
     SessionsResumed,
 )
-from controlplane.errors import ConflictError
-from controlplane.store import events, resuming, sessions
-from controlplane.store.events import NewEvent
-from controlplane.store.pool import Connection
-from controlplane.store.resuming import FailedFilter
-from controlplane.store.sessions import SessionRecord
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 

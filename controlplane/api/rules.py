@@ -5,11 +5,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from controlplane.api.checks import refused
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, Cursor, LimitParam, PageParam, decode, encode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.rules import (
+from controlplane.checks import refused
+from controlplane.store import agents, judging, rules, sessions
+from controlplane.store.pool import Connection
+from controlplane.store.rules import RuleContent, RuleRecord
+from controlplane.wire.common import Page
+from controlplane.wire.rules import (
     Evaluation,
     PassedRule,
     Rule,
@@ -18,9 +21,6 @@ from controlplane.api.wire.rules import (
     RuleEvaluate,
     RuleUpdate,
 )
-from controlplane.store import agents, judging, rules, sessions
-from controlplane.store.pool import Connection
-from controlplane.store.rules import RuleContent, RuleRecord
 from workflows.rules import examine
 from workflows.verdicts import judged, verdict
 

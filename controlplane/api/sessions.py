@@ -5,11 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from controlplane.api import changes
-from controlplane.api.checks import refused, require_unarchived
-from controlplane.api.events import check_inputs
 from controlplane.api.exchange import CurrentExchange, json_response, reads
-from controlplane.api.opening import open_session
 from controlplane.api.pages import (
     DEFAULT_LIMIT,
     Cursor,
@@ -22,8 +18,18 @@ from controlplane.api.pages import (
     times,
 )
 from controlplane.api.resources import wire_resource
-from controlplane.api.wire.common import Version
-from controlplane.api.wire.sessions import (
+from controlplane.checks import refused, require_unarchived
+from controlplane.errors import ConflictError
+from controlplane.sessions import changes
+from controlplane.sessions.inputs import check_inputs
+from controlplane.sessions.opening import open_session
+from controlplane.store import budgets, events, resuming, sessions
+from controlplane.store.events import Event, NewEvent
+from controlplane.store.pool import Connection
+from controlplane.store.positions import Position
+from controlplane.store.sessions import SessionFilter, SessionRecord, SessionStatus
+from controlplane.wire.common import Version
+from controlplane.wire.sessions import (
     Session,
     SessionCreate,
     SessionDeleted,
@@ -31,12 +37,6 @@ from controlplane.api.wire.sessions import (
     SessionStats,
     SessionUpdate,
 )
-from controlplane.errors import ConflictError
-from controlplane.store import budgets, events, resuming, sessions
-from controlplane.store.events import Event, NewEvent
-from controlplane.store.pool import Connection
-from controlplane.store.positions import Position
-from controlplane.store.sessions import SessionFilter, SessionRecord, SessionStatus
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 

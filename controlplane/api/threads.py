@@ -8,13 +8,13 @@ from starlette.responses import Response
 from controlplane.api.exchange import CurrentExchange, json_response
 from controlplane.api.pages import LimitParam, PageParam, decode
 from controlplane.api.sessions import wire_session
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.sessions import SessionThread
 from controlplane.definitions import SessionAgentBase
 from controlplane.errors import NotFoundError
 from controlplane.ids import shown_id
 from controlplane.store import sessions
 from controlplane.store.sessions import SessionRecord, SessionStatus
+from controlplane.wire.common import Page
+from controlplane.wire.sessions import SessionThread
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/threads", tags=["sessions"])
 

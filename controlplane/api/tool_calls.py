@@ -5,11 +5,11 @@ from starlette.responses import Response
 
 from controlplane.api.exchange import CurrentExchange, json_response
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.tool_calls import ToolCall
 from controlplane.store import calls, sessions
 from controlplane.store.calls import CallRecord
 from controlplane.store.positions import Position
+from controlplane.wire.common import Page
+from controlplane.wire.tool_calls import ToolCall
 from harness_adapters import toolset
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/tool_calls", tags=["sessions"])

@@ -7,20 +7,20 @@ from fastapi import APIRouter, Request
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from controlplane import signatures, templates
 from controlplane.api import bodies
-from controlplane.api.checks import refused
 from controlplane.api.exchange import json_response
 from controlplane.api.parts import Parts, parts_of
-from controlplane.api.wire.deployments import TriggerAnswer
+from controlplane.checks import refused
+from controlplane.deployments import signatures, templates
+from controlplane.deployments.firing import Firing
+from controlplane.deployments.signatures import Delivery, SignatureError
 from controlplane.errors import AuthenticationError, ConflictError
-from controlplane.firing import Firing
 from controlplane.ids import derived_id, shown_id
-from controlplane.signatures import Delivery, SignatureError
 from controlplane.store import deployment_runs, deployments, triggers
 from controlplane.store.deployment_runs import NewRun
 from controlplane.store.pool import ALL_WORKSPACES
 from controlplane.store.triggers import Trigger
+from controlplane.wire.deployments import TriggerAnswer
 
 router = APIRouter(prefix="/v1/deployments/{deployment_id}/trigger", tags=["deployments"])
 

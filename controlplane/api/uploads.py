@@ -8,7 +8,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from controlplane.api.bodies import too_large
-from controlplane.api.checks import not_supported, refused
+from controlplane.checks import not_supported, refused
 
 MAX_FILE_BYTES = 500 * 1024 * 1024
 """The wire format's limit for one file."""

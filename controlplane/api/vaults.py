@@ -3,16 +3,16 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controlplane.api.checks import patched_metadata, require_unarchived
 from controlplane.api.exchange import CurrentExchange, json_response, reads
 from controlplane.api.pages import DEFAULT_LIMIT, LimitParam, PageParam, cut, decode
-from controlplane.api.wire.common import Page
-from controlplane.api.wire.vaults import Vault, VaultCreate, VaultDeleted, VaultsRewrapped, VaultUpdate
+from controlplane.checks import patched_metadata, require_unarchived
 from controlplane.store import vaults
 from controlplane.store.pool import Connection
 from controlplane.store.positions import Position
 from controlplane.store.rewrap import rewrap
 from controlplane.store.vaults import VaultContent, VaultRecord
+from controlplane.wire.common import Page
+from controlplane.wire.vaults import Vault, VaultCreate, VaultDeleted, VaultsRewrapped, VaultUpdate
 
 router = APIRouter(prefix="/v1/vaults", tags=["vaults"])
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
+from controlplane.deployments.scheduler import Scheduler
 from controlplane.ids import new_id
-from controlplane.schedules import Scheduler
 from controlplane.store import due, ledger
 from controlplane.store.pool import ALL_WORKSPACES
 from controlplane.store.turns import PostgresTurns

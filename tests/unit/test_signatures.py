@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controlplane.signatures import SignatureError, usable_secret, verify
+from controlplane.deployments.signatures import SignatureError, usable_secret, verify
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 STAMP = str(int(NOW.timestamp()))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.templates import LONGEST_MESSAGE, TemplateError, parse
+from controlplane.deployments.templates import LONGEST_MESSAGE, TemplateError, parse
 
 PAYLOAD = {"issue": {"title": "It is broken", "labels": [{"name": "bug"}, {"name": "p1"}]}, "a b": None, "n": 3}
 

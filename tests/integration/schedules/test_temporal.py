@@ -19,10 +19,9 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from controlplane.schedules import Scheduler, calendar_of
+from controlplane.deployments.projection import Projection, calendar_of
 from controlplane.store import deployments, due
 from controlplane.store.deployments import DeploymentContent, ScheduleSettings
-from controlplane.store.events import Event
 from controlplane.store.pool import Database
 from tests.integration.schedules.conftest import WORKSPACE
 from tests.support.clocks import ZONES, changes, showing, touched
@@ -184,17 +183,10 @@ async def test_why_the_servers_own_cron_is_not_used(
     assert between(rule, midnight, end, most=9) == [datetime.fromisoformat(each) for each in ours]
 
 
-class Nobody:
-    """A submitter for tests in which no session is woken."""
-
-    def submitted(self, workspace_id: str, session_id: str, events: Sequence[Event]) -> None:
-        """Do nothing."""
-
-
 @pytest.fixture
-def scheduler(database: Database, temporal: Client) -> Scheduler:
-    """A scheduler with the real server."""
-    return Scheduler(database=database, client=temporal, submitter=Nobody())
+def projection(database: Database, temporal: Client) -> Projection:
+    """What tells the real server."""
+    return Projection(database=database, client=temporal)
 
 
 @pytest.fixture
@@ -213,12 +205,12 @@ async def deployment_id(database: Database, content: DeploymentContent, settings
         )
 
 
-async def project(scheduler: Scheduler, database: Database, deployment_id: str) -> bool:
+async def project(projection: Projection, database: Database, deployment_id: str) -> bool:
     """Tell the server of the deployment, if that is due, and say whether it was."""
     async with database.transaction(WORKSPACE) as connection:
         found = [each for each in await due.unprojected(connection) if each.id == deployment_id]
     for each in found:
-        await scheduler.project(each)
+        await projection.project(each)
     return bool(found)
 
 
@@ -233,61 +225,61 @@ async def times_of(temporal: Client, deployment_id: str) -> list[datetime] | Non
 
 
 async def test_the_server_is_told_of_each_change_and_no_more(
-    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+    database: Database, projection: Projection, temporal: Client, deployment_id: str
 ):
-    assert await project(scheduler, database, deployment_id)
-    assert not await project(scheduler, database, deployment_id), "told once is enough"
+    assert await project(projection, database, deployment_id)
+    assert not await project(projection, database, deployment_id), "told once is enough"
     found = await times_of(temporal, deployment_id)
     assert found
     assert {each.second for each in found} == {0}
     async with database.transaction(WORKSPACE) as connection:
         await deployments.pause(connection, deployment_id, {"type": "manual"}, now=datetime.now(UTC))
-    assert await project(scheduler, database, deployment_id)
+    assert await project(projection, database, deployment_id)
     assert await times_of(temporal, deployment_id) is None
     async with database.transaction(WORKSPACE) as connection:
         await deployments.unpause(connection, deployment_id, by="key_x", now=datetime.now(UTC))
-    assert await project(scheduler, database, deployment_id)
+    assert await project(projection, database, deployment_id)
     assert await times_of(temporal, deployment_id)
     async with database.transaction(WORKSPACE) as connection:
         await deployments.archive(connection, deployment_id, now=datetime.now(UTC))
-    assert await project(scheduler, database, deployment_id)
+    assert await project(projection, database, deployment_id)
     assert await times_of(temporal, deployment_id) is None
 
 
 async def test_the_server_is_told_of_more_times_before_it_has_none_left(
-    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+    database: Database, projection: Projection, temporal: Client, deployment_id: str
 ):
-    await project(scheduler, database, deployment_id)
+    await project(projection, database, deployment_id)
     async with database.transaction(WORKSPACE) as connection:
         record = await deployments.get(connection, deployment_id)
         assert record.renew_at is not None
         assert timedelta(minutes=30) < record.renew_at - datetime.now(UTC) < timedelta(minutes=34)
         await connection.execute("UPDATE deployments SET renew_at = now() - interval '1 s'")
-    assert await project(scheduler, database, deployment_id)
-    assert not await project(scheduler, database, deployment_id)
+    assert await project(projection, database, deployment_id)
+    assert not await project(projection, database, deployment_id)
 
 
 async def test_two_control_planes_tell_the_server_one_after_the_other(
-    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+    database: Database, projection: Projection, temporal: Client, deployment_id: str
 ):
-    other = Scheduler(database=database, client=temporal, submitter=Nobody())
+    other = Projection(database=database, client=temporal)
     mine = due.Due(id=deployment_id, workspace_id=WORKSPACE)
-    await asyncio.gather(*(each.project(mine) for each in (scheduler, other) * 4))
+    await asyncio.gather(*(each.project(mine) for each in (projection, other) * 4))
     assert await times_of(temporal, deployment_id)
 
 
 async def test_a_kill_between_the_row_and_the_server_heals(
-    database: Database, scheduler: Scheduler, temporal: Client, deployment_id: str
+    database: Database, projection: Projection, temporal: Client, deployment_id: str
 ):
     """The row says more than the server has heard, and the other way round: told, and the note of it lost."""
-    await project(scheduler, database, deployment_id)
+    await project(projection, database, deployment_id)
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute("UPDATE deployments SET projected_version = 0")
-    assert await project(scheduler, database, deployment_id)
+    assert await project(projection, database, deployment_id)
     await temporal.get_schedule_handle(schedule_id(deployment_id)).delete()
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute("UPDATE deployments SET projected_version = 0")
-    assert await project(scheduler, database, deployment_id)
+    assert await project(projection, database, deployment_id)
     assert await times_of(temporal, deployment_id)
 
 
@@ -303,7 +295,7 @@ async def test_no_connection_is_held_while_the_server_does_not_answer(database: 
     address = "{}:{}".format(*listener.sockets[0].getsockname())
     narrow = Database(database.url, max_connections=1, wait_seconds=2)
     await narrow.open()
-    slow = Scheduler(database=narrow, client=await connect(address, "default"), submitter=Nobody())
+    slow = Projection(database=narrow, client=await connect(address, "default"))
     telling = asyncio.create_task(slow.project(due.Due(id=deployment_id, workspace_id=WORKSPACE)))
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):

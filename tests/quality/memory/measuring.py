@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from controlplane.api.memory_search import imported
-from controlplane.api.wire.memory import ImportedMemory
 from controlplane.memory.preparing import Draft
 from controlplane.store import memory_search, memory_stores
 from controlplane.store.memories import Author
 from controlplane.store.memory_search import Search
 from controlplane.store.memory_stores import StoreRecord
+from controlplane.wire.memory import ImportedMemory
 from tests.support.memory import Mind
 
 FOLDER = Path(__file__).parent

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from controlplane.api.wire.budgets import Shown
-from controlplane.api.wire.common import Answer, Request
+from controlplane.wire.budgets import Shown
+from controlplane.wire.common import Answer, Request
 
 _Rate = Annotated[Decimal, Field(strict=False, ge=0, le=1_000_000, max_digits=16, decimal_places=8)]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from controlplane.api.wire.common import Answer, Request
+from controlplane.wire.common import Answer, Request
 
 _MAY_DECIDE_TEXT = "Whether it may decide about calls that wait for a person, and make rules."
 

@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
-from controlplane.api import changes, rosters
-from controlplane.api.checks import check_tools, require_unarchived
-from controlplane.api.events import recorded_inputs
-from controlplane.api.resources import mounts_of
-from controlplane.api.wire.agents import resolved_model
-from controlplane.api.wire.events import InputEvent
-from controlplane.api.wire.sessions import AgentAtVersion, AgentChoice, AgentWithOverrides, SessionCreate
-from controlplane.api.wire.tools import resolved_servers, resolved_tools
+from controlplane import rosters
+from controlplane.checks import check_tools, require_unarchived
 from controlplane.definitions import SessionAgent
+from controlplane.sessions import changes
+from controlplane.sessions.inputs import recorded_inputs
+from controlplane.sessions.mounts import mounts_of
 from controlplane.store import agents, budgets, environments, events, resources, sessions, vaults
 from controlplane.store.events import Event
 from controlplane.store.memory_attached import Owners
 from controlplane.store.pool import Connection
 from controlplane.store.sessions import SessionContent
+from controlplane.wire.agents import resolved_model
+from controlplane.wire.events import InputEvent
+from controlplane.wire.sessions import AgentAtVersion, AgentChoice, AgentWithOverrides, SessionCreate
+from controlplane.wire.tools import resolved_servers, resolved_tools
 
 
 async def open_session(

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, NonEmpty, Request
 from controlplane.definitions import EnvironmentConfig
+from controlplane.wire.common import Answer, Metadata, MetadataPatch, NonEmpty, Request
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 

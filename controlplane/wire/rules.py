@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
-from controlplane.api.wire.common import Answer, NonEmpty, Request
+from controlplane.wire.common import Answer, NonEmpty, Request
 from workflows.rules import Condition, Glob
 
 MAX_CONDITIONS = 32

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, model_validator
 
-from controlplane.api.wire.common import Answer, Reference, Request
 from controlplane.store.budgets import Period
+from controlplane.wire.common import Answer, Reference, Request
 
 _Dollars = Annotated[Decimal, Field(strict=False, ge=0, le=1_000_000_000, max_digits=19, decimal_places=9)]
 Shown = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount.normalize():f}", return_type=str)]

@@ -2,9 +2,9 @@
 
 from datetime import datetime, timedelta
 
-from controlplane.api.checks import refused
-from controlplane.api.wire.deployments import Schedule, ScheduleRequest
+from controlplane.checks import refused
 from controlplane.store.deployments import DeploymentRecord, ScheduleSettings
+from controlplane.wire.deployments import Schedule, ScheduleRequest
 from workflows import cron
 from workflows.calendar import is_zone, upcoming
 from workflows.cron import CronError

@@ -4,13 +4,13 @@ from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
-from controlplane.api.checks import check_harness, check_tools, not_supported, patched_metadata, refused
-from controlplane.api.wire.agents import resolved_model
-from controlplane.api.wire.sessions import BudgetRequest, MoveSettings, SessionUpdate
-from controlplane.api.wire.tools import resolved_servers, resolved_tools
+from controlplane.checks import check_harness, check_tools, not_supported, patched_metadata, refused
 from controlplane.definitions import SessionAgent, stored
 from controlplane.errors import ConflictError
 from controlplane.store.sessions import Budget, SessionRecord
+from controlplane.wire.agents import resolved_model
+from controlplane.wire.sessions import BudgetRequest, MoveSettings, SessionUpdate
+from controlplane.wire.tools import resolved_servers, resolved_tools
 from harness_adapters.contract import HarnessName
 
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
+from controlplane.deployments.launch import launch
 from controlplane.errors import BulkheadError, RateLimitedError
 from controlplane.ids import derived_id
-from controlplane.launch import launch
 from controlplane.store import deployment_runs, deployments, due, events
 from controlplane.store.deployment_runs import FAILURES, NewRun, Outcome, RunRecord
 from controlplane.store.deployments import DeploymentRecord

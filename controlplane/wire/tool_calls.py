@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from controlplane.api.wire.common import Answer, Request
+from controlplane.wire.common import Answer, Request
 
 
 class ToolCall(Answer):

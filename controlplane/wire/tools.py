@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from controlplane.api.wire.common import Request
 from controlplane.definitions import (
     AgentTool,
     AgentToolset,
@@ -23,6 +22,7 @@ from controlplane.definitions import (
     WebFetchTool,
     WebSearchTool,
 )
+from controlplane.wire.common import Request
 
 RESERVED_TOOL_NAMES = frozenset({"sandbox_provision", "sandbox_execute"})
 TOOLSET_NAMES = ("bash", "edit", "read", "write", "glob", "grep", "web_fetch", "web_search")

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
-from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Request
 from controlplane.vault.hosts import bound_host
 from controlplane.vault.values import (
     canonical_method,
@@ -14,6 +13,7 @@ from controlplane.vault.values import (
     check_path_prefix,
     check_secret,
 )
+from controlplane.wire.common import Answer, Metadata, MetadataPatch, Request
 
 MAX_HOSTS = 16
 

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-from controlplane.api.events import check_open, recorded_inputs
-from controlplane.api.opening import checked_content, open_session
-from controlplane.api.resources import mounts_of
-from controlplane.api.wire.deployments import INITIAL_EVENTS
-from controlplane.api.wire.events import InputEvent, Text, UserMessage
-from controlplane.api.wire.sessions import AgentAtVersion, SessionCreate
 from controlplane.errors import InvalidRequestError, NotFoundError
+from controlplane.sessions.inputs import check_open, recorded_inputs
+from controlplane.sessions.mounts import mounts_of
+from controlplane.sessions.opening import checked_content, open_session
 from controlplane.store import (
     agents,
     deliveries,
@@ -26,6 +23,9 @@ from controlplane.store.deployments import DeploymentContent, DeploymentRecord
 from controlplane.store.events import Event
 from controlplane.store.memory_attached import Owners
 from controlplane.store.pool import Connection
+from controlplane.wire.deployments import INITIAL_EVENTS
+from controlplane.wire.events import InputEvent, Text, UserMessage
+from controlplane.wire.sessions import AgentAtVersion, SessionCreate
 
 
 async def launch(connection: Connection, deployed: DeploymentRecord, run: RunRecord) -> tuple[str, list[Event]]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from controlplane.api.wire.common import Answer
+from controlplane.wire.common import Answer
 from harness_adapters.contract import Usage
 
 

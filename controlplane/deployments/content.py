@@ -1,4 +1,4 @@
-"""What a deployment is made of: as it was asked for, checked, as it is kept, and as clients see it."""
+"""What a deployment is made of: as it was asked for, checked, and as it is kept."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,30 +6,27 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from controlplane import signatures, templates
-from controlplane.api import changes, timing
-from controlplane.api.checks import patched_metadata, refused, require_unarchived
-from controlplane.api.events import check_inputs, recorded_inputs
-from controlplane.api.opening import checked_content
-from controlplane.api.resources import mounts_of
-from controlplane.api.wire.deployments import (
-    INITIAL_EVENTS,
-    DeployedAgent,
-    DeployedAgentReference,
-    Deployment,
-    DeploymentCreate,
-    DeploymentUpdate,
-    InitialEvent,
-    Trigger,
-    TriggerRequest,
-)
-from controlplane.api.wire.sessions import AgentAtVersion, MountRequest
-from controlplane.launch import wanted_session
+from controlplane.checks import patched_metadata, refused, require_unarchived
+from controlplane.deployments import signatures, templates, timing
+from controlplane.deployments.launch import wanted_session
+from controlplane.sessions import changes
+from controlplane.sessions.inputs import check_inputs, recorded_inputs
+from controlplane.sessions.mounts import mounts_of
+from controlplane.sessions.opening import checked_content
 from controlplane.store import agents, frontdoors, triggers
 from controlplane.store.deployments import DeploymentContent, DeploymentRecord, TriggerType
 from controlplane.store.memory_attached import Owners
 from controlplane.store.pool import Connection
 from controlplane.vault.keyring import Keyring
+from controlplane.wire.deployments import (
+    INITIAL_EVENTS,
+    DeployedAgent,
+    DeploymentCreate,
+    DeploymentUpdate,
+    InitialEvent,
+    TriggerRequest,
+)
+from controlplane.wire.sessions import AgentAtVersion, MountRequest
 
 _PLAIN = ("name", "description", "environment_id", "session", "pause_on_failure", "reports_to")
 
@@ -144,32 +141,6 @@ async def put_trigger(
             secret=SecretStr(wanted.secret),
         )
         await triggers.put(connection, trigger, keyring=keyring)
-
-
-def wire_deployment(record: DeploymentRecord, *, now: datetime) -> Deployment:
-    """Return a deployment as clients see it."""
-    same = (
-        "id", "name", "description", "metadata", "environment_id", "initial_events", "resources", "vault_ids",
-        "budget", "paused_reason", "created_at", "updated_at", "archived_at", "budget_ids", "session", "session_id",
-        "pause_on_failure", "failures", "created_by", "reports_to",
-    )  # fmt: skip
-    trigger = None
-    if record.trigger_type is not None:
-        path = f"/v1/deployments/{record.id}/trigger"
-        trigger = Trigger(type=record.trigger_type, template=record.trigger_template or "", path=path)
-    return Deployment(
-        **{name: getattr(record, name) for name in same},
-        agent=wire_agent(record.agent_id, record.agent_version),
-        schedule=timing.shown(record.schedule, now=now, record=record) if record.schedule else None,
-        status="active" if record.paused_reason is None else "paused",
-        deadline=record.deadline_seconds,
-        trigger=trigger,
-    )
-
-
-def wire_agent(agent_id: str, version: int) -> DeployedAgentReference:
-    """Return an agent at a version as clients see it."""
-    return DeployedAgentReference(id=agent_id, version=version)
 
 
 async def _pinned(connection: Connection, choice: DeployedAgent) -> tuple[str, int]:

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import get_args
 
-from controlplane.api.wire.common import MAX_METADATA_PAIRS
-from controlplane.api.wire.tools import MAX_TOOLS, RESERVED_TOOL_NAMES, TOOLSET_NAMES
 from controlplane.definitions import AgentToolset, CustomTool, McpServer, McpToolset, Tool
 from controlplane.errors import InvalidRequestError
 from controlplane.ids import shown_name
+from controlplane.wire.common import MAX_METADATA_PAIRS
+from controlplane.wire.tools import MAX_TOOLS, RESERVED_TOOL_NAMES, TOOLSET_NAMES
 from harness_adapters.contract import HarnessName
 
 _KNOWN_HARNESSES: tuple[HarnessName, ...] = get_args(HarnessName)

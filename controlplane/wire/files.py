@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from controlplane.api.wire.common import Answer
+from controlplane.wire.common import Answer
 
 
 class FileScope(Answer):

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, RootModel, field_validator
 
-from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Reference, Request, Version
 from controlplane.memory.blocks import is_type
 from controlplane.store.memory_search import MAX_HITS, MAX_QUERY_CHARACTERS
+from controlplane.wire.common import Answer, Metadata, MetadataPatch, Reference, Request, Version
 
 MAX_IMPORTED = 500
 """Memories in one request of an import: a transaction of a second or two."""

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from controlplane.api.wire.common import Answer, Reference, Request
 from controlplane.frontdoors.policy import Rules
+from controlplane.wire.common import Answer, Reference, Request
 
 
 class FrontDoorCreate(Request):

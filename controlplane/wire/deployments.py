@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, field_validator
 
-from controlplane.api.wire.agents import string_or_object
-from controlplane.api.wire.budgets import Shown
-from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, NonEmpty, Reference, Request
-from controlplane.api.wire.events import MAX_EVENTS, InputEvent, SystemMessage, UserDefineOutcome, UserMessage
-from controlplane.api.wire.sessions import (
+from controlplane.store.deployment_runs import Outcome, RunState
+from controlplane.store.deployments import Overlap, ReportsTo, SessionMode, TriggerType
+from controlplane.store.sessions import Budget
+from controlplane.wire.agents import string_or_object
+from controlplane.wire.budgets import Shown
+from controlplane.wire.common import Answer, Metadata, MetadataPatch, NonEmpty, Reference, Request
+from controlplane.wire.events import MAX_EVENTS, InputEvent, SystemMessage, UserDefineOutcome, UserMessage
+from controlplane.wire.sessions import (
     MAX_RESOURCES,
     MAX_VAULTS,
     AgentAtVersion,
@@ -19,9 +22,6 @@ from controlplane.api.wire.sessions import (
     Moment,
     MountRequest,
 )
-from controlplane.store.deployment_runs import Outcome, RunState
-from controlplane.store.deployments import Overlap, ReportsTo, SessionMode, TriggerType
-from controlplane.store.sessions import Budget
 from workflows.calendar import Dst
 
 MAX_EXCLUDED = 400

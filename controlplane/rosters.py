@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from controlplane.api.checks import refused, require_unarchived
-from controlplane.api.wire.agents import AdvisorRequest, AgentReferenceRequest, CoordinatorRequest, SelfRequest
+from controlplane.checks import refused, require_unarchived
 from controlplane.definitions import (
     Advisor,
     AgentDefinition,
@@ -14,6 +13,7 @@ from controlplane.definitions import (
 )
 from controlplane.store import agents
 from controlplane.store.pool import Connection
+from controlplane.wire.agents import AdvisorRequest, AgentReferenceRequest, CoordinatorRequest, SelfRequest
 
 _FIELD = "multiagent.agents"
 

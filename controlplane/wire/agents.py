@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from controlplane.api.wire.common import Metadata, MetadataPatch, Reference, Request, Version
-from controlplane.api.wire.tools import McpServerRequests, ToolRequests
 from controlplane.definitions import AgentDefinition, Effort, EffortLevel, HarnessMode, ModelChoice, Skill
+from controlplane.wire.common import Metadata, MetadataPatch, Reference, Request, Version
+from controlplane.wire.tools import McpServerRequests, ToolRequests
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 System = Annotated[str, Field(max_length=100_000)]

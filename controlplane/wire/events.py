@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from controlplane.api.wire.common import Answer, NonEmpty, Reference, Request
+from controlplane.wire.common import Answer, NonEmpty, Reference, Request
 
 MAX_EVENTS = 50
 """The wire format's limit for a session's initial events; we hold every request to it."""

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from controlplane.api.wire.common import Answer, Reference, Request
 from controlplane.store.live import KINDS, Kind
+from controlplane.wire.common import Answer, Reference, Request
 
 
 class LiveItem(Answer):

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator
 
-from controlplane.api.wire.agents import Harness, Mode, Model, SkillRequests, System, string_or_object
-from controlplane.api.wire.common import Answer, Metadata, MetadataPatch, Page, Reference, Request, Version
-from controlplane.api.wire.events import MAX_EVENTS, UserDefineOutcome, UserMessage
-from controlplane.api.wire.tools import McpServerRequests, ToolRequests
 from controlplane.definitions import SessionAgent, SessionAgentBase
 from controlplane.explanation import Explanation
 from controlplane.store.sessions import Budget, SessionStatus
+from controlplane.wire.agents import Harness, Mode, Model, SkillRequests, System, string_or_object
+from controlplane.wire.common import Answer, Metadata, MetadataPatch, Page, Reference, Request, Version
+from controlplane.wire.events import MAX_EVENTS, UserDefineOutcome, UserMessage
+from controlplane.wire.tools import McpServerRequests, ToolRequests
 from workflows.failures import Cause, Failure
 
 MOUNT_ROOTS = ("/workspace/", "/mnt/session/")

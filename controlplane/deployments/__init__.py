@@ -1,0 +1,1 @@
+"""Agents that run on time: what a deployment is, its firings, and the runs that come of them."""
