@@ -166,7 +166,7 @@ EGRESS = [
     _egress("A client that leaves ends its stream", "revocation", "        if self.answering and self.channels[0].is_left:\n",
             "        if False:\n", _REVOCATION),
     _egress("Slow senders are cut", "revocation", "        elif now - self._since > seconds:\n",
-            "        elif False:\n", f"{_LIMITS}::test_a_slow_sender_is_cut[half-a-hello]"),
+            "        elif False:\n", f"{_LIMITS}::test_slow_senders_are_cut"),
     _egress("Connections of a sandbox", "server", "            if len(ear.connections) >= MAX_CONNECTIONS_PER_SANDBOX:\n",
             "            if False:\n", f"{_LIMITS}::test_connections_have_a_limit_and_others_do_not_feel_it"),
     _egress("Certificates are few", "certificates", "        while len(self._kept) > self._limit:\n", "        while False:\n",

@@ -1,6 +1,7 @@
 """Asking for so much, or so slowly, that others would feel it."""
 
 import asyncio
+import contextlib
 
 import psutil
 import pytest
@@ -16,31 +17,39 @@ async def _sink(_: Received, __: asyncio.StreamReader, writer: asyncio.StreamWri
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
-@pytest.mark.parametrize(
-    "begun",
-    [
-        pytest.param(b"", id="silence"),
-        pytest.param(b"CONN", id="half-a-line"),
-        pytest.param(b"CONNECT open.test:443 HTTP/1.1\r\nHost: open.test:443\r\nA: ", id="half-a-head"),
-        pytest.param(b"CONNECT open.test:443 HTTP/1.0\r\n\r\n", id="no-hello"),
-        pytest.param(b"CONNECT open.test:443 HTTP/1.0\r\n\r\n\x16\x03\x01", id="half-a-hello"),
-        pytest.param(b"POST http://plain.test/ HTTP/1.1\r\nHost: plain.test\r\nContent-Length: 9\r\n\r\nab",
-                     id="half-a-body"),
-    ],
-)  # fmt: skip
+_BEGUN = {
+    "silence": b"",
+    "half a line": b"CONN",
+    "half a head": b"CONNECT open.test:443 HTTP/1.1\r\nHost: open.test:443\r\nA: ",
+    "no hello": b"CONNECT open.test:443 HTTP/1.0\r\n\r\n",
+    "half a hello": b"CONNECT open.test:443 HTTP/1.0\r\n\r\n\x16\x03\x01",
+    "half a body": b"POST http://plain.test/ HTTP/1.1\r\nHost: plain.test\r\nContent-Length: 9\r\n\r\nab",
+}
+_SAID_WHERE_TO = {"no hello", "half a hello", "half a body"}
+
+
 @pytest.mark.slow
-async def test_a_slow_sender_is_cut(stage: Stage, begun: bytes) -> None:
+async def test_slow_senders_are_cut(stage: Stage) -> None:
     await stage.host("open.test")
     await stage.host("plain.test", tls=False)
     await stage.sandbox(allowed_hosts=["open.test", "plain.test"])
-    client = await stage.client()
-    await client.send(begun)
-    async with asyncio.timeout(100):
+    left = set(_BEGUN)
+
+    async def send(name: str) -> None:
+        client = await stage.client()
+        await client.send(_BEGUN[name])
         while await client.reader.read(1000):
             pass
-    if begun.endswith((b"ab", b"\r\n\r\n", b"\x16\x03\x01")):
-        entry = await stage.audit.wait()
-        assert (entry.verdict, entry.reason) == ("cut", "slow_sender")
+        left.discard(name)
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(100):
+            await asyncio.gather(*map(send, _BEGUN))
+    assert not left
+    await stage.audit.wait(len(_SAID_WHERE_TO))
+    assert [(entry.verdict, entry.reason) for entry in stage.audit.ended] == [("cut", "slow_sender")] * len(
+        _SAID_WHERE_TO
+    )
 
 
 async def test_connections_have_a_limit_and_others_do_not_feel_it(stage: Stage) -> None:
