@@ -4,6 +4,8 @@ import asyncio
 import secrets
 from typing import Any, Literal
 
+import structlog
+
 from controlplane.frontdoors import words
 from controlplane.frontdoors.contract import (
     AmbiguousError,
@@ -24,6 +26,7 @@ from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
 from controlplane.store import deliveries, frontdoors, posts, settling
 from controlplane.store.deliveries import Item, Thread
+from controlplane.store.pool import Connection
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TITLE_CHARACTERS = 80
@@ -31,12 +34,17 @@ _KEYS_KNOWN_SECONDS = 20 * 3600.0  # the API forgets a request's key after a day
 _FETCH_TRIES = 8  # of a file, in some two minutes
 _FETCH_PAUSE_SECONDS = 1.0
 _LONGEST_FETCH_PAUSE_SECONDS = 30.0
-_STOP_SECONDS = 120.0  # then the word is tried again, as whatever fails
-_STOP_PAUSE_SECONDS = 0.5
+_LOOK_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
 _LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
+_MOST_LOOKS = 240  # each with an answer of the API, so that an outage is none
+
+MOST_FAILURES = 8
+"""Of one item, in some two minutes; what fails as often fails for ever."""
 
 _Now = Literal["runs", "asks", "queued", "rests"]
+
+_log = structlog.get_logger(__name__)
 
 
 class Clerk:
@@ -65,7 +73,7 @@ class Clerk:
             request = item.request or await self._planned(at, item, heard, said)
             at = await self._with_session(at, item, request, rules)
             now = await self._now(at)
-            event_id = await self._told(at, item, request)
+            await self._told(at, item, request)
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
                 raise
@@ -73,7 +81,7 @@ class Clerk:
                 at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
             )
             return
-        await self._settle(item, event_id=event_id)
+        await self._settle(item)
         if now == "asks":
             await self._whisper(inbound, "Your message waits: first somebody has to decide about the call above.")
         elif now == "runs":
@@ -125,9 +133,35 @@ class Clerk:
     ) -> None:
         """Say something in the thread and be done with an item, in one step."""
         async with self._parts.transaction() as connection:
-            body = Text(markdown=markdown)
-            await posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item.id}", body)
-            await deliveries.settle(connection, item.id, state)
+            await self._answer_in(connection, at, item.id, markdown, state=state)
+
+    async def _answer_in(
+        self,
+        connection: Connection,
+        at: Thread,
+        item_id: str,
+        markdown: str,
+        *,
+        state: Literal["done", "refused"] = "done",
+    ) -> None:
+        body = Text(markdown=markdown)
+        await posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item_id}", body)
+        await deliveries.settle(connection, item_id, state)
+
+    async def failed(self, at: Thread, item_id: str, error: Exception, *, person: str = "") -> bool:
+        """Count that an item could not be acted on. After `MOST_FAILURES` the thread is told, and has heard it: what
+        is said after it waits behind it. Returns whether that is so."""
+        kind = type(error).__name__
+        async with self._parts.transaction() as connection:
+            if await deliveries.failed(connection, item_id) < MOST_FAILURES:
+                return False
+            await frontdoors.refuse(
+                connection, self._parts.door, reason=f"failed: {kind}", place=at.place, person=person
+            )
+            said = f":warning: This could not be done: it failed {MOST_FAILURES} times (`{kind}`) and is left now."
+            await self._answer_in(connection, at, item_id, said, state="refused")
+        _log.error("item_given_up", thread_id=at.id, item_id=item_id, error=kind)
+        return True
 
     async def _word(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> None:
         match heard.word:
@@ -150,33 +184,36 @@ class Clerk:
                 await self.answer(at, item, words.HELP)
 
     async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
-        """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later."""
+        """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later.
+
+        Done at once with the word itself: taken up again it would stop what begins with its choice.
+        """
         if await self._stopped(at, item):
             said = f"I have stopped what was running. {said}"
         async with self._parts.transaction() as connection:
-            await deliveries.choose(connection, at.id, agent_id)
-            if agent_id is not None:
-                await deliveries.release_held(connection, at)
-        await self.answer(at, item, said)
+            if agent_id is None:
+                await deliveries.choose(connection, at.id, None)
+            else:
+                await self._choose_in(connection, at, agent_id)
+            await self._answer_in(connection, at.model_copy(update={"session_id": None}), item.id, said)
 
     async def _stopped(self, at: Thread, item: Item) -> bool:
         """Stop what runs in a thread, with what waits there, and return when all of it is on record.
 
         Returns whether anything had to be stopped. Under a freeze a message that waits begins no turn, and stays.
         """
-        looks, stopped = 0, False
-        async with asyncio.timeout(_STOP_SECONDS):
-            while True:
-                now = await self._now(at)
-                if now == "rests" or (now == "queued" and looks >= _LOOKS_AT_A_QUEUE):
-                    if await self._is_told(at):
-                        return stopped
-                elif looks % _LOOKS_PER_STOP == 0:
-                    # Each is another request: a turn that began since is to stop too, also after a crash.
-                    await self._interrupt(at, f"{item.id}:stop:{secrets.token_hex(8)}")
-                    stopped = True
-                looks += 1
-                await asyncio.sleep(_STOP_PAUSE_SECONDS)
+        stopped = False
+        for looks in range(_MOST_LOOKS):
+            now = await self._now(at)
+            if now == "rests" or (now == "queued" and looks >= _LOOKS_AT_A_QUEUE):
+                if await self._is_told(at):
+                    return stopped
+            elif looks % _LOOKS_PER_STOP == 0:
+                # Each is another request: a turn that began since is to stop too, also after a crash.
+                await self._interrupt(at, f"{item.id}:stop:{secrets.token_hex(8)}")
+                stopped = True
+            await asyncio.sleep(_LOOK_PAUSE_SECONDS)
+        raise RefusedError("what runs here has not stopped yet; say it again in a while", "not_stopped")
 
     async def _is_told(self, at: Thread) -> bool:
         async with self._parts.transaction() as connection:
@@ -207,7 +244,7 @@ class Clerk:
         if not isinstance(card, Card) or not holds(given, card.seal):
             await self._refuse(item, "forged_button", "this button is not one of ours")
             return
-        if card.outcome is not None:
+        if card.outcome is not None and item.request is None:
             await self._whisper(item.inbound, f"Too late: {card.outcome}.")
             await self._settle(item)
             return
@@ -237,16 +274,14 @@ class Clerk:
         return decision
 
     async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
-        names = await self._agents(rules, item.inbound.place)
-        if agent_id not in names:
+        if agent_id not in await self._agents(rules, item.inbound.place):
             await self._refuse(item, "agent_not_here", "that agent does not answer here")
             return
         async with self._parts.transaction() as connection:
             if at.agent_id is None:
-                await deliveries.choose(connection, at.id, agent_id)
-                body = Text(markdown=f"`{names[agent_id]}` answers here.")
-                await posts.revise(connection, at.id, "choice", body)
-            await deliveries.release_held(connection, at)
+                await self._choose_in(connection, at, agent_id)
+            else:
+                await deliveries.release_held(connection, at)
             await deliveries.settle(connection, item.id)
 
     async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread | None:
@@ -266,20 +301,21 @@ class Clerk:
                 return None
             (agent_id,) = names
         async with self._parts.transaction() as connection:
-            await deliveries.choose(connection, at.id, agent_id)
-            released = await deliveries.release_held(connection, at)
+            released = await self._choose_in(connection, at, agent_id)
             if released:
                 await deliveries.reword(connection, item.id, f"now: {heard.text}" if heard.steers else heard.text)
-        if released:
-            await self._answers_here(at, agent_id)
-            return None
-        return await self._again(at)
+        return None if released else await self._again(at)
 
-    async def _answers_here(self, at: Thread, agent_id: str) -> None:
-        """Have the question which agent is to answer say which one does."""
-        name = (await self._parts.plane.agents()).get(agent_id, agent_id)
-        async with self._parts.transaction() as connection:
+    async def _choose_in(self, connection: Connection, at: Thread, agent_id: str) -> bool:
+        """Have an agent answer, and what waited for one go on; the question which one says so. Return whether
+        anything had waited."""
+        await deliveries.choose(connection, at.id, agent_id)
+        released = await deliveries.release_held(connection, at)
+        asked = (await posts.bodies(connection, at.id, "choice")).get("choice")
+        if released and isinstance(asked, Choice):
+            name = asked.agents.get(agent_id, agent_id)
             await posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
+        return released
 
     async def _ask_which(self, at: Thread, item: Item, names: dict[str, str]) -> None:
         if not names:
@@ -288,7 +324,7 @@ class Clerk:
         async with self._parts.transaction() as connection:
             body = Choice(agents=names)
             await posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
-            await deliveries.settle(connection, item.id, "held")
+            await deliveries.hold(connection, item.id)
 
     async def _planned(self, at: Thread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
         person = item.inbound.person
@@ -370,16 +406,14 @@ class Clerk:
             await deliveries.opened(connection, at.id, session_id)
         return await self._again(at)
 
-    async def _told(self, at: Thread, item: Item, request: dict[str, Any]) -> str:
-        """Give the session a message and return the event that it is."""
+    async def _told(self, at: Thread, item: Item, request: dict[str, Any]) -> None:
+        """Give the session a message."""
         if item.request is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
             async with self._parts.transaction() as connection:
-                found = await deliveries.told_before(connection, at.session_id or "", item)
-            if found is not None:
-                return found
+                if await deliveries.told_before(connection, at.session_id or "", item):
+                    return
         path = f"/v1/sessions/{at.session_id}/events"
-        sent = await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
-        return sent["data"][0]["id"]
+        await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
 
     async def _made(self, at: Thread, item: Item, opening: dict[str, Any]) -> str:
         """Make a thread's session and return its id."""
@@ -437,11 +471,9 @@ class Clerk:
     async def _is_of_team(self, person: str) -> bool:
         return await self._parts.courier.patiently("person", lambda: self._parts.service.is_of_team(person))
 
-    async def _settle(
-        self, item: Item, state: Literal["done", "refused"] = "done", event_id: str | None = None
-    ) -> None:
+    async def _settle(self, item: Item, state: Literal["done", "refused"] = "done") -> None:
         async with self._parts.transaction() as connection:
-            await deliveries.settle(connection, item.id, state, event_id=event_id)
+            await deliveries.settle(connection, item.id, state)
 
     async def _refuse(self, item: Item, reason: str, said: str) -> None:
         inbound = item.inbound

@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
+import httpx
+import psycopg
 import structlog
 
 from controlplane.frontdoors.account import Account, Decided, Doing, Lost, Note, Rest, Stand
@@ -15,7 +17,7 @@ from controlplane.frontdoors.plane import SHUT, RefusedError
 from controlplane.frontdoors.seals import seal
 from controlplane.frontdoors.status import Status
 from controlplane.store import deliveries, frontdoors, posts
-from controlplane.store.deliveries import Item, Thread
+from controlplane.store.deliveries import Item, Thread, UnreadableItemError
 from controlplane.store.pool import Connection
 from controlplane.tasks import end
 
@@ -24,6 +26,9 @@ MOST_PARTS = 6
 
 _LOOK_SECONDS = 2.0
 _REFUSED_SECONDS = 30.0  # until a session is asked for again that the API did not let us see
+
+_PASSES = (psycopg.OperationalError, psycopg.InterfaceError, httpx.TransportError)
+"""What fails because Postgres or the API is away says nothing about what was to be done."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,8 +78,13 @@ class Conversation:
             await end(*helpers)
 
     async def _next(self) -> Item | None:
-        async with self._parts.transaction() as connection:
-            return await deliveries.next_item(connection, self._thread)
+        try:
+            async with self._parts.transaction() as connection:
+                return await deliveries.next_item(connection, self._thread)
+        except UnreadableItemError as error:
+            if not await self._clerk.failed(self._thread, error.item_id, error):
+                raise
+            return None
 
     async def _refresh(self) -> None:
         async with self._parts.transaction() as connection:
@@ -106,6 +116,11 @@ class Conversation:
                 await self._clerk.turn_away(item)
                 return
             await self._clerk.answer(self._thread, item, f":warning: {error}", state="refused")
+        except _PASSES:
+            raise
+        except Exception as error:
+            if not await self._clerk.failed(self._thread, item.id, error, person=item.inbound.person):
+                raise
         self._mail.set()
         self._news.set()
         await self._refresh()
@@ -164,7 +179,8 @@ class Conversation:
     async def _heading(self, thread: Thread) -> str | None:
         """Return what a thread begins with that is still to be begun by us."""
         async with self._parts.transaction() as connection:
-            return None if await posts.has_posts(connection, thread.id) else thread.report
+            begun = thread.root is not None or await posts.has_posts(connection, thread.id)
+            return None if begun else thread.report
 
     async def _noted(self, thread: Thread, notes: list[Note], seq: int, status: Status, live: Live) -> None:
         """Put what an event comes to on record, all of it or nothing; a status gives way before an answer comes."""
@@ -178,6 +194,9 @@ class Conversation:
         if bodies or rests or Lost() in notes:
             await live.end()
         async with self._parts.transaction() as connection:
+            # The session before its thread and its messages, as whoever deletes it.
+            if not await deliveries.hold_session(connection, thread.session_id or ""):
+                return
             if rests:
                 await posts.withdraw(connection, thread.id, "status:")
             for name, body in bodies:

@@ -86,11 +86,14 @@ class Courier:
         """Put on record that a message does not stand as it should, and have what it says stand in another way."""
         instead = None if due.withdrawn else _instead(due, reason)
         async with self._database.transaction(self._door.workspace_id) as connection:
-            if not await posts.failed(connection, due, reason):
+            if not await posts.failed(connection, due):
                 return
             await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
             if instead is not None:
-                await posts.intend(connection, at, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead)
+                of_its_session = at.model_copy(update={"session_id": due.session_id})
+                await posts.intend(
+                    connection, of_its_session, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead
+                )
 
     async def _fit(self, due: DuePost) -> Post:
         post = due.post()
@@ -155,9 +158,9 @@ class Courier:
 
     async def _stands(self, at: Thread, due: DuePost, remote: str, *, revision: int) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            await posts.posted(connection, due.id, remote, revision=revision)
             if at.anchor is None:
                 await deliveries.anchor(connection, at, remote)
+            await posts.posted(connection, due.id, remote, revision=revision)
 
     async def _prepared(self, due: DuePost, attachment: Attachment) -> DuePost:
         fit = cast("Attachment", await self._leaving.body(attachment))

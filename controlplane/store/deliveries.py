@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, LiteralString
 
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from controlplane.frontdoors.contract import Inbound, Said
 from controlplane.ids import new_id
@@ -55,6 +55,14 @@ class Item(_Frozen):
     inbound: Inbound
     request: dict[str, Any] | None
     age_seconds: float
+
+
+class UnreadableItemError(Exception):
+    """What is on record of an item is not what this release writes."""
+
+    def __init__(self, item_id: str):
+        super().__init__(item_id)
+        self.item_id = item_id
 
 
 @dataclass
@@ -158,7 +166,7 @@ async def _is_ours(connection: Connection, door: FrontDoorRecord, inbound: Inbou
     found = await one(
         connection,
         "SELECT id FROM front_door_threads WHERE front_door_id = %(door)s AND place = %(place)s"
-        " AND thread = %(thread)s",
+        " AND thread = %(thread)s FOR KEY SHARE",
         {"door": door.id, "place": inbound.place, "thread": inbound.thread},
     )
     return found is not None
@@ -300,7 +308,7 @@ async def with_news(connection: Connection, thread_id: str) -> Thread | None:
 
 
 async def next_item(connection: Connection, at: Thread) -> Item | None:
-    """Return what was said first of what waits in a thread."""
+    """Return what was said first of what waits in a thread; raises `UnreadableItemError`."""
     row = await one(
         connection,
         "SELECT id, body AS inbound, request,"
@@ -310,7 +318,22 @@ async def next_item(connection: Connection, at: Thread) -> Item | None:
         " ORDER BY (body #>> '{what,type}') = 'said', message LIMIT 1",
         {"door": at.front_door_id, "place": at.place, "thread": at.thread},
     )
-    return Item.model_validate(row) if row else None
+    if row is None:
+        return None
+    try:
+        return Item.model_validate(row)
+    except ValidationError as error:
+        raise UnreadableItemError(row["id"]) from error
+
+
+async def failed(connection: Connection, item_id: str) -> int:
+    """Count that an item could not be acted on, and return how often it could not by now."""
+    row = await one(
+        connection,
+        "UPDATE front_door_inbox SET failures = failures + 1 WHERE id = %(id)s RETURNING failures",
+        {"id": item_id},
+    )
+    return row["failures"] if row else 0
 
 
 async def reword(connection: Connection, item_id: str, text: str) -> None:
@@ -329,17 +352,35 @@ async def plan(connection: Connection, item_id: str, request: dict[str, Any]) ->
 async def settle(
     connection: Connection,
     item_id: str,
-    state: Literal["done", "refused", "held"] = "done",
-    *,
-    event_id: str | None = None,
+    state: Literal["done", "refused"] = "done",
 ) -> None:
     """Note what became of an item; what was said is in its session now, and is not kept twice."""
     await connection.execute(
-        "UPDATE front_door_inbox SET state = %(state)s, event_id = %(event)s, done_at = clock_timestamp(),"
-        " body = CASE WHEN %(state)s = 'held' THEN body ELSE '{}' END,"
-        " request = CASE WHEN %(state)s = 'held' THEN request END WHERE id = %(id)s",
-        {"id": item_id, "state": state, "event": event_id},
+        "UPDATE front_door_inbox SET state = %(state)s, done_at = clock_timestamp(), body = '{}', request = NULL"
+        " WHERE id = %(id)s",
+        {"id": item_id, "state": state},
     )
+
+
+async def settle_all(connection: Connection, session_id: str) -> None:
+    """Refuse what waits in the threads of a session that is about to be deleted, within that transaction.
+
+    Holds the threads, so that what comes in meanwhile is either among it or finds none of them.
+    """
+    await connection.execute(
+        "SELECT FROM front_door_threads WHERE session_id = %(session)s FOR UPDATE", {"session": session_id}
+    )
+    await connection.execute(
+        "UPDATE front_door_inbox i SET state = 'refused', done_at = clock_timestamp(), body = '{}', request = NULL"
+        " FROM front_door_threads t WHERE t.session_id = %(session)s AND i.front_door_id = t.front_door_id"
+        " AND i.place = t.place AND i.thread = t.thread AND i.state IN ('parked', 'held', 'waiting')",
+        {"session": session_id},
+    )
+
+
+async def hold(connection: Connection, item_id: str) -> None:
+    """Have an item wait for the choice of an agent."""
+    await connection.execute("UPDATE front_door_inbox SET state = 'held' WHERE id = %s", (item_id,))
 
 
 async def release_held(connection: Connection, at: Thread) -> bool:
@@ -388,17 +429,23 @@ async def made_before(connection: Connection, at: Thread, item: Item) -> str | N
     return row["id"] if row else None
 
 
-async def told_before(connection: Connection, session_id: str, item: Item) -> str | None:
-    """Return the event as which a session took what was sent for an item since it came, though we never heard so."""
+async def told_before(connection: Connection, session_id: str, item: Item) -> bool:
+    """Say whether a session took what was sent for an item since it came, though we never heard so."""
     sent = (item.request or {})["events"][0]
     row = await one(
         connection,
         "SELECT id FROM events WHERE session_id = %(session)s AND type = 'user.message'"
         " AND created_at >= clock_timestamp() - %(age)s * interval '1 second' AND payload -> 'content' @> %(content)s"
-        " ORDER BY seq LIMIT 1",
+        " LIMIT 1",
         {"session": session_id, "age": item.age_seconds, "content": Jsonb(sent["content"])},
     )
-    return row["id"] if row else None
+    return row is not None
+
+
+async def hold_session(connection: Connection, session_id: str) -> bool:
+    """Keep a session from being deleted until the caller's transaction ends; False: it is gone."""
+    row = await one(connection, "SELECT id FROM sessions WHERE id = %(id)s FOR KEY SHARE", {"id": session_id})
+    return row is not None
 
 
 async def seen(connection: Connection, thread_id: str, session_id: str, seq: int) -> bool:
@@ -442,7 +489,8 @@ async def postpone(connection: Connection, door: FrontDoorRecord, name: str, *, 
 
 
 async def forget(connection: Connection, front_door_id: str) -> None:
-    """Forget what nobody tells again: deliveries after three days, and what was said to others after ten minutes."""
+    """Forget what nobody tells again: deliveries after three days, what was said to others after ten minutes, and
+    what became of the rest after thirty days."""
     await connection.execute(
         "DELETE FROM front_door_deliveries WHERE front_door_id = %s AND received_at < now() - interval '3 days'",
         (front_door_id,),
@@ -450,5 +498,9 @@ async def forget(connection: Connection, front_door_id: str) -> None:
     await connection.execute(
         "DELETE FROM front_door_inbox WHERE front_door_id = %s AND state = 'parked'"
         " AND received_at < now() - interval '10 minutes'",
+        (front_door_id,),
+    )
+    await connection.execute(
+        "DELETE FROM front_door_inbox WHERE front_door_id = %s AND done_at < now() - interval '30 days'",
         (front_door_id,),
     )
