@@ -64,7 +64,7 @@ class Clerk:
         if heard.word is not None:
             await self._word(at, item, heard, rules)
             return
-        await self._parts.receipts.give(inbound)
+        self._parts.receipts.give(inbound)
         found = await self._with_agent(at, item, heard, rules)
         if found is None:
             return
@@ -121,7 +121,7 @@ class Clerk:
             await self._whisper(item.inbound, "Nothing is running in this thread.")
         else:
             await self._interrupt(at, f"{item.id}:stop")
-            await self._parts.receipts.give(item.inbound)
+            self._parts.receipts.give(item.inbound)
         await self._settle(item)
 
     async def turn_away(self, item: Item) -> None:
@@ -234,7 +234,7 @@ class Clerk:
             await self.answer(at, item, "This thread has no session yet.")
             return
         await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
-        await self._parts.receipts.give(item.inbound)
+        self._parts.receipts.give(item.inbound)
         await self._settle(item)
 
     async def _decide(self, at: Thread, item: Item, pressed: Pressed) -> None:

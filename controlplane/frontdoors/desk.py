@@ -10,6 +10,7 @@ import structlog
 from controlplane.frontdoors.contract import Inbound
 from controlplane.frontdoors.conversation import Conversation
 from controlplane.frontdoors.parts import Parts
+from controlplane.frontdoors.policy import Rules
 from controlplane.store import deliveries, events, frontdoors
 from controlplane.store.deliveries import Among, Received, Thread
 from controlplane.store.listening import listen
@@ -56,11 +57,13 @@ class Desk:
 
     async def take_in(self, inbound: Inbound) -> Received:
         """Put on record what came in; once this returns it is not lost."""
+        rules: Rules | None = None
         async with self._entrance.transaction(self._parts.door.workspace_id) as connection:
             received = await deliveries.receive(connection, self._parts.door, inbound)
-        if received == "new":
-            self._parts.receipts.note(inbound)
-        self._wake()
+            if received == "new":
+                rules = (await frontdoors.get(connection, self._parts.door.id)).rules
+        if rules is not None:
+            self._parts.receipts.note(inbound, rules)
         return received
 
     async def refuse(self, reason: str, *, place: str = "", person: str = "", count: int = 1) -> None:
@@ -139,6 +142,8 @@ class Desk:
             self._told, self._is_all = Among(), False
             async with self._parts.transaction() as reading:
                 found = await deliveries.threads_with_work(reading, self._parts.door.id, told)
+            if found:
+                await self._parts.receipts.before_answers()
             for thread in found:
                 await self._begin(connection, thread)
             await self._something()

@@ -108,7 +108,8 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     addressed = said is not None and said.addressed
     if addressed:
         await _open_thread(connection, door, inbound)
-    ours = await _is_ours(connection, door, inbound)
+    at = await _thread(connection, door, inbound)
+    ours = at is not None
     if not ours and (said is None or said.elsewhere or inbound.thread == inbound.message):
         return "not_ours"
     if ours and said is not None and said.elsewhere:
@@ -135,10 +136,10 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     )
     if addressed:
         await _unpark(connection, door, inbound)
+    if at is not None and (addressed or row is not None):
+        await wake(connection, at)
     if row is None:
         return "known"
-    if state == "waiting":
-        await wake(connection)
     return "new" if ours else "not_ours"
 
 
@@ -162,14 +163,15 @@ async def _open_thread(connection: Connection, door: FrontDoorRecord, inbound: I
     )
 
 
-async def _is_ours(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> bool:
+async def _thread(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> str | None:
+    """Return the thread in which something happens, if it is ours, and keep it."""
     found = await one(
         connection,
         "SELECT id FROM front_door_threads WHERE front_door_id = %(door)s AND place = %(place)s"
         " AND thread = %(thread)s FOR KEY SHARE",
         {"door": door.id, "place": inbound.place, "thread": inbound.thread},
     )
-    return found is not None
+    return found["id"] if found else None
 
 
 async def _unpark(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> None:
