@@ -24,8 +24,9 @@ from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
-from controlplane.store import deliveries, frontdoors, posts, settling
-from controlplane.store.deliveries import Item, Thread
+from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, frontdoors, settling
+from controlplane.store.front_door_inbox import Item
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection
 
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -53,7 +54,7 @@ class Clerk:
     def __init__(self, parts: Parts):
         self._parts = parts
 
-    async def said(self, at: Thread, item: Item, said: Said) -> None:
+    async def said(self, at: DoorThread, item: Item, said: Said) -> None:
         """Act on a message."""
         inbound, rules = item.inbound, await self._rules()
         if not await self._may_talk(item, rules):
@@ -88,14 +89,14 @@ class Clerk:
             how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
             await self._whisper(inbound, f"Your message {how}.")
 
-    async def _heard(self, said: Said, at: Thread, rules: Rules) -> Heard:
+    async def _heard(self, said: Said, at: DoorThread, rules: Rules) -> Heard:
         heard = words.hear(said.text, begun=at.session_id is not None)
         name = words.maybe_agent(said.text) if heard.word is None else None
         if name is not None and name in (await self._agents(rules, at.place)).values():
             return Heard("use", name, "")
         return heard
 
-    async def pressed(self, at: Thread, item: Item, pressed: Pressed) -> None:
+    async def pressed(self, at: DoorThread, item: Item, pressed: Pressed) -> None:
         """Act on a button; who presses it is asked about now, not when it was made."""
         inbound, rules = item.inbound, await self._rules()
         if not await self._may_talk(item, rules):
@@ -111,12 +112,12 @@ class Clerk:
         else:
             await self._decide(at, item, pressed)
 
-    async def stop(self, at: Thread, item: Item) -> None:
+    async def stop(self, at: DoorThread, item: Item) -> None:
         """Act on a sign that what runs in the thread is to stop."""
         if await self._may_talk(item, await self._rules()):
             await self._stop(at, item)
 
-    async def _stop(self, at: Thread, item: Item) -> None:
+    async def _stop(self, at: DoorThread, item: Item) -> None:
         if await self._now(at) == "rests":
             await self._whisper(item.inbound, "Nothing is running in this thread.")
         else:
@@ -129,7 +130,7 @@ class Clerk:
         await self._refuse(item, "key_revoked", "nobody is let in here any more: this front door's key was revoked")
 
     async def answer(
-        self, at: Thread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
+        self, at: DoorThread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
     ) -> None:
         """Say something in the thread and be done with an item, in one step."""
         async with self._parts.transaction() as connection:
@@ -138,22 +139,22 @@ class Clerk:
     async def _answer_in(
         self,
         connection: Connection,
-        at: Thread,
+        at: DoorThread,
         item_id: str,
         markdown: str,
         *,
         state: Literal["done", "refused"] = "done",
     ) -> None:
         body = Text(markdown=markdown)
-        await posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item_id}", body)
-        await deliveries.settle(connection, item_id, state)
+        await front_door_posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item_id}", body)
+        await front_door_inbox.settle(connection, item_id, state)
 
-    async def failed(self, at: Thread, item_id: str, error: Exception, *, person: str = "") -> bool:
+    async def failed(self, at: DoorThread, item_id: str, error: Exception, *, person: str = "") -> bool:
         """Count that an item could not be acted on. After `MOST_FAILURES` the thread is told, and has heard it: what
         is said after it waits behind it. Returns whether that is so."""
         kind = type(error).__name__
         async with self._parts.transaction() as connection:
-            if await deliveries.failed(connection, item_id) < MOST_FAILURES:
+            if await front_door_inbox.failed(connection, item_id) < MOST_FAILURES:
                 return False
             await frontdoors.refuse(
                 connection, self._parts.door, reason=f"failed: {kind}", place=at.place, person=person
@@ -163,7 +164,7 @@ class Clerk:
         _log.error("item_given_up", thread_id=at.id, item_id=item_id, error=kind)
         return True
 
-    async def _word(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> None:
+    async def _word(self, at: DoorThread, item: Item, heard: Heard, rules: Rules) -> None:
         match heard.word:
             case "agents":
                 names = await self._agents(rules, item.inbound.place)
@@ -183,7 +184,7 @@ class Clerk:
             case _:
                 await self.answer(at, item, words.HELP)
 
-    async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
+    async def _begin_anew(self, at: DoorThread, item: Item, agent_id: str | None, said: str) -> None:
         """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later.
 
         Done at once with the word itself: taken up again it would stop what begins with its choice.
@@ -192,12 +193,12 @@ class Clerk:
             said = f"I have stopped what was running. {said}"
         async with self._parts.transaction() as connection:
             if agent_id is None:
-                await deliveries.choose(connection, at.id, None)
+                await front_door_threads.choose(connection, at.id, None)
             else:
                 await self._choose_in(connection, at, agent_id)
             await self._answer_in(connection, at.model_copy(update={"session_id": None}), item.id, said)
 
-    async def _stopped(self, at: Thread, item: Item) -> bool:
+    async def _stopped(self, at: DoorThread, item: Item) -> bool:
         """Stop what runs in a thread, with what waits there, and return when all of it is on record.
 
         Returns whether anything had to be stopped. Under a freeze a message that waits begins no turn, and stays.
@@ -215,21 +216,21 @@ class Clerk:
             await asyncio.sleep(_LOOK_PAUSE_SECONDS)
         raise RefusedError("what runs here has not stopped yet; say it again in a while", "not_stopped")
 
-    async def _is_told(self, at: Thread) -> bool:
+    async def _is_told(self, at: DoorThread) -> bool:
         async with self._parts.transaction() as connection:
-            return await deliveries.with_news(connection, at.id) is None
+            return await front_door_threads.with_news(connection, at.id) is None
 
-    async def _interrupt(self, at: Thread, key: str) -> None:
+    async def _interrupt(self, at: DoorThread, key: str) -> None:
         path = f"/v1/sessions/{at.session_id}/events"
         await self._parts.plane.post(path, {"events": [{"type": "user.interrupt"}]}, key=key)
 
-    async def _standing(self, at: Thread) -> str:
+    async def _standing(self, at: DoorThread) -> str:
         if at.session_id is None:
             return "This thread has no session yet."
         found = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
         return words.standing(at.session_id, found)
 
-    async def _resume(self, at: Thread, item: Item) -> None:
+    async def _resume(self, at: DoorThread, item: Item) -> None:
         if at.session_id is None:
             await self.answer(at, item, "This thread has no session yet.")
             return
@@ -237,10 +238,12 @@ class Clerk:
         self._parts.receipts.give(item.inbound)
         await self._settle(item)
 
-    async def _decide(self, at: Thread, item: Item, pressed: Pressed) -> None:
+    async def _decide(self, at: DoorThread, item: Item, pressed: Pressed) -> None:
         tool_use_id, _, given = pressed.value.partition(":")
         async with self._parts.transaction() as connection:
-            card = (await posts.bodies(connection, at.id, f"card:{tool_use_id}")).get(f"card:{tool_use_id}")
+            card = (await front_door_posts.bodies(connection, at.id, f"card:{tool_use_id}")).get(
+                f"card:{tool_use_id}"
+            )
         if not isinstance(card, Card) or not holds(given, card.seal):
             await self._refuse(item, "forged_button", "this button is not one of ours")
             return
@@ -270,10 +273,10 @@ class Clerk:
         if pressed.action == "allow_session":
             decision["remember"] = "session"
         async with self._parts.transaction() as connection:
-            await deliveries.plan(connection, item.id, decision)
+            await front_door_inbox.plan(connection, item.id, decision)
         return decision
 
-    async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
+    async def _chosen(self, at: DoorThread, item: Item, agent_id: str, rules: Rules) -> None:
         if agent_id not in await self._agents(rules, item.inbound.place):
             await self._refuse(item, "agent_not_here", "that agent does not answer here")
             return
@@ -281,10 +284,10 @@ class Clerk:
             if at.agent_id is None:
                 await self._choose_in(connection, at, agent_id)
             else:
-                await deliveries.release_held(connection, at)
-            await deliveries.settle(connection, item.id)
+                await front_door_inbox.release_held(connection, at)
+            await front_door_inbox.settle(connection, item.id)
 
-    async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread | None:
+    async def _with_agent(self, at: DoorThread, item: Item, heard: Heard, rules: Rules) -> DoorThread | None:
         """Return the thread with the agent that is to answer. None: it is asked for, or what had waited for it comes
         before this."""
         place = item.inbound.place
@@ -303,30 +306,32 @@ class Clerk:
         async with self._parts.transaction() as connection:
             released = await self._choose_in(connection, at, agent_id)
             if released:
-                await deliveries.reword(connection, item.id, f"now: {heard.text}" if heard.steers else heard.text)
+                await front_door_inbox.reword(
+                    connection, item.id, f"now: {heard.text}" if heard.steers else heard.text
+                )
         return None if released else await self._again(at)
 
-    async def _choose_in(self, connection: Connection, at: Thread, agent_id: str) -> bool:
+    async def _choose_in(self, connection: Connection, at: DoorThread, agent_id: str) -> bool:
         """Have an agent answer, and what waited for one go on; the question which one says so. Return whether
         anything had waited."""
-        await deliveries.choose(connection, at.id, agent_id)
-        released = await deliveries.release_held(connection, at)
-        asked = (await posts.bodies(connection, at.id, "choice")).get("choice")
+        await front_door_threads.choose(connection, at.id, agent_id)
+        released = await front_door_inbox.release_held(connection, at)
+        asked = (await front_door_posts.bodies(connection, at.id, "choice")).get("choice")
         if released and isinstance(asked, Choice):
             name = asked.agents.get(agent_id, agent_id)
-            await posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
+            await front_door_posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
         return released
 
-    async def _ask_which(self, at: Thread, item: Item, names: dict[str, str]) -> None:
+    async def _ask_which(self, at: DoorThread, item: Item, names: dict[str, str]) -> None:
         if not names:
             await self.answer(at, item, "There is no agent that answers here.", state="refused")
             return
         async with self._parts.transaction() as connection:
             body = Choice(agents=names)
-            await posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
-            await deliveries.hold(connection, item.id)
+            await front_door_posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
+            await front_door_inbox.hold(connection, item.id)
 
-    async def _planned(self, at: Thread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
+    async def _planned(self, at: DoorThread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
         person = item.inbound.person
         name = (await self._parts.service.names([person])).get(person, person)
         from_whom = f"{_one_line(name)} ({self._parts.door.kind} {person}) says:"
@@ -341,8 +346,8 @@ class Clerk:
             message["delivery"] = "steer"
         request = {"events": [message], "mounts": mounts, "title": _one_line(heard.text)[:_TITLE_CHARACTERS]}
         async with self._parts.transaction() as connection:
-            await deliveries.plan(connection, item.id, request)
-            await deliveries.spoke(connection, at.id, person)
+            await front_door_inbox.plan(connection, item.id, request)
+            await front_door_threads.spoke(connection, at.id, person)
         return request
 
     async def _file(
@@ -376,7 +381,7 @@ class Clerk:
             pause = min(pause * 2, _LONGEST_FETCH_PAUSE_SECONDS)
         raise DeclinedError(reason)
 
-    async def _with_session(self, at: Thread, item: Item, request: dict[str, Any], rules: Rules) -> Thread:
+    async def _with_session(self, at: DoorThread, item: Item, request: dict[str, Any], rules: Rules) -> DoorThread:
         if at.session_id is not None:
             for mount in request["mounts"]:
                 path = f"/v1/sessions/{at.session_id}/resources"
@@ -394,39 +399,39 @@ class Clerk:
             "key": f"{item.id}:session",
         }
         async with self._parts.transaction() as connection:
-            await deliveries.open_with(connection, at.id, opening)
+            await front_door_threads.open_with(connection, at.id, opening)
         try:
             session_id = await self._made(at, item, opening)
         except RefusedError:
             # Asked for again with what the next message says: what was refused may be this one's files.
             async with self._parts.transaction() as connection:
-                await deliveries.open_with(connection, at.id, None)
+                await front_door_threads.open_with(connection, at.id, None)
             raise
         async with self._parts.transaction() as connection:
-            await deliveries.opened(connection, at.id, session_id)
+            await front_door_threads.opened(connection, at.id, session_id)
         return await self._again(at)
 
-    async def _told(self, at: Thread, item: Item, request: dict[str, Any]) -> None:
+    async def _told(self, at: DoorThread, item: Item, request: dict[str, Any]) -> None:
         """Give the session a message."""
         if item.request is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
             async with self._parts.transaction() as connection:
-                if await deliveries.told_before(connection, at.session_id or "", item):
+                if await front_door_inbox.told_before(connection, at.session_id or "", item):
                     return
         path = f"/v1/sessions/{at.session_id}/events"
         await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
 
-    async def _made(self, at: Thread, item: Item, opening: dict[str, Any]) -> str:
+    async def _made(self, at: DoorThread, item: Item, opening: dict[str, Any]) -> str:
         """Make a thread's session and return its id."""
         if at.opening is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
             async with self._parts.transaction() as connection:
-                found = await deliveries.made_before(connection, at, item)
+                found = await front_door_threads.made_before(connection, at, seconds=item.age_seconds)
             if found is not None:
                 return found
         return (await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"]))["id"]
 
-    async def _again(self, at: Thread) -> Thread:
+    async def _again(self, at: DoorThread) -> DoorThread:
         async with self._parts.transaction() as connection:
-            return await deliveries.thread(connection, at.id) or at
+            return await front_door_threads.find(connection, at.id) or at
 
     async def _rules(self) -> Rules:
         async with self._parts.transaction() as connection:
@@ -442,10 +447,10 @@ class Clerk:
                 return agent_id
         raise RefusedError(f"no agent `{name}` answers here; `agents` lists those who do", "agent_not_here")
 
-    async def _session(self, at: Thread) -> dict[str, Any]:
+    async def _session(self, at: DoorThread) -> dict[str, Any]:
         return await self._parts.plane.get(f"/v1/sessions/{at.session_id}")
 
-    async def _now(self, at: Thread) -> _Now:
+    async def _now(self, at: DoorThread) -> _Now:
         """Return what a thread's session does; ``queued``: a message waits for a turn that is still to begin."""
         if at.session_id is None:
             return "rests"
@@ -473,7 +478,7 @@ class Clerk:
 
     async def _settle(self, item: Item, state: Literal["done", "refused"] = "done") -> None:
         async with self._parts.transaction() as connection:
-            await deliveries.settle(connection, item.id, state)
+            await front_door_inbox.settle(connection, item.id, state)
 
     async def _refuse(self, item: Item, reason: str, said: str) -> None:
         inbound = item.inbound
@@ -481,7 +486,7 @@ class Clerk:
             await frontdoors.refuse(
                 connection, self._parts.door, reason=reason, place=inbound.place, person=inbound.person
             )
-            await deliveries.settle(connection, item.id, "refused")
+            await front_door_inbox.settle(connection, item.id, "refused")
         await self._whisper(inbound, f"Sorry, {said}.")
 
     async def _whisper(self, inbound: Inbound, text: str) -> None:

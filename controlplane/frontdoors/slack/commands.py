@@ -10,8 +10,8 @@ from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.slack import inbound
-from controlplane.store import deliveries, frontdoors
-from controlplane.store.deliveries import Thread
+from controlplane.store import front_door_threads, frontdoors
+from controlplane.store.front_door_threads import DoorThread
 
 _ANSWER_SECONDS = 2.0  # Slack waits for three
 
@@ -43,21 +43,21 @@ class Commands:
         except RefusedError as error:
             return f":warning: {error}"
 
-    async def _standing(self, place: str, person: str) -> tuple[Rules, Thread | None]:
+    async def _standing(self, place: str, person: str) -> tuple[Rules, DoorThread | None]:
         door_id = self._parts.door.id
         async with self._parts.transaction() as connection:
             rules = (await frontdoors.get(connection, door_id)).rules
-            thread = await deliveries.thread_of_person(connection, door_id, place, person)
-            return rules, await deliveries.thread_at(connection, door_id, place, thread) if thread else None
+            thread = await front_door_threads.of_person(connection, door_id, place, person)
+            return rules, await front_door_threads.at(connection, door_id, place, thread) if thread else None
 
-    async def _passed_on(self, command: Mapping[str, Any], at: Thread | None) -> str:
+    async def _passed_on(self, command: Mapping[str, Any], at: DoorThread | None) -> str:
         """Put a word on record that changes something, as if it had been said in the thread: so it is done once."""
         if at is None:
             return _FRESH
         await self._desk.take_in(inbound.commanded(command, thread=at.thread))
         return f"`{str(command['text']).strip()}`: passed on to the thread in which you have last spoken here."
 
-    async def _told(self, word: str | None, at: Thread | None, rules: Rules, place: str) -> str:
+    async def _told(self, word: str | None, at: DoorThread | None, rules: Rules, place: str) -> str:
         if word == "agents":
             found = await self._parts.plane.agents()
             return words.listed([name for each, name in found.items() if rules.may_answer(place, each)])

@@ -20,7 +20,7 @@ from controlplane.frontdoors.slack import blocks, inbound
 from controlplane.frontdoors.slack.commands import Commands
 from controlplane.frontdoors.slack.identity import Identity
 from controlplane.frontdoors.slack.service import SlackService
-from controlplane.store import deliveries, frontdoors, posts
+from controlplane.store import front_door_posts, front_door_threads, frontdoors
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
 
@@ -171,14 +171,14 @@ class SlackDoor:
 
     async def _card(self, place: str, thread: str, tool_use_id: str) -> Card | None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            found = await deliveries.thread_at(connection, self._door.id, place, thread)
-            bodies = await posts.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
+            found = await front_door_threads.at(connection, self._door.id, place, thread)
+            bodies = await front_door_posts.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
         card = bodies.get(f"card:{tool_use_id}")
         return card if isinstance(card, Card) else None
 
     async def _thread_of(self, place: str, message: str) -> str:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            found = await deliveries.thread_with(connection, self._door.id, place, message)
+            found = await front_door_threads.of_message(connection, self._door.id, place, message)
         if found is not None:
             return found
         try:

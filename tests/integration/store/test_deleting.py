@@ -3,19 +3,19 @@
 import asyncio
 
 from controlplane.frontdoors.contract import Said, Text
-from controlplane.store import deliveries, posts, sessions
-from controlplane.store.deliveries import Thread
+from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, sessions
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Connection, Database, rows
 from tests.integration.store.conftest import WORKSPACE
 from tests.support.frontdoors import inbound, make_door, make_thread
 
 
-async def opened(connection: Connection, door: FrontDoorRecord, session_id: str) -> Thread:
+async def opened(connection: Connection, door: FrontDoorRecord, session_id: str) -> DoorThread:
     """A thread that is the session."""
     at = await make_thread(connection, door)
-    await deliveries.opened(connection, at.id, session_id)
-    found = await deliveries.thread(connection, at.id)
+    await front_door_threads.opened(connection, at.id, session_id)
+    found = await front_door_threads.find(connection, at.id)
     assert found is not None
     return found
 
@@ -25,14 +25,16 @@ async def test_what_was_said_in_a_session_goes_with_it_from_the_thread_that_has_
 ) -> None:
     async with database.transaction(WORKSPACE) as connection:
         at = await opened(connection, await make_door(connection), session_id)
-        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="of the session"))
-        await deliveries.choose(connection, at.id, None)
-        left = await deliveries.thread(connection, at.id)
+        await front_door_posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="of the session"))
+        await front_door_threads.choose(connection, at.id, None)
+        left = await front_door_threads.find(connection, at.id)
         assert left is not None
-        await posts.intend(connection, left, WORKSPACE, "reply", Text(markdown="of the thread"))
+        await front_door_posts.intend(connection, left, WORKSPACE, "reply", Text(markdown="of the thread"))
         await sessions.delete(connection, WORKSPACE, session_id=session_id, seq=1)
-        assert await posts.bodies(connection, at.id, "") == {"reply": Text(markdown="of the thread")}
-        assert await deliveries.next_item(connection, at) is not None, "it is not the session's that the thread left"
+        assert await front_door_posts.bodies(connection, at.id, "") == {"reply": Text(markdown="of the thread")}
+        assert await front_door_inbox.next_item(connection, at) is not None, (
+            "it is not the session's that the thread left"
+        )
 
 
 async def test_nothing_waits_in_the_thread_of_a_session_that_is_deleted(database: Database, session_id: str) -> None:
@@ -41,7 +43,7 @@ async def test_nothing_waits_in_the_thread_of_a_session_that_is_deleted(database
         await sessions.delete(connection, WORKSPACE, session_id=session_id, seq=1)
         (item,) = await rows(connection, "SELECT state, body, request FROM front_door_inbox", {})
         assert item == {"state": "refused", "body": {}, "request": None}
-        assert await deliveries.next_item(connection, at) is None
+        assert await front_door_inbox.next_item(connection, at) is None
 
 
 async def test_what_comes_in_while_a_session_is_deleted_does_not_wait_for_nobody(
@@ -64,23 +66,23 @@ async def test_what_came_of_an_item_is_forgotten_after_a_month(database: Databas
     async with database.transaction(WORKSPACE) as connection:
         door = await make_door(connection)
         at = await make_thread(connection, door)
-        item = await deliveries.next_item(connection, at)
+        item = await front_door_inbox.next_item(connection, at)
         assert item is not None
-        await deliveries.settle(connection, item.id)
+        await front_door_inbox.settle(connection, item.id)
         await make_thread(connection, door, thread="2.0")
         await connection.execute("UPDATE front_door_inbox SET received_at = now() - interval '32 days'")
         await connection.execute("UPDATE front_door_inbox SET done_at = done_at - interval '29 days'")
-        await deliveries.forget(connection, door.id)
+        await front_door_inbox.forget(connection, door.id)
         assert len(await rows(connection, "SELECT FROM front_door_inbox", {})) == 2
         await connection.execute("UPDATE front_door_inbox SET done_at = done_at - interval '2 days'")
-        await deliveries.forget(connection, door.id)
+        await front_door_inbox.forget(connection, door.id)
         (left,) = await rows(connection, "SELECT thread FROM front_door_inbox", {})
     assert left["thread"] == "2.0", "what still waits is not"
 
 
 async def received(database: Database, door: FrontDoorRecord, *, message: str) -> str:
     async with database.transaction(WORKSPACE) as connection:
-        return await deliveries.receive(
+        return await front_door_inbox.receive(
             connection, door, inbound(Said(text="and?", addressed=False), message=message)
         )
 

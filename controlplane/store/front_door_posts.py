@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from controlplane.frontdoors.contract import Body, Post, Text
 from controlplane.ids import new_id
-from controlplane.store.deliveries import Thread
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection, one, rows
 
 _BODY: TypeAdapter[Body] = TypeAdapter(Body)
@@ -42,7 +42,7 @@ class DuePost(BaseModel):
         return Post(id=self.id, body=self.body, remote=self.remote, streamed=self.streamed)
 
 
-async def intend(connection: Connection, at: Thread, workspace_id: str, name: str, body: Body) -> None:
+async def intend(connection: Connection, at: DoorThread, workspace_id: str, name: str, body: Body) -> None:
     """Have a message stand in a thread, for as long as the session is there that the thread is by then.
 
     The same name again changes nothing.
