@@ -7,6 +7,7 @@ from typing import Any, Literal
 import structlog
 
 from controlplane.frontdoors import words
+from controlplane.frontdoors.answers import NO_SESSION
 from controlplane.frontdoors.contract import (
     AmbiguousError,
     Card,
@@ -16,9 +17,9 @@ from controlplane.frontdoors.contract import (
     LimitedError,
     Pressed,
     Said,
-    SharedFile,
     Text,
 )
+from controlplane.frontdoors.opening import Opening
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
@@ -29,12 +30,6 @@ from controlplane.store.front_door_inbox import Item
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection
 
-_VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
-_TITLE_CHARACTERS = 80
-_KEYS_KNOWN_SECONDS = 20 * 3600.0  # the API forgets a request's key after a day
-_FETCH_TRIES = 8  # of a file, in some two minutes
-_FETCH_PAUSE_SECONDS = 1.0
-_LONGEST_FETCH_PAUSE_SECONDS = 30.0
 _LOOK_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
 _LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
@@ -53,10 +48,11 @@ class Clerk:
 
     def __init__(self, parts: Parts):
         self._parts = parts
+        self._opening = Opening(parts)
 
     async def said(self, at: DoorThread, item: Item, said: Said) -> None:
         """Act on a message."""
-        inbound, rules = item.inbound, await self._rules()
+        inbound, rules = item.inbound, await self._parts.gate.rules()
         if not await self._may_talk(item, rules):
             return
         heard = await self._heard(said, at, rules)
@@ -71,10 +67,10 @@ class Clerk:
             return
         at = found
         try:
-            request = item.request or await self._planned(at, item, heard, said)
-            at = await self._with_session(at, item, request, rules)
+            request = item.request or await self._opening.planned(at, item, heard, said)
+            at = await self._opening.with_session(at, item, request, rules)
             now = await self._now(at)
-            await self._told(at, item, request)
+            await self._opening.tell(at, item, request)
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
                 raise
@@ -92,13 +88,13 @@ class Clerk:
     async def _heard(self, said: Said, at: DoorThread, rules: Rules) -> Heard:
         heard = words.hear(said.text, begun=at.session_id is not None)
         name = words.maybe_agent(said.text) if heard.word is None else None
-        if name is not None and name in (await self._agents(rules, at.place)).values():
+        if name is not None and name in (await self._parts.gate.agents(rules, at.place)).values():
             return Heard("use", name, "")
         return heard
 
     async def pressed(self, at: DoorThread, item: Item, pressed: Pressed) -> None:
         """Act on a button; who presses it is asked about now, not when it was made."""
-        inbound, rules = item.inbound, await self._rules()
+        inbound, rules = item.inbound, await self._parts.gate.rules()
         if not await self._may_talk(item, rules):
             return
         if pressed.action == "choose":
@@ -114,7 +110,7 @@ class Clerk:
 
     async def stop(self, at: DoorThread, item: Item) -> None:
         """Act on a sign that what runs in the thread is to stop."""
-        if await self._may_talk(item, await self._rules()):
+        if await self._may_talk(item, await self._parts.gate.rules()):
             await self._stop(at, item)
 
     async def _stop(self, at: DoorThread, item: Item) -> None:
@@ -166,9 +162,6 @@ class Clerk:
 
     async def _word(self, at: DoorThread, item: Item, heard: Heard, rules: Rules) -> None:
         match heard.word:
-            case "agents":
-                names = await self._agents(rules, item.inbound.place)
-                await self.answer(at, item, words.listed([*names.values()]))
             case "new":
                 await self._begin_anew(at, item, None, "The next message begins a new session.")
             case "use":
@@ -177,12 +170,11 @@ class Clerk:
                 await self._begin_anew(at, item, agent_id, said)
             case "stop":
                 await self._stop(at, item)
-            case "status":
-                await self.answer(at, item, await self._standing(at))
             case "resume":
                 await self._resume(at, item)
             case _:
-                await self.answer(at, item, words.HELP)
+                said = await self._parts.answers.to(heard.word, at.session_id, rules, item.inbound.place)
+                await self.answer(at, item, said)
 
     async def _begin_anew(self, at: DoorThread, item: Item, agent_id: str | None, said: str) -> None:
         """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later.
@@ -224,15 +216,9 @@ class Clerk:
         path = f"/v1/sessions/{at.session_id}/events"
         await self._parts.plane.post(path, {"events": [{"type": "user.interrupt"}]}, key=key)
 
-    async def _standing(self, at: DoorThread) -> str:
-        if at.session_id is None:
-            return "This thread has no session yet."
-        found = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
-        return words.standing(at.session_id, found)
-
     async def _resume(self, at: DoorThread, item: Item) -> None:
         if at.session_id is None:
-            await self.answer(at, item, "This thread has no session yet.")
+            await self.answer(at, item, NO_SESSION)
             return
         await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
         self._parts.receipts.give(item.inbound)
@@ -277,7 +263,7 @@ class Clerk:
         return decision
 
     async def _chosen(self, at: DoorThread, item: Item, agent_id: str, rules: Rules) -> None:
-        if agent_id not in await self._agents(rules, item.inbound.place):
+        if agent_id not in await self._parts.gate.agents(rules, item.inbound.place):
             await self._refuse(item, "agent_not_here", "that agent does not answer here")
             return
         async with self._parts.transaction() as connection:
@@ -298,7 +284,7 @@ class Clerk:
         named = await self._named(rules, place, heard.agent) if heard.agent else None
         agent_id = named or rules.default_agent(place)
         if agent_id is None:
-            names = await self._agents(rules, place)
+            names = await self._parts.gate.agents(rules, place)
             if len(names) != 1:
                 await self._ask_which(at, item, names)
                 return None
@@ -331,118 +317,12 @@ class Clerk:
             await front_door_posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
             await front_door_inbox.hold(connection, item.id)
 
-    async def _planned(self, at: DoorThread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
-        person = item.inbound.person
-        name = (await self._parts.service.names([person])).get(person, person)
-        from_whom = f"{_one_line(name)} ({self._parts.door.kind} {person}) says:"
-        content: list[dict[str, Any]] = [{"type": "text", "text": from_whom}]
-        mounts: list[dict[str, Any]] = []
-        for file in said.files:
-            await self._file(item, file, content, mounts)
-        if heard.text:
-            content.append({"type": "text", "text": heard.text})
-        message: dict[str, Any] = {"type": "user.message", "content": content}
-        if heard.steers:
-            message["delivery"] = "steer"
-        request = {"events": [message], "mounts": mounts, "title": _one_line(heard.text)[:_TITLE_CHARACTERS]}
-        async with self._parts.transaction() as connection:
-            await front_door_inbox.plan(connection, item.id, request)
-            await front_door_threads.spoke(connection, at.id, person)
-        return request
-
-    async def _file(
-        self, item: Item, file: SharedFile, content: list[dict[str, Any]], mounts: list[dict[str, Any]]
-    ) -> None:
-        """Take over a file: mounted in the session's sandbox, and shown to the model if it can see such."""
-        async with self._parts.carrying:
-            try:
-                data = await self._fetched(file)
-            except DeclinedError as error:
-                content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
-                return
-            file_id = await self._parts.plane.upload(file, data, key=f"{item.id}:file:{file.id}")
-            del data
-        path = f"/mnt/session/uploads/{file_id}"
-        mounts.append({"type": "file", "file_id": file_id, "mount_path": path})
-        content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {path}]"})
-        kind = "image" if file.media_type in _VISIBLE_TO_MODELS else "document"
-        content.append({"type": kind, "source": {"type": "file", "file_id": file_id}})
-
-    async def _fetched(self, file: SharedFile) -> bytes:
-        pause, reason = _FETCH_PAUSE_SECONDS, ""
-        for _ in range(_FETCH_TRIES):
-            try:
-                return await self._parts.service.content(file)
-            except LimitedError as error:
-                pause, reason = error.seconds, "it was asked for too often"
-            except AmbiguousError as error:
-                reason = str(error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_FETCH_PAUSE_SECONDS)
-        raise DeclinedError(reason)
-
-    async def _with_session(self, at: DoorThread, item: Item, request: dict[str, Any], rules: Rules) -> DoorThread:
-        if at.session_id is not None:
-            for mount in request["mounts"]:
-                path = f"/v1/sessions/{at.session_id}/resources"
-                await self._parts.plane.post(path, mount, key=f"{item.id}:mount:{mount['file_id']}")
-            return at
-        opening = at.opening or {
-            "request": {
-                "agent": at.agent_id,
-                "environment_id": rules.environment_id,
-                "vault_ids": rules.vault_ids,
-                "title": request["title"] or None,
-                "resources": request["mounts"],
-                "metadata": {"front_door": self._parts.door.id, "place": at.place, "thread": at.thread},
-            },
-            "key": f"{item.id}:session",
-        }
-        async with self._parts.transaction() as connection:
-            await front_door_threads.open_with(connection, at.id, opening)
-        try:
-            session_id = await self._made(at, item, opening)
-        except RefusedError:
-            # Asked for again with what the next message says: what was refused may be this one's files.
-            async with self._parts.transaction() as connection:
-                await front_door_threads.open_with(connection, at.id, None)
-            raise
-        async with self._parts.transaction() as connection:
-            await front_door_threads.opened(connection, at.id, session_id)
-        return await self._again(at)
-
-    async def _told(self, at: DoorThread, item: Item, request: dict[str, Any]) -> None:
-        """Give the session a message."""
-        if item.request is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
-            async with self._parts.transaction() as connection:
-                if await front_door_inbox.told_before(connection, at.session_id or "", item):
-                    return
-        path = f"/v1/sessions/{at.session_id}/events"
-        await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
-
-    async def _made(self, at: DoorThread, item: Item, opening: dict[str, Any]) -> str:
-        """Make a thread's session and return its id."""
-        if at.opening is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
-            async with self._parts.transaction() as connection:
-                found = await front_door_threads.made_before(connection, at, seconds=item.age_seconds)
-            if found is not None:
-                return found
-        return (await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"]))["id"]
-
     async def _again(self, at: DoorThread) -> DoorThread:
         async with self._parts.transaction() as connection:
             return await front_door_threads.find(connection, at.id) or at
 
-    async def _rules(self) -> Rules:
-        async with self._parts.transaction() as connection:
-            return (await frontdoors.get(connection, self._parts.door.id)).rules
-
-    async def _agents(self, rules: Rules, place: str) -> dict[str, str]:
-        found = await self._parts.plane.agents()
-        return {agent_id: name for agent_id, name in found.items() if rules.may_answer(place, agent_id)}
-
     async def _named(self, rules: Rules, place: str, name: str) -> str:
-        for agent_id, each in (await self._agents(rules, place)).items():
+        for agent_id, each in (await self._parts.gate.agents(rules, place)).items():
             if name in (agent_id, each):
                 return agent_id
         raise RefusedError(f"no agent `{name}` answers here; `agents` lists those who do", "agent_not_here")
@@ -465,16 +345,19 @@ class Clerk:
     async def _may_talk(self, item: Item, rules: Rules) -> bool:
         """Say whether a person may talk here, now; who may not is refused."""
         inbound = item.inbound
-        if not inbound.vouched and not await self._is_of_team(inbound.person):
-            await self._refuse(item, "guest_of_another_team", "only people of this workspace may talk with agents")
-            return False
-        if not rules.may_talk(inbound.place, inbound.person):
-            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+        denial = await self._parts.gate.denial(
+            rules,
+            inbound.place,
+            inbound.person,
+            vouched=inbound.vouched,
+            is_of_team=lambda person: self._parts.courier.patiently(
+                "person", lambda: self._parts.service.is_of_team(person)
+            ),
+        )
+        if denial is not None:
+            await self._refuse(item, denial.reason, denial.said)
             return False
         return True
-
-    async def _is_of_team(self, person: str) -> bool:
-        return await self._parts.courier.patiently("person", lambda: self._parts.service.is_of_team(person))
 
     async def _settle(self, item: Item, state: Literal["done", "refused"] = "done") -> None:
         async with self._parts.transaction() as connection:
@@ -496,7 +379,3 @@ class Clerk:
             await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, said)
         except (LimitedError, AmbiguousError, DeclinedError):
             return
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
