@@ -29,7 +29,7 @@ bench: setup
 soak: setup
 	.venv/bin/python -m tests.faults --minutes $(minutes) --real
 	.venv/bin/pytest --in-full tests/integration/sandbox/test_churn.py tests/attacks/sandbox/test_neighbours.py \
-	  tests/attacks/egress/test_limits.py
+	  tests/attacks/egress/test_limits.py tests/e2e/slack/test_many.py
 	.venv/bin/python -m tests.soak
 
 clean:

@@ -8,12 +8,12 @@ from controlplane.sessions.mounts import mounts_of
 from controlplane.sessions.opening import checked_content, open_session
 from controlplane.store import (
     agents,
-    deliveries,
     deployment_runs,
     deployments,
     egress,
     environments,
     events,
+    front_door_threads,
     frontdoors,
     limits,
     sessions,
@@ -81,7 +81,7 @@ async def _report(
     if not door.rules.may_answer(to.place, deployed.agent_id):
         await frontdoors.refuse(connection, door, reason="agent_not_here", place=to.place)
         return
-    await deliveries.report(
+    await front_door_threads.report(
         connection,
         door,
         place=to.place,

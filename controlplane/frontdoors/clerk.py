@@ -4,7 +4,10 @@ import asyncio
 import secrets
 from typing import Any, Literal
 
+import structlog
+
 from controlplane.frontdoors import words
+from controlplane.frontdoors.answers import NO_SESSION
 from controlplane.frontdoors.contract import (
     AmbiguousError,
     Card,
@@ -14,29 +17,30 @@ from controlplane.frontdoors.contract import (
     LimitedError,
     Pressed,
     Said,
-    SharedFile,
     Text,
 )
+from controlplane.frontdoors.opening import Opening
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
-from controlplane.store import deliveries, frontdoors, posts, queue
-from controlplane.store.deliveries import Item, Thread
+from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, frontdoors, queue
+from controlplane.store.front_door_inbox import Item
+from controlplane.store.front_door_threads import DoorThread
+from controlplane.store.pool import Connection
 
-_VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
-_TITLE_CHARACTERS = 80
-_KEYS_KNOWN_SECONDS = 20 * 3600.0  # the API forgets a request's key after a day
-_FETCH_TRIES = 8  # of a file, in some two minutes
-_FETCH_PAUSE_SECONDS = 1.0
-_LONGEST_FETCH_PAUSE_SECONDS = 30.0
-_STOP_SECONDS = 120.0  # then the word is tried again, as whatever fails
-_STOP_PAUSE_SECONDS = 0.5
+_LOOK_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
 _LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
+_MOST_LOOKS = 240  # each with an answer of the API, so that an outage is none
+
+MOST_FAILURES = 8
+"""Of one item, in some two minutes; what fails as often fails for ever."""
 
 _Now = Literal["runs", "asks", "queued", "rests"]
+
+_log = structlog.get_logger(__name__)
 
 
 class Clerk:
@@ -44,10 +48,11 @@ class Clerk:
 
     def __init__(self, parts: Parts):
         self._parts = parts
+        self._opening = Opening(parts)
 
-    async def said(self, at: Thread, item: Item, said: Said) -> None:
+    async def said(self, at: DoorThread, item: Item, said: Said) -> None:
         """Act on a message."""
-        inbound, rules = item.inbound, await self._rules()
+        inbound, rules = item.inbound, await self._parts.gate.rules()
         if not await self._may_talk(item, rules):
             return
         heard = await self._heard(said, at, rules)
@@ -56,16 +61,16 @@ class Clerk:
         if heard.word is not None:
             await self._word(at, item, heard, rules)
             return
-        await self._parts.receipts.give(inbound)
+        self._parts.receipts.give(inbound)
         found = await self._with_agent(at, item, heard, rules)
         if found is None:
             return
         at = found
         try:
-            request = item.request or await self._planned(at, item, heard, said)
-            at = await self._with_session(at, item, request, rules)
+            request = item.request or await self._opening.planned(at, item, heard, said)
+            at = await self._opening.with_session(at, item, request, rules)
             now = await self._now(at)
-            event_id = await self._told(at, item, request)
+            await self._opening.tell(at, item, request)
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
                 raise
@@ -73,23 +78,23 @@ class Clerk:
                 at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
             )
             return
-        await self._settle(item, event_id=event_id)
+        await self._settle(item)
         if now == "asks":
             await self._whisper(inbound, "Your message waits: first somebody has to decide about the call above.")
         elif now == "runs":
             how = "goes into what I am doing" if heard.steers else "waits until I am through with the present one"
             await self._whisper(inbound, f"Your message {how}.")
 
-    async def _heard(self, said: Said, at: Thread, rules: Rules) -> Heard:
+    async def _heard(self, said: Said, at: DoorThread, rules: Rules) -> Heard:
         heard = words.hear(said.text, begun=at.session_id is not None)
         name = words.maybe_agent(said.text) if heard.word is None else None
-        if name is not None and name in (await self._agents(rules, at.place)).values():
+        if name is not None and name in (await self._parts.gate.agents(rules, at.place)).values():
             return Heard("use", name, "")
         return heard
 
-    async def pressed(self, at: Thread, item: Item, pressed: Pressed) -> None:
+    async def pressed(self, at: DoorThread, item: Item, pressed: Pressed) -> None:
         """Act on a button; who presses it is asked about now, not when it was made."""
-        inbound, rules = item.inbound, await self._rules()
+        inbound, rules = item.inbound, await self._parts.gate.rules()
         if not await self._may_talk(item, rules):
             return
         if pressed.action == "choose":
@@ -103,17 +108,17 @@ class Clerk:
         else:
             await self._decide(at, item, pressed)
 
-    async def stop(self, at: Thread, item: Item) -> None:
+    async def stop(self, at: DoorThread, item: Item) -> None:
         """Act on a sign that what runs in the thread is to stop."""
-        if await self._may_talk(item, await self._rules()):
+        if await self._may_talk(item, await self._parts.gate.rules()):
             await self._stop(at, item)
 
-    async def _stop(self, at: Thread, item: Item) -> None:
+    async def _stop(self, at: DoorThread, item: Item) -> None:
         if await self._now(at) == "rests":
             await self._whisper(item.inbound, "Nothing is running in this thread.")
         else:
             await self._interrupt(at, f"{item.id}:stop")
-            await self._parts.receipts.give(item.inbound)
+            self._parts.receipts.give(item.inbound)
         await self._settle(item)
 
     async def turn_away(self, item: Item) -> None:
@@ -121,19 +126,42 @@ class Clerk:
         await self._refuse(item, "key_revoked", "nobody is let in here any more: this front door's key was revoked")
 
     async def answer(
-        self, at: Thread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
+        self, at: DoorThread, item: Item, markdown: str, *, state: Literal["done", "refused"] = "done"
     ) -> None:
         """Say something in the thread and be done with an item, in one step."""
         async with self._parts.transaction() as connection:
-            body = Text(markdown=markdown)
-            await posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item.id}", body)
-            await deliveries.settle(connection, item.id, state)
+            await self._answer_in(connection, at, item.id, markdown, state=state)
 
-    async def _word(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> None:
+    async def _answer_in(
+        self,
+        connection: Connection,
+        at: DoorThread,
+        item_id: str,
+        markdown: str,
+        *,
+        state: Literal["done", "refused"] = "done",
+    ) -> None:
+        body = Text(markdown=markdown)
+        await front_door_posts.intend(connection, at, self._parts.door.workspace_id, f"reply:{item_id}", body)
+        await front_door_inbox.settle(connection, item_id, state)
+
+    async def failed(self, at: DoorThread, item_id: str, error: Exception, *, person: str = "") -> bool:
+        """Count that an item could not be acted on. After `MOST_FAILURES` the thread is told, and has heard it: what
+        is said after it waits behind it. Returns whether that is so."""
+        kind = type(error).__name__
+        async with self._parts.transaction() as connection:
+            if await front_door_inbox.failed(connection, item_id) < MOST_FAILURES:
+                return False
+            await frontdoors.refuse(
+                connection, self._parts.door, reason=f"failed: {kind}", place=at.place, person=person
+            )
+            said = f":warning: This could not be done: it failed {MOST_FAILURES} times (`{kind}`) and is left now."
+            await self._answer_in(connection, at, item_id, said, state="refused")
+        _log.error("item_given_up", thread_id=at.id, item_id=item_id, error=kind)
+        return True
+
+    async def _word(self, at: DoorThread, item: Item, heard: Heard, rules: Rules) -> None:
         match heard.word:
-            case "agents":
-                names = await self._agents(rules, item.inbound.place)
-                await self.answer(at, item, words.listed([*names.values()]))
             case "new":
                 await self._begin_anew(at, item, None, "The next message begins a new session.")
             case "use":
@@ -142,72 +170,70 @@ class Clerk:
                 await self._begin_anew(at, item, agent_id, said)
             case "stop":
                 await self._stop(at, item)
-            case "status":
-                await self.answer(at, item, await self._standing(at))
             case "resume":
                 await self._resume(at, item)
             case _:
-                await self.answer(at, item, words.HELP)
+                said = await self._parts.answers.to(heard.word, at.session_id, rules, item.inbound.place)
+                await self.answer(at, item, said)
 
-    async def _begin_anew(self, at: Thread, item: Item, agent_id: str | None, said: str) -> None:
-        """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later."""
+    async def _begin_anew(self, at: DoorThread, item: Item, agent_id: str | None, said: str) -> None:
+        """Leave a session for another. What still runs there is stopped first, and told: nobody follows it later.
+
+        Done at once with the word itself: taken up again it would stop what begins with its choice.
+        """
         if await self._stopped(at, item):
             said = f"I have stopped what was running. {said}"
         async with self._parts.transaction() as connection:
-            await deliveries.choose(connection, at.id, agent_id)
-            if agent_id is not None:
-                await deliveries.release_held(connection, at)
-        await self.answer(at, item, said)
+            if agent_id is None:
+                await front_door_threads.choose(connection, at.id, None)
+            else:
+                await self._choose_in(connection, at, agent_id)
+            await self._answer_in(connection, at.model_copy(update={"session_id": None}), item.id, said)
 
-    async def _stopped(self, at: Thread, item: Item) -> bool:
+    async def _stopped(self, at: DoorThread, item: Item) -> bool:
         """Stop what runs in a thread, with what waits there, and return when all of it is on record.
 
         Returns whether anything had to be stopped. Under a freeze a message that waits begins no turn, and stays.
         """
-        looks, stopped = 0, False
-        async with asyncio.timeout(_STOP_SECONDS):
-            while True:
-                now = await self._now(at)
-                if now == "rests" or (now == "queued" and looks >= _LOOKS_AT_A_QUEUE):
-                    if await self._is_told(at):
-                        return stopped
-                elif looks % _LOOKS_PER_STOP == 0:
-                    # Each is another request: a turn that began since is to stop too, also after a crash.
-                    await self._interrupt(at, f"{item.id}:stop:{secrets.token_hex(8)}")
-                    stopped = True
-                looks += 1
-                await asyncio.sleep(_STOP_PAUSE_SECONDS)
+        stopped = False
+        for looks in range(_MOST_LOOKS):
+            now = await self._now(at)
+            if now == "rests" or (now == "queued" and looks >= _LOOKS_AT_A_QUEUE):
+                if await self._is_told(at):
+                    return stopped
+            elif looks % _LOOKS_PER_STOP == 0:
+                # Each is another request: a turn that began since is to stop too, also after a crash.
+                await self._interrupt(at, f"{item.id}:stop:{secrets.token_hex(8)}")
+                stopped = True
+            await asyncio.sleep(_LOOK_PAUSE_SECONDS)
+        raise RefusedError("what runs here has not stopped yet; say it again in a while", "not_stopped")
 
-    async def _is_told(self, at: Thread) -> bool:
+    async def _is_told(self, at: DoorThread) -> bool:
         async with self._parts.transaction() as connection:
-            return await deliveries.with_news(connection, at.id) is None
+            return await front_door_threads.with_news(connection, at.id) is None
 
-    async def _interrupt(self, at: Thread, key: str) -> None:
+    async def _interrupt(self, at: DoorThread, key: str) -> None:
         path = f"/v1/sessions/{at.session_id}/events"
         await self._parts.plane.post(path, {"events": [{"type": "user.interrupt"}]}, key=key)
 
-    async def _standing(self, at: Thread) -> str:
+    async def _resume(self, at: DoorThread, item: Item) -> None:
         if at.session_id is None:
-            return "This thread has no session yet."
-        found = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
-        return words.standing(at.session_id, found)
-
-    async def _resume(self, at: Thread, item: Item) -> None:
-        if at.session_id is None:
-            await self.answer(at, item, "This thread has no session yet.")
+            await self.answer(at, item, NO_SESSION)
             return
         await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
-        await self._parts.receipts.give(item.inbound)
+        self._parts.receipts.give(item.inbound)
         await self._settle(item)
 
-    async def _decide(self, at: Thread, item: Item, pressed: Pressed) -> None:
+    async def _decide(self, at: DoorThread, item: Item, pressed: Pressed) -> None:
         tool_use_id, _, given = pressed.value.partition(":")
         async with self._parts.transaction() as connection:
-            card = (await posts.bodies(connection, at.id, f"card:{tool_use_id}")).get(f"card:{tool_use_id}")
+            card = (await front_door_posts.bodies(connection, at.id, f"card:{tool_use_id}")).get(
+                f"card:{tool_use_id}"
+            )
         if not isinstance(card, Card) or not holds(given, card.seal):
             await self._refuse(item, "forged_button", "this button is not one of ours")
             return
-        if card.outcome is not None:
+        if card.outcome is not None and item.request is None:
             await self._whisper(item.inbound, f"Too late: {card.outcome}.")
             await self._settle(item)
             return
@@ -233,23 +259,21 @@ class Clerk:
         if pressed.action == "allow_session":
             decision["remember"] = "session"
         async with self._parts.transaction() as connection:
-            await deliveries.plan(connection, item.id, decision)
+            await front_door_inbox.plan(connection, item.id, decision)
         return decision
 
-    async def _chosen(self, at: Thread, item: Item, agent_id: str, rules: Rules) -> None:
-        names = await self._agents(rules, item.inbound.place)
-        if agent_id not in names:
+    async def _chosen(self, at: DoorThread, item: Item, agent_id: str, rules: Rules) -> None:
+        if agent_id not in await self._parts.gate.agents(rules, item.inbound.place):
             await self._refuse(item, "agent_not_here", "that agent does not answer here")
             return
         async with self._parts.transaction() as connection:
             if at.agent_id is None:
-                await deliveries.choose(connection, at.id, agent_id)
-                body = Text(markdown=f"`{names[agent_id]}` answers here.")
-                await posts.revise(connection, at.id, "choice", body)
-            await deliveries.release_held(connection, at)
-            await deliveries.settle(connection, item.id)
+                await self._choose_in(connection, at, agent_id)
+            else:
+                await front_door_inbox.release_held(connection, at)
+            await front_door_inbox.settle(connection, item.id)
 
-    async def _with_agent(self, at: Thread, item: Item, heard: Heard, rules: Rules) -> Thread | None:
+    async def _with_agent(self, at: DoorThread, item: Item, heard: Heard, rules: Rules) -> DoorThread | None:
         """Return the thread with the agent that is to answer. None: it is asked for, or what had waited for it comes
         before this."""
         place = item.inbound.place
@@ -260,158 +284,53 @@ class Clerk:
         named = await self._named(rules, place, heard.agent) if heard.agent else None
         agent_id = named or rules.default_agent(place)
         if agent_id is None:
-            names = await self._agents(rules, place)
+            names = await self._parts.gate.agents(rules, place)
             if len(names) != 1:
                 await self._ask_which(at, item, names)
                 return None
             (agent_id,) = names
         async with self._parts.transaction() as connection:
-            await deliveries.choose(connection, at.id, agent_id)
-            released = await deliveries.release_held(connection, at)
+            released = await self._choose_in(connection, at, agent_id)
             if released:
-                await deliveries.reword(connection, item.id, f"now: {heard.text}" if heard.steers else heard.text)
-        if released:
-            await self._answers_here(at, agent_id)
-            return None
-        return await self._again(at)
+                await front_door_inbox.reword(
+                    connection, item.id, f"now: {heard.text}" if heard.steers else heard.text
+                )
+        return None if released else await self._again(at)
 
-    async def _answers_here(self, at: Thread, agent_id: str) -> None:
-        """Have the question which agent is to answer say which one does."""
-        name = (await self._parts.plane.agents()).get(agent_id, agent_id)
-        async with self._parts.transaction() as connection:
-            await posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
+    async def _choose_in(self, connection: Connection, at: DoorThread, agent_id: str) -> bool:
+        """Have an agent answer, and what waited for one go on; the question which one says so. Return whether
+        anything had waited."""
+        await front_door_threads.choose(connection, at.id, agent_id)
+        released = await front_door_inbox.release_held(connection, at)
+        asked = (await front_door_posts.bodies(connection, at.id, "choice")).get("choice")
+        if released and isinstance(asked, Choice):
+            name = asked.agents.get(agent_id, agent_id)
+            await front_door_posts.revise(connection, at.id, "choice", Text(markdown=f"`{name}` answers here."))
+        return released
 
-    async def _ask_which(self, at: Thread, item: Item, names: dict[str, str]) -> None:
+    async def _ask_which(self, at: DoorThread, item: Item, names: dict[str, str]) -> None:
         if not names:
             await self.answer(at, item, "There is no agent that answers here.", state="refused")
             return
         async with self._parts.transaction() as connection:
             body = Choice(agents=names)
-            await posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
-            await deliveries.settle(connection, item.id, "held")
+            await front_door_posts.intend(connection, at, self._parts.door.workspace_id, "choice", body)
+            await front_door_inbox.hold(connection, item.id)
 
-    async def _planned(self, at: Thread, item: Item, heard: Heard, said: Said) -> dict[str, Any]:
-        person = item.inbound.person
-        name = (await self._parts.service.names([person])).get(person, person)
-        from_whom = f"{_one_line(name)} ({self._parts.door.kind} {person}) says:"
-        content: list[dict[str, Any]] = [{"type": "text", "text": from_whom}]
-        mounts: list[dict[str, Any]] = []
-        for file in said.files:
-            await self._file(item, file, content, mounts)
-        if heard.text:
-            content.append({"type": "text", "text": heard.text})
-        message: dict[str, Any] = {"type": "user.message", "content": content}
-        if heard.steers:
-            message["delivery"] = "steer"
-        request = {"events": [message], "mounts": mounts, "title": _one_line(heard.text)[:_TITLE_CHARACTERS]}
+    async def _again(self, at: DoorThread) -> DoorThread:
         async with self._parts.transaction() as connection:
-            await deliveries.plan(connection, item.id, request)
-            await deliveries.spoke(connection, at.id, person)
-        return request
-
-    async def _file(
-        self, item: Item, file: SharedFile, content: list[dict[str, Any]], mounts: list[dict[str, Any]]
-    ) -> None:
-        """Take over a file: mounted in the session's sandbox, and shown to the model if it can see such."""
-        async with self._parts.carrying:
-            try:
-                data = await self._fetched(file)
-            except DeclinedError as error:
-                content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
-                return
-            file_id = await self._parts.plane.upload(file, data, key=f"{item.id}:file:{file.id}")
-            del data
-        path = f"/mnt/session/uploads/{file_id}"
-        mounts.append({"type": "file", "file_id": file_id, "mount_path": path})
-        content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {path}]"})
-        kind = "image" if file.media_type in _VISIBLE_TO_MODELS else "document"
-        content.append({"type": kind, "source": {"type": "file", "file_id": file_id}})
-
-    async def _fetched(self, file: SharedFile) -> bytes:
-        pause, reason = _FETCH_PAUSE_SECONDS, ""
-        for _ in range(_FETCH_TRIES):
-            try:
-                return await self._parts.service.content(file)
-            except LimitedError as error:
-                pause, reason = error.seconds, "it was asked for too often"
-            except AmbiguousError as error:
-                reason = str(error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_FETCH_PAUSE_SECONDS)
-        raise DeclinedError(reason)
-
-    async def _with_session(self, at: Thread, item: Item, request: dict[str, Any], rules: Rules) -> Thread:
-        if at.session_id is not None:
-            for mount in request["mounts"]:
-                path = f"/v1/sessions/{at.session_id}/resources"
-                await self._parts.plane.post(path, mount, key=f"{item.id}:mount:{mount['file_id']}")
-            return at
-        opening = at.opening or {
-            "request": {
-                "agent": at.agent_id,
-                "environment_id": rules.environment_id,
-                "vault_ids": rules.vault_ids,
-                "title": request["title"] or None,
-                "resources": request["mounts"],
-                "metadata": {"front_door": self._parts.door.id, "place": at.place, "thread": at.thread},
-            },
-            "key": f"{item.id}:session",
-        }
-        async with self._parts.transaction() as connection:
-            await deliveries.open_with(connection, at.id, opening)
-        try:
-            session_id = await self._made(at, item, opening)
-        except RefusedError:
-            # Asked for again with what the next message says: what was refused may be this one's files.
-            async with self._parts.transaction() as connection:
-                await deliveries.open_with(connection, at.id, None)
-            raise
-        async with self._parts.transaction() as connection:
-            await deliveries.opened(connection, at.id, session_id)
-        return await self._again(at)
-
-    async def _told(self, at: Thread, item: Item, request: dict[str, Any]) -> str:
-        """Give the session a message and return the event that it is."""
-        if item.request is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
-            async with self._parts.transaction() as connection:
-                found = await deliveries.told_before(connection, at.session_id or "", item)
-            if found is not None:
-                return found
-        path = f"/v1/sessions/{at.session_id}/events"
-        sent = await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
-        return sent["data"][0]["id"]
-
-    async def _made(self, at: Thread, item: Item, opening: dict[str, Any]) -> str:
-        """Make a thread's session and return its id."""
-        if at.opening is not None and item.age_seconds > _KEYS_KNOWN_SECONDS:
-            async with self._parts.transaction() as connection:
-                found = await deliveries.made_before(connection, at, item)
-            if found is not None:
-                return found
-        return (await self._parts.plane.post("/v1/sessions", opening["request"], key=opening["key"]))["id"]
-
-    async def _again(self, at: Thread) -> Thread:
-        async with self._parts.transaction() as connection:
-            return await deliveries.thread(connection, at.id) or at
-
-    async def _rules(self) -> Rules:
-        async with self._parts.transaction() as connection:
-            return (await frontdoors.get(connection, self._parts.door.id)).rules
-
-    async def _agents(self, rules: Rules, place: str) -> dict[str, str]:
-        found = await self._parts.plane.agents()
-        return {agent_id: name for agent_id, name in found.items() if rules.may_answer(place, agent_id)}
+            return await front_door_threads.find(connection, at.id) or at
 
     async def _named(self, rules: Rules, place: str, name: str) -> str:
-        for agent_id, each in (await self._agents(rules, place)).items():
+        for agent_id, each in (await self._parts.gate.agents(rules, place)).items():
             if name in (agent_id, each):
                 return agent_id
         raise RefusedError(f"no agent `{name}` answers here; `agents` lists those who do", "agent_not_here")
 
-    async def _session(self, at: Thread) -> dict[str, Any]:
+    async def _session(self, at: DoorThread) -> dict[str, Any]:
         return await self._parts.plane.get(f"/v1/sessions/{at.session_id}")
 
-    async def _now(self, at: Thread) -> _Now:
+    async def _now(self, at: DoorThread) -> _Now:
         """Return what a thread's session does; ``queued``: a message waits for a turn that is still to begin."""
         if at.session_id is None:
             return "rests"
@@ -426,22 +345,23 @@ class Clerk:
     async def _may_talk(self, item: Item, rules: Rules) -> bool:
         """Say whether a person may talk here, now; who may not is refused."""
         inbound = item.inbound
-        if not inbound.vouched and not await self._is_of_team(inbound.person):
-            await self._refuse(item, "guest_of_another_team", "only people of this workspace may talk with agents")
-            return False
-        if not rules.may_talk(inbound.place, inbound.person):
-            await self._refuse(item, "may_not_talk", "you may not talk with agents here")
+        denial = await self._parts.gate.denial(
+            rules,
+            inbound.place,
+            inbound.person,
+            vouched=inbound.vouched,
+            is_of_team=lambda person: self._parts.courier.patiently(
+                "person", lambda: self._parts.service.is_of_team(person)
+            ),
+        )
+        if denial is not None:
+            await self._refuse(item, denial.reason, denial.said)
             return False
         return True
 
-    async def _is_of_team(self, person: str) -> bool:
-        return await self._parts.courier.patiently("person", lambda: self._parts.service.is_of_team(person))
-
-    async def _settle(
-        self, item: Item, state: Literal["done", "refused"] = "done", event_id: str | None = None
-    ) -> None:
+    async def _settle(self, item: Item, state: Literal["done", "refused"] = "done") -> None:
         async with self._parts.transaction() as connection:
-            await deliveries.settle(connection, item.id, state, event_id=event_id)
+            await front_door_inbox.settle(connection, item.id, state)
 
     async def _refuse(self, item: Item, reason: str, said: str) -> None:
         inbound = item.inbound
@@ -449,7 +369,7 @@ class Clerk:
             await frontdoors.refuse(
                 connection, self._parts.door, reason=reason, place=inbound.place, person=inbound.person
             )
-            await deliveries.settle(connection, item.id, "refused")
+            await front_door_inbox.settle(connection, item.id, "refused")
         await self._whisper(inbound, f"Sorry, {said}.")
 
     async def _whisper(self, inbound: Inbound, text: str) -> None:
@@ -459,7 +379,3 @@ class Clerk:
             await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, said)
         except (LimitedError, AmbiguousError, DeclinedError):
             return
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

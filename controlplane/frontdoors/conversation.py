@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
+import httpx
+import psycopg
 import structlog
 
 from controlplane.frontdoors.account import Account, Decided, Doing, Lost, Note, Rest, Stand
@@ -14,8 +16,9 @@ from controlplane.frontdoors.pieces import cut
 from controlplane.frontdoors.plane import SHUT, RefusedError
 from controlplane.frontdoors.seals import seal
 from controlplane.frontdoors.status import Status
-from controlplane.store import deliveries, frontdoors, posts
-from controlplane.store.deliveries import Item, Thread
+from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, frontdoors
+from controlplane.store.front_door_inbox import Item, UnreadableItemError
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection
 from controlplane.tasks import end
 
@@ -25,13 +28,16 @@ MOST_PARTS = 6
 _LOOK_SECONDS = 2.0
 _REFUSED_SECONDS = 30.0  # until a session is asked for again that the API did not let us see
 
+_PASSES = (psycopg.OperationalError, psycopg.InterfaceError, httpx.TransportError)
+"""What fails because Postgres or the API is away says nothing about what was to be done."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Conversation:
     """Works on one thread for as long as there is something to do; its owner alone does."""
 
-    def __init__(self, parts: Parts, thread: Thread):
+    def __init__(self, parts: Parts, thread: DoorThread):
         self._parts = parts
         self._thread = thread
         self._clerk = Clerk(parts)
@@ -73,23 +79,28 @@ class Conversation:
             await end(*helpers)
 
     async def _next(self) -> Item | None:
-        async with self._parts.transaction() as connection:
-            return await deliveries.next_item(connection, self._thread)
+        try:
+            async with self._parts.transaction() as connection:
+                return await front_door_inbox.next_item(connection, self._thread)
+        except UnreadableItemError as error:
+            if not await self._clerk.failed(self._thread, error.item_id, error):
+                raise
+            return None
 
     async def _refresh(self) -> None:
         async with self._parts.transaction() as connection:
-            found = await deliveries.thread(connection, self._thread.id)
+            found = await front_door_threads.find(connection, self._thread.id)
         if found is not None:
             self._thread = found
 
-    async def _with_news(self) -> Thread | None:
+    async def _with_news(self) -> DoorThread | None:
         """Return the thread if its session has news: which session that is and from where, in one look."""
         async with self._parts.transaction() as connection:
-            return await deliveries.with_news(connection, self._thread.id)
+            return await front_door_threads.with_news(connection, self._thread.id)
 
     async def _has_mail(self) -> bool:
         async with self._parts.transaction() as connection:
-            return await posts.due(connection, self._thread.id) is not None
+            return await front_door_posts.due(connection, self._thread.id) is not None
 
     async def _take(self, item: Item) -> None:
         await self._refresh()
@@ -106,6 +117,11 @@ class Conversation:
                 await self._clerk.turn_away(item)
                 return
             await self._clerk.answer(self._thread, item, f":warning: {error}", state="refused")
+        except _PASSES:
+            raise
+        except Exception as error:
+            if not await self._clerk.failed(self._thread, item.id, error, person=item.inbound.person):
+                raise
         self._mail.set()
         self._news.set()
         await self._refresh()
@@ -137,7 +153,7 @@ class Conversation:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._news.wait()
 
-    async def _follow(self, thread: Thread, session_id: str) -> None:
+    async def _follow(self, thread: DoorThread, session_id: str) -> None:
         link = await self._link(session_id)
         session = await self._parts.plane.get(f"/v1/sessions/{session_id}")
         account = Account(session_id, session["agent"]["model"]["id"], link, heading=await self._heading(thread))
@@ -157,16 +173,17 @@ class Conversation:
                 if account.rests and not await self._has_more(thread, session_id, seq):
                     return
 
-    async def _has_more(self, thread: Thread, session_id: str, seq: int) -> bool:
+    async def _has_more(self, thread: DoorThread, session_id: str, seq: int) -> bool:
         async with self._parts.transaction() as connection:
-            return await deliveries.seen(connection, thread.id, session_id, seq)
+            return await front_door_threads.seen(connection, thread.id, session_id, seq)
 
-    async def _heading(self, thread: Thread) -> str | None:
+    async def _heading(self, thread: DoorThread) -> str | None:
         """Return what a thread begins with that is still to be begun by us."""
         async with self._parts.transaction() as connection:
-            return None if await posts.has_posts(connection, thread.id) else thread.report
+            begun = thread.root is not None or await front_door_posts.has_posts(connection, thread.id)
+            return None if begun else thread.report
 
-    async def _noted(self, thread: Thread, notes: list[Note], seq: int, status: Status, live: Live) -> None:
+    async def _noted(self, thread: DoorThread, notes: list[Note], seq: int, status: Status, live: Live) -> None:
         """Put what an event comes to on record, all of it or nothing; a status gives way before an answer comes."""
         rests = any(isinstance(note, Rest) for note in notes)
         if rests:
@@ -178,11 +195,14 @@ class Conversation:
         if bodies or rests or Lost() in notes:
             await live.end()
         async with self._parts.transaction() as connection:
+            # The session before its thread and its messages, as whoever deletes it.
+            if not await front_door_threads.hold_session(connection, thread.session_id or ""):
+                return
             if rests:
-                await posts.withdraw(connection, thread.id, "status:")
+                await front_door_posts.withdraw(connection, thread.id, "status:")
             for name, body in bodies:
-                await posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
-                await posts.finish(connection, thread.id, name, body)
+                await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
+                await front_door_posts.finish(connection, thread.id, name, body)
             for note in notes:
                 await self._put(connection, thread, note, seq)
         for doing in (note for note in notes if isinstance(note, Doing)):
@@ -191,10 +211,10 @@ class Conversation:
         if rests:
             await status.clear()
 
-    async def _put(self, connection: Connection, thread: Thread, note: Note, seq: int) -> None:
+    async def _put(self, connection: Connection, thread: DoorThread, note: Note, seq: int) -> None:
         match note:
             case Lost():
-                await posts.drop_live(connection, thread.id)
+                await front_door_posts.drop_live(connection, thread.id)
             case Decided():
                 await self._decided(connection, thread, note)
             case Rest():
@@ -202,7 +222,7 @@ class Conversation:
             case Stand() | Doing():
                 pass
 
-    async def _bodies(self, thread: Thread, note: Stand) -> list[tuple[str, Body]]:
+    async def _bodies(self, thread: DoorThread, note: Stand) -> list[tuple[str, Body]]:
         body = note.body
         if isinstance(body, Card):
             sealed = seal(self._parts.key, thread.id, body.tool_use_id, body.input)
@@ -223,20 +243,20 @@ class Conversation:
         ]
         return texts + found
 
-    async def _decided(self, connection: Connection, thread: Thread, note: Decided) -> None:
+    async def _decided(self, connection: Connection, thread: DoorThread, note: Decided) -> None:
         name = f"card:{note.tool_use_id}"
-        card = (await posts.bodies(connection, thread.id, name)).get(name)
+        card = (await front_door_posts.bodies(connection, thread.id, name)).get(name)
         if isinstance(card, Card):
             said = card.model_copy(update={"outcome": note.outcome})
-            await posts.revise(connection, thread.id, name, said)
+            await front_door_posts.revise(connection, thread.id, name, said)
 
-    async def _rest(self, connection: Connection, thread: Thread, note: Rest, seq: int) -> None:
-        for name, card in (await posts.bodies(connection, thread.id, "card:")).items():
+    async def _rest(self, connection: Connection, thread: DoorThread, note: Rest, seq: int) -> None:
+        for name, card in (await front_door_posts.bodies(connection, thread.id, "card:")).items():
             if isinstance(card, Card) and card.outcome is None and card.tool_use_id not in note.waits_for:
                 gone = card.model_copy(update={"outcome": "nobody need decide any more"})
-                await posts.revise(connection, thread.id, name, gone)
-        await posts.drop_live(connection, thread.id)
-        await deliveries.seen(connection, thread.id, thread.session_id or "", seq)
+                await front_door_posts.revise(connection, thread.id, name, gone)
+        await front_door_posts.drop_live(connection, thread.id)
+        await front_door_threads.seen(connection, thread.id, thread.session_id or "", seq)
 
     async def _link(self, session_id: str) -> str:
         async with self._parts.transaction() as connection:

@@ -21,11 +21,11 @@ from controlplane.frontdoors.contract import (
     Trouble,
 )
 from controlplane.frontdoors.leaving import Leaving
-from controlplane.store import deliveries, frontdoors, posts
-from controlplane.store.deliveries import Thread
+from controlplane.store import front_door_posts, front_door_slots, front_door_threads, frontdoors
+from controlplane.store.front_door_posts import DuePost
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
-from controlplane.store.posts import DuePost
 
 T = TypeVar("T")
 
@@ -65,11 +65,11 @@ class Courier:
         self._content = content
         self._leaving = leaving
 
-    async def deliver(self, at: Thread) -> bool:
+    async def deliver(self, at: DoorThread) -> bool:
         """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes."""
         async with self._database.transaction(self._door.workspace_id) as connection:
-            at = await deliveries.thread(connection, at.id) or at
-            due = await posts.due(connection, at.id)
+            at = await front_door_threads.find(connection, at.id) or at
+            due = await front_door_posts.due(connection, at.id)
         if due is None:
             return False
         try:
@@ -82,67 +82,70 @@ class Courier:
             await self._fail(at, due, error.reason)
         return True
 
-    async def _fail(self, at: Thread, due: DuePost, reason: str) -> None:
+    async def _fail(self, at: DoorThread, due: DuePost, reason: str) -> None:
         """Put on record that a message does not stand as it should, and have what it says stand in another way."""
         instead = None if due.withdrawn else _instead(due, reason)
         async with self._database.transaction(self._door.workspace_id) as connection:
-            if not await posts.failed(connection, due, reason):
+            if not await front_door_posts.failed(connection, due):
                 return
             await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
             if instead is not None:
-                await posts.intend(connection, at, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead)
+                of_its_session = at.model_copy(update={"session_id": due.session_id})
+                await front_door_posts.intend(
+                    connection, of_its_session, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead
+                )
 
     async def _fit(self, due: DuePost) -> Post:
         post = due.post()
         return post.model_copy(update={"body": await self._leaving.body(post.body)})
 
-    async def _correct(self, at: Thread, due: DuePost) -> None:
+    async def _correct(self, at: DoorThread, due: DuePost) -> None:
         remote = due.remote or ""
         if due.withdrawn:
             await self.patiently("withdraw", lambda: self._service.withdraw(at.place, remote))
-            await self._note(posts.gone, due.id)
+            await self._note(front_door_posts.gone, due.id)
         else:
             post = await self._fit(due)
             await self.patiently("change", lambda: self._service.change(at.place, post))
-            await self._note(posts.posted, due.id, remote, revision=due.revision)
+            await self._note(front_door_posts.posted, due.id, remote, revision=due.revision)
 
-    async def _post(self, at: Thread, due: DuePost) -> None:
+    async def _post(self, at: DoorThread, due: DuePost) -> None:
         if due.state == "sending":
             await asyncio.sleep(max(0.0, SETTLE_SECONDS - (due.sent_seconds or 0.0)))
             if await self._found(at, due):
                 return
             if due.withdrawn:
-                await self._note(posts.gone, due.id)
+                await self._note(front_door_posts.gone, due.id)
                 return
         if isinstance(due.body, Attachment) and due.body.remote is None:
             due = await self._prepared(due, due.body)
         await self._send(at, due)
 
-    async def _send(self, at: Thread, due: DuePost) -> None:
+    async def _send(self, at: DoorThread, due: DuePost) -> None:
         await self._slot(at.place, pause_seconds=self._service.place_pause_seconds)
         async with self._database.transaction(self._door.workspace_id) as connection:
-            sent = await posts.sending(connection, due)
+            sent = await front_door_posts.sending(connection, due)
         if sent is None:
             return
         try:
             remote = await self._service.send(at.place, at.anchor, await self._fit(sent))
         except NotStreamedError:
-            await self._note(posts.put_off, sent)
+            await self._note(front_door_posts.put_off, sent)
         except LimitedError as error:
-            await self._note(posts.unsent, sent)
+            await self._note(front_door_posts.unsent, sent)
             await self._postpone(at.place, error.seconds)
         except AmbiguousError as error:
             _log.info("post_ambiguous", thread_id=at.id, post_id=sent.id, error=str(error))
             await asyncio.sleep(_ANSWERED_SECONDS if error.answered else SETTLE_SECONDS)
             if not await self._found(at, sent):
-                await self._note(posts.unsent, sent)
+                await self._note(front_door_posts.unsent, sent)
         else:
             await self._stands(at, sent, remote, revision=sent.revision)
 
-    async def _found(self, at: Thread, due: DuePost) -> bool:
+    async def _found(self, at: DoorThread, due: DuePost) -> bool:
         """Look for a message that may have been taken; note it if it was."""
         async with self._database.transaction(self._door.workspace_id) as connection:
-            others = await posts.remotes(connection, at.id)
+            others = await front_door_posts.remotes(connection, at.id)
         # Counted from when it was sent, however long the look takes.
         since = (due.sent_at or datetime.now(UTC)) - _LOOK_BACK
         remote = await self.patiently(
@@ -153,11 +156,11 @@ class Courier:
             await self._stands(at, due, remote, revision=-1 if due.revision or due.streamed else due.revision)
         return remote is not None
 
-    async def _stands(self, at: Thread, due: DuePost, remote: str, *, revision: int) -> None:
+    async def _stands(self, at: DoorThread, due: DuePost, remote: str, *, revision: int) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            await posts.posted(connection, due.id, remote, revision=revision)
             if at.anchor is None:
-                await deliveries.anchor(connection, at, remote)
+                await front_door_threads.anchor(connection, at, remote)
+            await front_door_posts.posted(connection, due.id, remote, revision=revision)
 
     async def _prepared(self, due: DuePost, attachment: Attachment) -> DuePost:
         fit = cast("Attachment", await self._leaving.body(attachment))
@@ -169,7 +172,7 @@ class Courier:
                 raise DeclinedError(f"it has secrets in it ({', '.join(sorted(set(kinds)))})")
         remote = await self.patiently("prepare", lambda: self._service.prepare(fit, content))
         body = attachment.model_copy(update={"remote": remote})
-        await self._note(posts.prepared, due.id, body)
+        await self._note(front_door_posts.prepared, due.id, body)
         return due.model_copy(update={"body": body})
 
     async def patiently(self, kind: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -190,12 +193,12 @@ class Courier:
 
     async def _slot(self, name: str, *, pause_seconds: float) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            wait = await deliveries.reserve(connection, self._door, name, pause_seconds=pause_seconds)
+            wait = await front_door_slots.reserve(connection, self._door, name, pause_seconds=pause_seconds)
         await asyncio.sleep(wait)
 
     async def _postpone(self, name: str, seconds: float) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            await deliveries.postpone(connection, self._door, name, seconds=seconds)
+            await front_door_slots.postpone(connection, self._door, name, seconds=seconds)
 
     async def _note(self, change: Callable[..., Awaitable[None]], *given: object, **named: object) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:

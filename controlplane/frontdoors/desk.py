@@ -10,14 +10,13 @@ import structlog
 from controlplane.frontdoors.contract import Inbound
 from controlplane.frontdoors.conversation import Conversation
 from controlplane.frontdoors.parts import Parts
-from controlplane.store import deliveries, events, frontdoors
-from controlplane.store.deliveries import Among, Received, Thread
+from controlplane.frontdoors.policy import Rules
+from controlplane.store import events, front_door_inbox, front_door_threads, frontdoors
+from controlplane.store.front_door_inbox import Received
+from controlplane.store.front_door_threads import Among, DoorThread
 from controlplane.store.listening import listen
 from controlplane.store.pool import Database
 from controlplane.tasks import end
-
-_LOCK_CLASS = 7_200
-"""The first half of the advisory locks' keys; the second is the thread's ``lock_key``."""
 
 _LOOK_SECONDS = 5.0  # for what was heard of by nobody; it takes a look at every thread that there is
 _FORGET_SECONDS = 300.0
@@ -32,9 +31,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Running:
+    thread: DoorThread
     conversation: Conversation
     task: asyncio.Task[None]
-    lock_key: int
 
 
 class Desk:
@@ -56,11 +55,13 @@ class Desk:
 
     async def take_in(self, inbound: Inbound) -> Received:
         """Put on record what came in; once this returns it is not lost."""
+        rules: Rules | None = None
         async with self._entrance.transaction(self._parts.door.workspace_id) as connection:
-            received = await deliveries.receive(connection, self._parts.door, inbound)
-        if received == "new":
-            self._parts.receipts.note(inbound)
-        self._wake()
+            received = await front_door_inbox.receive(connection, self._parts.door, inbound)
+            if received == "new":
+                rules = (await frontdoors.get(connection, self._parts.door.id)).rules
+        if rules is not None:
+            self._parts.receipts.note(inbound, rules)
         return received
 
     async def refuse(self, reason: str, *, place: str = "", person: str = "", count: int = 1) -> None:
@@ -72,7 +73,7 @@ class Desk:
 
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again, with what the ledger has."""
-        channels = [deliveries.CHANNEL, events.CHANNEL]
+        channels = [front_door_threads.CHANNEL, events.CHANNEL]
         hearing = asyncio.create_task(listen(self._parts.database.url, channels, self._hear, connected=self._wake))
         forgetting = asyncio.create_task(self._forget())
         try:
@@ -138,7 +139,9 @@ class Desk:
             told = None if self._is_all else self._told
             self._told, self._is_all = Among(), False
             async with self._parts.transaction() as reading:
-                found = await deliveries.threads_with_work(reading, self._parts.door.id, told)
+                found = await front_door_threads.with_work(reading, self._parts.door.id, told)
+            if found:
+                await self._parts.receipts.before_answers()
             for thread in found:
                 await self._begin(connection, thread)
             await self._something()
@@ -153,25 +156,23 @@ class Desk:
             async with asyncio.timeout(self._all_at - now):
                 await self._look.wait()
 
-    async def _begin(self, connection: psycopg.AsyncConnection, thread: Thread) -> None:
+    async def _begin(self, connection: psycopg.AsyncConnection, thread: DoorThread) -> None:
         now = asyncio.get_running_loop().time()
         if thread.id in self._running or self._resting.get(thread.id, 0.0) > now:
             return
-        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, %s::int)", (_LOCK_CLASS, thread.lock_key))
-        row = await cursor.fetchone()
-        if row is None or not row[0]:
+        if not await front_door_threads.take(connection, thread):
             return
         conversation = Conversation(self._parts, thread)
         task = asyncio.create_task(conversation.run())
-        task.add_done_callback(lambda _: self._hear(deliveries.CHANNEL, thread.id))
-        self._running[thread.id] = _Running(conversation, task, thread.lock_key)
+        task.add_done_callback(lambda _: self._hear(front_door_threads.CHANNEL, thread.id))
+        self._running[thread.id] = _Running(thread, conversation, task)
 
     async def _end_finished(self, connection: psycopg.AsyncConnection) -> None:
         for thread_id, running in list(self._running.items()):
             if not running.task.done():
                 continue
             del self._running[thread_id]
-            await connection.execute("SELECT pg_advisory_unlock(%s, %s::int)", (_LOCK_CLASS, running.lock_key))
+            await front_door_threads.give_back(connection, running.thread)
             error = running.task.exception()
             if error is None:
                 self._failures.pop(thread_id, None)
@@ -186,5 +187,5 @@ class Desk:
         while True:
             with suppress(psycopg.Error):
                 async with self._parts.transaction() as connection:
-                    await deliveries.forget(connection, self._parts.door.id)
+                    await front_door_inbox.forget(connection, self._parts.door.id)
             await asyncio.sleep(_FORGET_SECONDS)

@@ -6,8 +6,8 @@ from typing import Any
 
 from controlplane.frontdoors.contract import Text
 from controlplane.frontdoors.parts import Parts
-from controlplane.store import deliveries, posts
-from controlplane.store.deliveries import Thread
+from controlplane.store import front_door_posts, front_door_threads
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.tasks import end
 
 PAUSE_SECONDS = 1.0  # an answer that is whole sooner comes as one
@@ -19,7 +19,7 @@ class Live:
     Previews may be lost. So what has been shown may lack the end, and is taken away if the answer is never recorded.
     """
 
-    def __init__(self, parts: Parts, thread: Thread):
+    def __init__(self, parts: Parts, thread: DoorThread):
         self._parts = parts
         self._thread = thread
         self._event_id = ""
@@ -53,10 +53,10 @@ class Live:
             body = Text(markdown=text, live_for=person)
             async with self._parts.transaction() as connection:
                 if not shown:
-                    await posts.withdraw(connection, self._thread.id, "status:")
-                    await posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
-                await posts.revise(connection, self._thread.id, name, body)
-                await deliveries.wake(connection, self._thread.id)
+                    await front_door_posts.withdraw(connection, self._thread.id, "status:")
+                    await front_door_posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
+                await front_door_posts.revise(connection, self._thread.id, name, body)
+                await front_door_threads.wake(connection, self._thread.id)
             shown = text
 
 

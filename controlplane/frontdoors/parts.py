@@ -3,8 +3,10 @@
 import asyncio
 from typing import Any
 
+from controlplane.frontdoors.answers import Answers
 from controlplane.frontdoors.contract import Service
 from controlplane.frontdoors.courier import Courier
+from controlplane.frontdoors.gate import Gate
 from controlplane.frontdoors.leaving import Leaving
 from controlplane.frontdoors.plane import Plane
 from controlplane.frontdoors.receipts import Receipts
@@ -38,6 +40,8 @@ class Parts:
         self.courier = courier
         self.leaving = leaving
         self.receipts = receipts
+        self.gate = Gate(database=database, service=service, door=door, plane=plane)
+        self.answers = Answers(gate=self.gate, plane=plane)
         self.carrying = asyncio.Semaphore(FILES_AT_ONCE)
 
     def transaction(self) -> Any:

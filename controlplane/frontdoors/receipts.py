@@ -1,65 +1,83 @@
 """The sign that a message has been seen: at once, whatever else happens in its thread."""
 
 import asyncio
-
-import psycopg
-import structlog
+from contextlib import suppress
 
 from controlplane.frontdoors import words
 from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, Inbound, LimitedError, Said, Service
-from controlplane.store import frontdoors
-from controlplane.store.frontdoors import FrontDoorRecord
-from controlplane.store.pool import Database
+from controlplane.frontdoors.policy import Rules
 from controlplane.tasks import end
 
 _AT_ONCE = 8
 _TRIES = 5
+_FIRST_SECONDS = 3.0  # answers wait no longer for the signs of a burst
 _KNOWN = 10_000
 """Of how many messages it is remembered that they have their sign: far more than are open at a time."""
-
-_log = structlog.get_logger(__name__)
 
 
 class Receipts:
     """Gives each message one sign. Nothing hangs on it: one that is lost with this process is given again by whoever
     takes the message up."""
 
-    def __init__(self, *, database: Database, service: Service, door: FrontDoorRecord):
-        self._database = database
+    def __init__(self, service: Service):
         self._service = service
-        self._door = door
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._limited = asyncio.Lock()
         self._given: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._untried = 0
+        self._few = asyncio.Event()
+        self._few.set()
 
-    def note(self, inbound: Inbound) -> None:
+    def note(self, inbound: Inbound, rules: Rules) -> None:
         """Have the sign given to a message that is on record, if it is one to an agent and the person may talk."""
-        what = inbound.what
-        key = (inbound.place, inbound.message)
-        if isinstance(what, Said) and words.hear(what.text).word is None and key not in self._given:
-            while len(self._given) >= _KNOWN:
-                del self._given[next(iter(self._given))]
-            self._given[key] = asyncio.create_task(self._seen(inbound))
+        is_word = isinstance(inbound.what, Said) and words.hear(inbound.what.text).word is not None
+        if not is_word and rules.may_talk(inbound.place, inbound.person):
+            self.give(inbound)
 
-    async def give(self, inbound: Inbound) -> None:
-        """Give the sign to a message that has none from this process."""
-        if isinstance(inbound.what, Said) and (inbound.place, inbound.message) not in self._given:
-            await self._give(inbound)
+    def give(self, inbound: Inbound) -> None:
+        """Have the sign given to a message that has none from this process."""
+        key = (inbound.place, inbound.message)
+        if not isinstance(inbound.what, Said) or key in self._given:
+            return
+        while len(self._given) >= _KNOWN:
+            del self._given[next(iter(self._given))]
+        self._count(1)
+        self._given[key] = asyncio.create_task(self._seen(inbound))
+
+    async def before_answers(self) -> None:
+        """Let a burst of messages have their signs before anything is done about them, within reason."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SECONDS):
+                await self._few.wait()
 
     async def close(self) -> None:
         """Give no more."""
         await end(*self._given.values())
 
+    def _count(self, change: int) -> None:
+        self._untried += change
+        if self._untried <= _AT_ONCE:
+            self._few.set()
+        else:
+            self._few.clear()
+
     async def _seen(self, inbound: Inbound) -> None:
+        """Give the sign. Once the service wants no more for a while, all wait for one that asks again and again."""
         try:
-            async with self._database.transaction(self._door.workspace_id) as connection:
-                rules = (await frontdoors.get(connection, self._door.id)).rules
-        except psycopg.Error as error:
-            _log.info("message_not_acknowledged", cause=type(error).__name__)
-            return
-        if rules.may_talk(inbound.place, inbound.person):
             async with self._places:
-                if inbound.vouched or await self._is_of_team(inbound.person):
-                    await self._give(inbound)
+                is_due = inbound.vouched or await self._is_of_team(inbound.person)
+                if is_due and not self._limited.locked():
+                    is_due = await self._refused_seconds(inbound) is not None
+        finally:
+            self._count(-1)
+        if not is_due:
+            return
+        async with self._limited:
+            while True:
+                seconds = await self._refused_seconds(inbound)
+                if seconds is None:
+                    return
+                await asyncio.sleep(seconds)
 
     async def _is_of_team(self, person: str) -> bool:
         try:
@@ -67,15 +85,17 @@ class Receipts:
         except (LimitedError, AmbiguousError):
             return False
 
-    async def _give(self, inbound: Inbound) -> None:
+    async def _refused_seconds(self, inbound: Inbound) -> float | None:
+        """Ask for the sign to be given, and return after how many seconds to ask again; None: no more."""
         for _ in range(_TRIES):
             try:
                 await self._service.acknowledge(inbound.place, inbound.message)
             except LimitedError as error:
-                await asyncio.sleep(error.seconds)
+                return error.seconds
             except AmbiguousError:
                 continue
             except DeclinedError:
-                return
+                return None
             else:
-                return
+                return None
+        return None

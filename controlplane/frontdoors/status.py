@@ -8,8 +8,8 @@ import structlog
 from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, LimitedError, Working
 from controlplane.frontdoors.parts import Parts
 from controlplane.ids import new_id
-from controlplane.store import deliveries, posts
-from controlplane.store.deliveries import Thread
+from controlplane.store import front_door_posts, front_door_slots, front_door_threads
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.tasks import end
 
 _STATUS_AFTER_SECONDS = 1.5  # a turn that is over sooner needs no message that says so
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 class Status:
     """What the agent does, as the service can show it: its own way, or a message that is changed now and then."""
 
-    def __init__(self, parts: Parts, thread: Thread, link: str):
+    def __init__(self, parts: Parts, thread: DoorThread, link: str):
         self._parts = parts
         self._thread = thread
         self._link = link
@@ -70,16 +70,20 @@ class Status:
     async def _turn(self) -> None:
         """Wait until it is this thread's turn to show something."""
         async with self._parts.transaction() as connection:
-            wait = await deliveries.reserve(connection, self._parts.door, _SLOT, pause_seconds=_SHARED_PAUSE_SECONDS)
+            wait = await front_door_slots.reserve(
+                connection, self._parts.door, _SLOT, pause_seconds=_SHARED_PAUSE_SECONDS
+            )
         await asyncio.sleep(wait)
 
     async def _message(self, body: Working) -> None:
         """Have the message that stands there say it, or a new one: an answer that came meanwhile took it away. Under
         one that is being written there is none."""
         async with self._parts.transaction() as connection:
-            if await posts.is_writing(connection, self._thread.id):
+            if await front_door_posts.is_writing(connection, self._thread.id):
                 return
-            name = await posts.standing(connection, self._thread.id, _PREFIX) or f"{_PREFIX}{new_id('post')}"
-            await posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
-            await posts.revise(connection, self._thread.id, name, body)
-            await deliveries.wake(connection, self._thread.id)
+            name = (
+                await front_door_posts.standing(connection, self._thread.id, _PREFIX) or f"{_PREFIX}{new_id('post')}"
+            )
+            await front_door_posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
+            await front_door_posts.revise(connection, self._thread.id, name, body)
+            await front_door_threads.wake(connection, self._thread.id)

@@ -109,11 +109,15 @@ async def unkept(connection: Connection, turn: TurnInput) -> tuple[str, OutputsI
 
 
 async def told(connection: Connection, turn: TurnInput) -> dict[str, Any]:
-    """Return what a turn's last event says of its outputs: nothing where there are none."""
+    """Return what a turn's last event says of outputs, in the transaction that records it: what none has said yet."""
+    await connection.execute(
+        "UPDATE session_outputs SET told_turn_id = %(turn)s WHERE session_id = %(session)s AND told_turn_id IS NULL",
+        {"session": turn.session_id, "turn": turn.turn_id},
+    )
     found = await rows(
         connection,
-        "SELECT o.path, o.file_id, o.size_bytes, o.left_out FROM session_outputs o"
-        " WHERE o.session_id = %(session)s AND o.turn_id = %(turn)s ORDER BY o.path",
+        "SELECT path, file_id, size_bytes, left_out FROM session_outputs"
+        " WHERE session_id = %(session)s AND told_turn_id = %(turn)s ORDER BY path",
         {"session": turn.session_id, "turn": turn.turn_id},
     )
     kept = [{name: row[name] for name in ("path", "file_id", "size_bytes")} for row in found if row["file_id"]]
@@ -145,11 +149,11 @@ async def _note(
     left_out: LeftOut | None = None,
 ) -> None:
     await connection.execute(
-        "INSERT INTO session_outputs (session_id, workspace_id, path, size_bytes, changed_at, file_id, left_out,"
-        " turn_id) VALUES (%(session)s, %(workspace)s, %(path)s, %(size)s, %(changed)s, %(file)s, %(left)s, %(turn)s)"
+        "INSERT INTO session_outputs (session_id, workspace_id, path, size_bytes, changed_at, file_id, left_out)"
+        " VALUES (%(session)s, %(workspace)s, %(path)s, %(size)s, %(changed)s, %(file)s, %(left)s)"
         " ON CONFLICT (session_id, path) DO UPDATE SET size_bytes = excluded.size_bytes,"
         " changed_at = excluded.changed_at, file_id = excluded.file_id, left_out = excluded.left_out,"
-        " turn_id = excluded.turn_id",
+        " told_turn_id = NULL",
         {
             "session": wanted.session_id,
             "workspace": wanted.workspace_id,
@@ -158,7 +162,6 @@ async def _note(
             "changed": file.changed_at,
             "file": file_id,
             "left": left_out,
-            "turn": wanted.turn_id,
         },
     )
 

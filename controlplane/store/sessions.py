@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from controlplane.definitions import SessionAgent, stored
 from controlplane.errors import NotFoundError
 from controlplane.ids import new_id, shown_id
-from controlplane.store import idempotency
+from controlplane.store import front_door_inbox, idempotency
 from controlplane.store.events import announce
 from controlplane.store.pool import Connection, one, rows
 from controlplane.store.positions import Position
@@ -233,6 +233,7 @@ async def delete(connection: Connection, workspace_id: str, *, session_id: str, 
         " WHERE r.session_id <> %(id)s AND r.type = 'file' AND r.config ->> 'file_id' = f.id)",
         {"id": session_id},
     )
+    await front_door_inbox.settle_all(connection, session_id)
     await connection.execute("DELETE FROM sessions WHERE id = %(id)s", {"id": session_id})
     await idempotency.empty(connection, session_id)
     await announce(connection, session_id, seq)

@@ -4,8 +4,8 @@ import itertools
 
 from controlplane.frontdoors.contract import Crossed, Inbound, Pressed, Said
 from controlplane.frontdoors.policy import Rules
-from controlplane.store import deliveries, frontdoors
-from controlplane.store.deliveries import Thread
+from controlplane.store import front_door_inbox, front_door_threads, frontdoors
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Connection
 
@@ -39,10 +39,10 @@ async def make_door(connection: Connection) -> FrontDoorRecord:
     )
 
 
-async def make_thread(connection: Connection, door: FrontDoorRecord, *, thread: str = "1.0") -> Thread:
+async def make_thread(connection: Connection, door: FrontDoorRecord, *, thread: str = "1.0") -> DoorThread:
     """Have somebody begin a thread."""
     said = Said(text="hello", addressed=True)
-    await deliveries.receive(connection, door, inbound(said, thread=thread, message=thread))
-    found = await deliveries.thread_at(connection, door.id, "C001", thread)
+    await front_door_inbox.receive(connection, door, inbound(said, thread=thread, message=thread))
+    found = await front_door_threads.at(connection, door.id, "C001", thread)
     assert found is not None
     return found

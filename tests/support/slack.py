@@ -25,6 +25,7 @@ from controlplane.models.listening import listening
 from tests.support.client import Client
 from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, Emulator, free_port
 from tests.support.passage import Passage
+from tests.support.published import Published
 from tests.support.stack import Stack
 
 Mode = Literal["events", "socket"]
@@ -46,13 +47,14 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Call:
-    """A request to the Web API that came through."""
+    """A request to the Web API that came, and was answered at ``at``."""
 
     at: float
     method: str
     place: str
     status: int
     message: str = ""
+    thread: str = ""
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Relay:
     ``faults``: what is done to the next requests of a method, or to those in a channel (``"chat.update C001"``).
     ``watch`` is called when a call has come, and again when Slack has taken it; true: nothing more is done about it.
     ``stubs``: methods that the emulator lacks; each is a small stand-in of ours, shaped after slack_sdk's signatures.
+    ``published``: Slack's published limits, which the emulator lacks as well.
     """
 
     emulator_url: str
@@ -71,6 +74,7 @@ class Relay:
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     declines: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     stubs: dict[str, Stub] = field(default_factory=dict)
+    published: Published | None = None
     calls: list[Call] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     told_at: dict[str, float] = field(default_factory=dict)
@@ -104,9 +108,11 @@ class Relay:
             return Response("lost", 500)
         if self.declines[method]:
             return JSONResponse({"ok": False, "error": self.declines[method].pop(0)})
-        if fault == "limit":
+        wait = self.published.wait(method, place) if self.published is not None else 0
+        if fault == "limit" or wait:
             self.calls.append(Call(time.monotonic(), method, place, 429))
-            return JSONResponse({"ok": False, "error": "ratelimited"}, 429, {"Retry-After": _RETRY_AFTER})
+            retry_after = str(wait) if wait else _RETRY_AFTER
+            return JSONResponse({"ok": False, "error": "ratelimited"}, 429, {"Retry-After": retry_after})
         if fault == "fail":
             self.calls.append(Call(time.monotonic(), method, place, 500))
             return Response("troubled", 500)
@@ -122,7 +128,8 @@ class Relay:
             passed = await self._http.request(
                 request.method, url, params=request.query_params, content=body, headers=kept
             )
-        self.calls.append(Call(time.monotonic(), method, place, passed.status_code, str(given.get("timestamp", ""))))
+        message, thread = str(given.get("timestamp", "")), str(given.get("thread_ts", ""))
+        self.calls.append(Call(time.monotonic(), method, place, passed.status_code, message, thread))
         if self.watch is not None and await self.watch(method, "taken"):
             return Response("lost", 500)
         if fault == "take_and_fail":
@@ -269,7 +276,14 @@ class Workspace:
     client: Client
     front_door: dict[str, Any]
 
-    async def until(self, holds: Callable[[], Any], what: str, *, seconds: float = _PATIENCE_SECONDS) -> Any:
+    async def until(
+        self,
+        holds: Callable[[], Any],
+        what: str,
+        *,
+        seconds: float = _PATIENCE_SECONDS,
+        pause_seconds: float = 0.1,
+    ) -> Any:
         """Wait for something that is awaited anew again and again."""
         deadline = time.monotonic() + seconds
         while True:
@@ -278,7 +292,7 @@ class Workspace:
                 return found
             if time.monotonic() > deadline:
                 raise AssertionError(f"never seen: {what}\n{self.door.known.tail()}")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(pause_seconds)
 
     async def answers(
         self, channel: str, thread: str, *, times: int = 1, seconds: float = 60

@@ -20,7 +20,7 @@ from controlplane.frontdoors.slack import blocks, inbound
 from controlplane.frontdoors.slack.commands import Commands
 from controlplane.frontdoors.slack.identity import Identity
 from controlplane.frontdoors.slack.service import SlackService
-from controlplane.store import deliveries, frontdoors, posts
+from controlplane.store import front_door_posts, front_door_threads
 from controlplane.store.frontdoors import FrontDoorRecord
 from controlplane.store.pool import Database
 
@@ -78,6 +78,7 @@ class SlackDoor:
         self._database = database
         self._desk = desk
         self._leaving = parts.leaving
+        self._gate = parts.gate
         self._service = service
         self._commands = Commands(parts, desk)
         self.app = AsyncApp(
@@ -147,13 +148,10 @@ class SlackDoor:
         message = body.get("message") or {}
         place, thread = str(body["channel"]["id"]), str(message.get("thread_ts") or message.get("ts"))
         person = str(body["user"]["id"])
-        async with self._database.transaction(self._door.workspace_id) as connection:
-            rules = (await frontdoors.get(connection, self._door.id)).rules
-        if inbound.team_of_person(body) is None and not await self._service.is_of_team(person):
-            await self._desk.refuse("guest_of_another_team", place=place, person=person)
-            return
-        if not rules.may_talk(place, person):
-            await self._desk.refuse("may_not_talk", place=place, person=person)
+        vouched = inbound.team_of_person(body) is not None
+        denial = await self._gate.denial(await self._gate.rules(), place, person, vouched=vouched)
+        if denial is not None:
+            await self._desk.refuse(denial.reason, place=place, person=person)
             return
         if name == "bulkhead:deny_reason":
             view = blocks.reason_form(str(action["value"]), place, thread)
@@ -171,14 +169,14 @@ class SlackDoor:
 
     async def _card(self, place: str, thread: str, tool_use_id: str) -> Card | None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            found = await deliveries.thread_at(connection, self._door.id, place, thread)
-            bodies = await posts.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
+            found = await front_door_threads.at(connection, self._door.id, place, thread)
+            bodies = await front_door_posts.bodies(connection, found.id, f"card:{tool_use_id}") if found else {}
         card = bodies.get(f"card:{tool_use_id}")
         return card if isinstance(card, Card) else None
 
     async def _thread_of(self, place: str, message: str) -> str:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            found = await deliveries.thread_with(connection, self._door.id, place, message)
+            found = await front_door_threads.of_message(connection, self._door.id, place, message)
         if found is not None:
             return found
         try:

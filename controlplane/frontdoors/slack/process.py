@@ -72,7 +72,7 @@ async def serving(
         key=_derived(keyring, "buttons of a front door"),
         courier=Courier(database=database, service=service, door=door, content=_content_of(plane), leaving=leaving),
         leaving=leaving,
-        receipts=Receipts(database=entrance, service=service, door=door),
+        receipts=Receipts(service),
     )
     desk = Desk(parts, entrance)
     signing_secret = tokens.get(SIGNING_SECRET)

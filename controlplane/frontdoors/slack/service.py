@@ -254,7 +254,10 @@ class SlackService:
         """See `Service.content`."""
         if file.size_bytes > _DOWNLOAD_BYTES:
             raise DeclinedError(_TOO_LARGE)
-        host = urlsplit(file.url).hostname or ""
+        try:
+            host = urlsplit(file.url).hostname or ""
+        except ValueError as error:
+            raise DeclinedError("its address is none") from error
         if host != urlsplit(self._client.base_url).hostname and not host.endswith(_FILE_HOSTS):
             raise DeclinedError("it is not at Slack")
         headers = {"Authorization": f"Bearer {self._client.token}"}

@@ -40,7 +40,7 @@ CREATE INDEX front_door_threads_by_session ON front_door_threads (session_id);
 
 -- What people said and pressed. message: what it is known by in its place, so that one post is one row under however many
 -- event ids it came. state: 'parked' waits to be addressed, 'held' for the choice of an agent, 'waiting' to be acted on.
--- request: what is sent to the session, decided before it is sent; event_id: what the session took it as.
+-- request: what is sent to the session, decided before it is sent. failures: how often acting on it has failed.
 CREATE TABLE front_door_inbox (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
@@ -52,13 +52,15 @@ CREATE TABLE front_door_inbox (
     body          jsonb NOT NULL,
     state         text NOT NULL CHECK (state IN ('parked', 'held', 'waiting', 'done', 'refused')),
     request       jsonb,
-    event_id      text,
+    failures      int NOT NULL DEFAULT 0,
     received_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     done_at       timestamptz,
     UNIQUE (front_door_id, place, message)
 );
 CREATE INDEX front_door_inbox_open ON front_door_inbox (front_door_id, place, thread)
     WHERE state IN ('parked', 'held', 'waiting');
+
+CREATE INDEX front_door_inbox_done ON front_door_inbox (front_door_id, done_at) WHERE done_at IS NOT NULL;
 
 CREATE INDEX front_door_inbox_by_person ON front_door_inbox (front_door_id, place, person, received_at DESC);
 
@@ -74,10 +76,12 @@ CREATE INDEX front_door_deliveries_by_age ON front_door_deliveries (received_at)
 -- What is to stand in a thread, in this order. name: what it says, so that it is posted once. state: 'sending' until the
 -- service has said under which id (remote) it stands; who finds a row in it looks there before sending again. revision:
 -- grows when the body changes; shown: the revision that the service has. streamed: it was begun before it was whole. withdrawn: it is to be taken away.
+-- session_id: what the thread was when it was said; it goes with that one, also if the thread has left it.
 CREATE TABLE front_door_posts (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
     thread_id     text NOT NULL REFERENCES front_door_threads ON DELETE CASCADE,
+    session_id    text REFERENCES sessions ON DELETE CASCADE,
     ordinal       bigserial,
     name          text NOT NULL,
     body          jsonb NOT NULL,
@@ -87,11 +91,11 @@ CREATE TABLE front_door_posts (
     withdrawn     boolean NOT NULL DEFAULT false,
     streamed      boolean NOT NULL DEFAULT false,
     remote        text,
-    problem       text,
     sent_at       timestamptz,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (thread_id, name)
 );
+CREATE INDEX front_door_posts_by_session ON front_door_posts (session_id);
 CREATE INDEX front_door_posts_due ON front_door_posts (thread_id)
     WHERE state IN ('intended', 'sending') OR (state = 'posted' AND (withdrawn OR revision > shown));
 

@@ -135,6 +135,15 @@ async def test_whose_a_message_is_is_asked_if_its_event_does_not_say(slack: Work
     assert not [call for call in slack.relay.calls if call.message in (ts, unknown)], "nor is it acknowledged"
 
 
+async def test_a_strangers_command_is_answered_with_a_refusal(slack: Workspace) -> None:
+    refused = await slack.refused("guest_of_another_team")
+    with stranger(slack) as person:
+        await slack.slack.command("C001", "agents", user=person)
+        await recorded(slack, "guest_of_another_team", refused + 1)
+        said = [each["text"] for each in await slack.slack.messages("C001") if each.get("ephemeral_to") == person]
+    assert said == ["Sorry, only people of this workspace may talk with agents."]
+
+
 @contextlib.contextmanager
 def stranger(slack: Workspace) -> Generator[str]:
     """Have somebody of another team in the channel, whom Slack describes as it does such people."""

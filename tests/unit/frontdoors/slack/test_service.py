@@ -42,6 +42,13 @@ async def test_a_files_content_may_come_later_or_never() -> None:
         await fetched("404")
 
 
+async def test_a_file_without_an_address_never_comes() -> None:
+    service = SlackService(AsyncWebClient(token="xoxb-x"), team="T1", bot_user="U0BOT")
+    file = SharedFile(id="F1", name="a", media_type="text/plain", size_bytes=7, url="https://[")
+    with pytest.raises(DeclinedError, match="its address is none"):
+        await service.content(file)
+
+
 async def test_a_file_that_is_larger_than_was_said_is_not_read_to_its_end() -> None:
     with pytest.raises(DeclinedError, match="larger than 200 MB"):
         await fetched("endless")

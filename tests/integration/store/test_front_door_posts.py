@@ -3,17 +3,17 @@
 from psycopg.types.json import Jsonb
 
 from controlplane.frontdoors.contract import Text
-from controlplane.store import deliveries, posts
-from controlplane.store.deliveries import Among, Thread
+from controlplane.store import front_door_inbox, front_door_posts, front_door_threads
+from controlplane.store.front_door_posts import DuePost
+from controlplane.store.front_door_threads import Among, DoorThread
 from controlplane.store.pool import Connection, Database
-from controlplane.store.posts import DuePost
 from tests.integration.store.conftest import WORKSPACE, Say
 from tests.support.frontdoors import make_door, make_thread
 
 
-async def intended(connection: Connection, at: Thread, name: str = "answer") -> DuePost:
-    await posts.intend(connection, at, WORKSPACE, name, Text(markdown="hello"))
-    due = await posts.due(connection, at.id)
+async def intended(connection: Connection, at: DoorThread, name: str = "answer") -> DuePost:
+    await front_door_posts.intend(connection, at, WORKSPACE, name, Text(markdown="hello"))
+    due = await front_door_posts.due(connection, at.id)
     assert due is not None
     return due
 
@@ -21,15 +21,15 @@ async def intended(connection: Connection, at: Thread, name: str = "answer") -> 
 async def test_one_of_two_who_have_found_a_message_sends_it(database: Database) -> None:
     async with database.transaction(WORKSPACE) as connection:
         due = await intended(connection, await make_thread(connection, await make_door(connection)))
-        sent = await posts.sending(connection, due)
+        sent = await front_door_posts.sending(connection, due)
         assert sent is not None
-        assert await posts.sending(connection, due) is None
-        again = await posts.sending(connection, sent)
+        assert await front_door_posts.sending(connection, due) is None
+        again = await front_door_posts.sending(connection, sent)
         assert again is not None, "who looked in vain sends it once more"
-        assert await posts.sending(connection, sent) is None
-        await posts.unsent(connection, sent)
-        assert (await posts.due(connection, "no thread")) is None
-        still = await posts.due(connection, await thread_of(connection, due))
+        assert await front_door_posts.sending(connection, sent) is None
+        await front_door_posts.unsent(connection, sent)
+        assert (await front_door_posts.due(connection, "no thread")) is None
+        still = await front_door_posts.due(connection, await thread_of(connection, due))
         assert still is not None
         assert still.state == "sending", "who is not its sender any more says nothing about it"
 
@@ -38,17 +38,17 @@ async def test_a_message_that_is_taken_away_before_its_turn_is_not_sent(database
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
         due = await intended(connection, at, "status:1")
-        await posts.withdraw(connection, at.id, "status:")
-        assert await posts.sending(connection, due) is None
-        assert await posts.due(connection, at.id) is None
+        await front_door_posts.withdraw(connection, at.id, "status:")
+        assert await front_door_posts.sending(connection, due) is None
+        assert await front_door_posts.due(connection, at.id) is None
 
 
 async def test_what_is_sent_is_what_it_says_by_then(database: Database) -> None:
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
         due = await intended(connection, at)
-        await posts.revise(connection, at.id, "answer", Text(markdown="changed"))
-        sent = await posts.sending(connection, due)
+        await front_door_posts.revise(connection, at.id, "answer", Text(markdown="changed"))
+        sent = await front_door_posts.sending(connection, due)
     assert sent is not None
     assert (sent.body, sent.revision) == (Text(markdown="changed"), 1)
 
@@ -56,13 +56,13 @@ async def test_what_is_sent_is_what_it_says_by_then(database: Database) -> None:
 async def test_what_could_not_be_shown_while_it_was_written_is_sent_when_it_is_whole(database: Database) -> None:
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
-        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
-        due = await posts.due(connection, at.id)
+        await front_door_posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        due = await front_door_posts.due(connection, at.id)
         assert due is not None
-        await posts.posted(connection, due.id, "2.0", revision=0)
-        assert await posts.failed(connection, due, "edit_window_closed")
-        await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
-        whole = await posts.due(connection, at.id)
+        await front_door_posts.posted(connection, due.id, "2.0", revision=0)
+        assert await front_door_posts.failed(connection, due)
+        await front_door_posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        whole = await front_door_posts.due(connection, at.id)
     assert whole is not None
     assert (whole.state, whole.remote, whole.body) == ("intended", None, Text(markdown="hello"))
 
@@ -72,15 +72,15 @@ async def test_what_could_not_be_shown_while_it_was_written_comes_behind_what_st
 ) -> None:
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
-        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
-        await posts.drop_live(connection, at.id)
+        await front_door_posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        await front_door_posts.drop_live(connection, at.id)
         status = await intended(connection, at, "status:1")
-        await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
-        first = await posts.due(connection, at.id)
+        await front_door_posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        first = await front_door_posts.due(connection, at.id)
         assert first is not None
         assert first.id == status.id
-        await posts.withdraw(connection, at.id, "status:")
-        then = await posts.due(connection, at.id)
+        await front_door_posts.withdraw(connection, at.id, "status:")
+        then = await front_door_posts.due(connection, at.id)
     assert then is not None
     assert then.name == "answer"
 
@@ -91,28 +91,28 @@ async def test_a_thread_that_became_another_session_has_no_more_of_the_one_that_
     (event,) = await say("hello")
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
-        assert await deliveries.with_news(connection, at.id) is None
-        await deliveries.opened(connection, at.id, session_id)
-        news = await deliveries.with_news(connection, at.id)
+        assert await front_door_threads.with_news(connection, at.id) is None
+        await front_door_threads.opened(connection, at.id, session_id)
+        news = await front_door_threads.with_news(connection, at.id)
         assert news is not None
         assert (news.session_id, news.seen_seq) == (session_id, 0)
-        assert await deliveries.seen(connection, at.id, session_id, event.seq - 1), "there is more"
-        assert not await deliveries.seen(connection, at.id, session_id, event.seq)
-        assert await deliveries.with_news(connection, at.id) is None
-        await deliveries.choose(connection, at.id, None)
-        assert not await deliveries.seen(connection, at.id, session_id, 0), "whoever follows it is through"
+        assert await front_door_threads.seen(connection, at.id, session_id, event.seq - 1), "there is more"
+        assert not await front_door_threads.seen(connection, at.id, session_id, event.seq)
+        assert await front_door_threads.with_news(connection, at.id) is None
+        await front_door_threads.choose(connection, at.id, None)
+        assert not await front_door_threads.seen(connection, at.id, session_id, 0), "whoever follows it is through"
 
 
 async def test_a_message_that_became_whole_while_its_change_was_declined_is_not_given_up(database: Database) -> None:
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
-        await posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
-        due = await posts.due(connection, at.id)
+        await front_door_posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        due = await front_door_posts.due(connection, at.id)
         assert due is not None
-        await posts.posted(connection, due.id, "2.0", revision=0)
-        await posts.finish(connection, at.id, "answer", Text(markdown="hello"))
-        assert not await posts.failed(connection, due, "edit_window_closed")
-        whole = await posts.due(connection, at.id)
+        await front_door_posts.posted(connection, due.id, "2.0", revision=0)
+        await front_door_posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        assert not await front_door_posts.failed(connection, due)
+        whole = await front_door_posts.due(connection, at.id)
     assert whole is not None
     assert (whole.state, whole.remote, whole.body) == ("posted", "2.0", Text(markdown="hello"))
 
@@ -128,9 +128,9 @@ async def test_only_what_was_named_is_looked_at(database: Database) -> None:
     async with database.transaction(WORKSPACE) as connection:
         door = await make_door(connection)
         first, second = [await make_thread(connection, door, thread=f"{n}.0") for n in (1, 2)]
-        everything = await deliveries.threads_with_work(connection, door.id)
-        named = await deliveries.threads_with_work(connection, door.id, Among(threads={second.id}))
-        nothing = await deliveries.threads_with_work(connection, door.id, Among(sessions={"sesn_unknown"}))
+        everything = await front_door_threads.with_work(connection, door.id)
+        named = await front_door_threads.with_work(connection, door.id, Among(threads={second.id}))
+        nothing = await front_door_threads.with_work(connection, door.id, Among(sessions={"sesn_unknown"}))
     assert [each.id for each in everything] == [first.id, second.id]
     assert [each.id for each in named] == [second.id]
     assert nothing == []
@@ -139,21 +139,21 @@ async def test_only_what_was_named_is_looked_at(database: Database) -> None:
 async def test_what_was_sent_a_day_ago_is_known_again_without_its_key(
     database: Database, session_id: str, say: Say
 ) -> None:
-    (event,) = await say("Alice says: once")
+    await say("Alice says: once")
     async with database.transaction(WORKSPACE) as connection:
         at = await make_thread(connection, await make_door(connection))
-        item = await deliveries.next_item(connection, at)
+        item = await front_door_inbox.next_item(connection, at)
         assert item is not None
         content = [{"type": "text", "text": "Alice says: once"}]
-        await deliveries.plan(connection, item.id, {"events": [{"type": "user.message", "content": content}]})
+        await front_door_inbox.plan(connection, item.id, {"events": [{"type": "user.message", "content": content}]})
         await connection.execute("UPDATE front_door_inbox SET received_at = now() - interval '1 day'")
         of = {"front_door": at.front_door_id, "place": at.place, "thread": at.thread}
-        planned = await deliveries.next_item(connection, at)
+        planned = await front_door_inbox.next_item(connection, at)
         assert planned is not None
-        assert await deliveries.made_before(connection, at, planned) is None
+        assert await front_door_threads.made_before(connection, at, seconds=planned.age_seconds) is None
         await connection.execute("UPDATE sessions SET metadata = %s", (Jsonb(of),))
-        assert await deliveries.made_before(connection, at, planned) == session_id
-        assert await deliveries.told_before(connection, session_id, planned) == event.id
+        assert await front_door_threads.made_before(connection, at, seconds=planned.age_seconds) == session_id
+        assert await front_door_inbox.told_before(connection, session_id, planned)
         content = [{"type": "text", "text": "Alice says: twice"}]
         other = planned.model_copy(update={"request": {"events": [{"content": content}]}})
-        assert await deliveries.told_before(connection, session_id, other) is None
+        assert not await front_door_inbox.told_before(connection, session_id, other)

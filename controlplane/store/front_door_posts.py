@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from controlplane.frontdoors.contract import Body, Post, Text
 from controlplane.ids import new_id
-from controlplane.store.deliveries import Thread
+from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection, one, rows
 
 _BODY: TypeAdapter[Body] = TypeAdapter(Body)
 
 _COLUMNS: LiteralString = (
-    "id, name, body, state, revision, withdrawn, remote, streamed, sent_at,"
+    "id, session_id, name, body, state, revision, withdrawn, remote, streamed, sent_at,"
     " extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_seconds"
 )
 
@@ -26,6 +26,7 @@ class DuePost(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
+    session_id: str | None
     name: str
     body: Body
     state: Literal["intended", "sending", "posted"]
@@ -41,12 +42,15 @@ class DuePost(BaseModel):
         return Post(id=self.id, body=self.body, remote=self.remote, streamed=self.streamed)
 
 
-async def intend(connection: Connection, at: Thread, workspace_id: str, name: str, body: Body) -> None:
-    """Have a message stand in a thread; the same name again changes nothing."""
+async def intend(connection: Connection, at: DoorThread, workspace_id: str, name: str, body: Body) -> None:
+    """Have a message stand in a thread, for as long as the session is there that the thread is by then.
+
+    The same name again changes nothing.
+    """
     await connection.execute(
-        "INSERT INTO front_door_posts (id, workspace_id, thread_id, name, body) VALUES (%s, %s, %s, %s, %s)"
-        " ON CONFLICT (thread_id, name) DO NOTHING",
-        (new_id("post"), workspace_id, at.id, name, Jsonb(body.model_dump(mode="json"))),
+        "INSERT INTO front_door_posts (id, workspace_id, thread_id, session_id, name, body)"
+        " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (thread_id, name) DO NOTHING",
+        (new_id("post"), workspace_id, at.id, at.session_id, name, Jsonb(body.model_dump(mode="json"))),
     )
 
 
@@ -211,13 +215,12 @@ async def gone(connection: Connection, post_id: str) -> None:
     )
 
 
-async def failed(connection: Connection, due: DuePost, problem: str) -> bool:
+async def failed(connection: Connection, due: DuePost) -> bool:
     """Note that a message will never stand there as it was found; False: it says something else by now."""
     row = await one(
         connection,
-        "UPDATE front_door_posts SET problem = %(problem)s, state = 'failed'"
-        " WHERE id = %(id)s AND revision = %(revision)s RETURNING id",
-        {"problem": problem, "id": due.id, "revision": due.revision},
+        "UPDATE front_door_posts SET state = 'failed' WHERE id = %(id)s AND revision = %(revision)s RETURNING id",
+        {"id": due.id, "revision": due.revision},
     )
     return row is not None
 
