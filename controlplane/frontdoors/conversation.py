@@ -85,6 +85,7 @@ class Conversation:
         except UnreadableItemError as error:
             if not await self._clerk.failed(self._thread, error.item_id, error):
                 raise
+            self._mail.set()
             return None
 
     async def _refresh(self) -> None:

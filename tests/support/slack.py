@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -353,12 +353,18 @@ def footed(message: dict[str, Any]) -> bool:
 
 @contextlib.asynccontextmanager
 async def workspace(
-    stack: Stack, folder: Path, mode: Mode, *, agent: dict[str, Any] | None = None, channels: int = 3
+    stack: Stack,
+    folder: Path,
+    mode: Mode,
+    *,
+    agent: dict[str, Any] | None = None,
+    channels: int = 3,
+    stubs: Mapping[str, Stub] | None = None,
 ) -> AsyncGenerator[Workspace]:
     """Run an emulated workspace and a front door for it, and take both away again."""
     await stack.ready_again()
     folder.mkdir(parents=True, exist_ok=True)
-    relay = Relay("")
+    relay = Relay("", stubs=dict(stubs or {}))
     async with contextlib.AsyncExitStack() as open_now:
         open_now.push_async_callback(relay.close)
         url = await open_now.enter_async_context(listening(relay))

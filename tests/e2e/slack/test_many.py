@@ -50,15 +50,19 @@ async def test_forty_conversations_stand_in_their_threads(stack: Stack, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("limited", [False, True], ids=["as fast as it can", "within Slack's published limits"])
+@pytest.mark.parametrize(
+    ("threads", "limited"),
+    [(1, False), (10, False), (10, True)],
+    ids=["one thread each", "as fast as it can", "within Slack's published limits"],
+)
 async def test_twenty_channels_of_ten_threads_lose_nothing(
-    stack: Stack, tmp_path: Path, *, in_full: bool, limited: bool
+    stack: Stack, tmp_path: Path, *, in_full: bool, threads: int, limited: bool
 ) -> None:
     if not in_full:
         pytest.skip("part of `make soak`")
     async with workspace(stack, tmp_path, "events", channels=20) as opened:
         opened.relay.published = Published() if limited else None
-        asked = [(channel, n) for n in range(10) for channel in opened.slack.channels]
+        asked = [(channel, n) for n in range(threads) for channel in opened.slack.channels]
         begun = await asyncio.gather(
             *(opened.slack.mention(channel, script({"text": f"answer {n} of {channel}."})) for channel, n in asked)
         )
@@ -81,7 +85,8 @@ async def test_twenty_channels_of_ten_threads_lose_nothing(
             assert [each.splitlines()[0] for each in found] == [said]
         print(report(opened.relay))
         posts = [call for call in opened.relay.calls if call.method == "chat.postMessage"]
-        assert not [call for call in posts if call.status == 429], "more than a message a second"
+        # Two that leave a second apart may arrive closer; what is refused is sent again.
+        assert sum(call.status == 429 for call in posts) <= len(posts) // 20, "more than a message a second"
 
 
 def acknowledged(relay: Relay) -> dict[str, float]:
@@ -105,7 +110,7 @@ def report(relay: Relay) -> str:
     for (place, _), seconds in answered.items():
         of_channels[place].append(seconds)
     medians = [statistics.median(each) for each in of_channels.values()]
-    rates = [(len(at) - 1) / (at[-1] - at[0]) for at in posts.values()]
+    rates = [(len(at) - 1) / (at[-1] - at[0]) for at in posts.values() if len(at) > 1]
     refused = Counter(call.method for call in relay.calls if call.status == 429)
     calls = Counter(call.method for call in relay.calls)
     return (
@@ -114,7 +119,7 @@ def report(relay: Relay) -> str:
         f"\nanswered: {_spread([*answered.values()])}"
         f"\nfairness, the channels' median times to the answer: {_spread(medians)};"
         f" max/median {max(medians) / statistics.median(medians):.2f}"
-        f"\nmessages a second and channel: at most {max(rates):.2f}, of which Slack takes 1"
+        f"\nmessages a second and channel: at most {max(rates, default=0.0):.2f}, of which Slack takes 1"
         f"\nrefused with 429: {dict(refused)} of {dict(calls)}"
     )
 
