@@ -310,6 +310,16 @@ class Workspace:
         self.front_door["rules"] |= changes
         await self.client.post(f"/v1/front_doors/{self.front_door['id']}", {"rules": self.front_door["rules"]})
 
+    @contextlib.asynccontextmanager
+    async def ruled(self, **changes: Any) -> AsyncGenerator[None]:
+        """Have something else hold at the front door for a while, whatever comes of it."""
+        before = {name: self.front_door["rules"][name] for name in changes}
+        await self.rules(**changes)
+        try:
+            yield
+        finally:
+            await self.rules(**before)
+
     async def refused(self, reason: str) -> int:
         """Return how often something was refused for this reason."""
         found = (await self.client.get(f"/v1/front_doors/{self.front_door['id']}/refusals"))["data"]

@@ -16,10 +16,8 @@ pytestmark = pytest.mark.slow
 async def undecided(slack: Workspace) -> AsyncGenerator[Workspace]:
     """A workspace with two agents and nothing that says which one answers."""
     await slack.client.post("/v1/agents", {"name": "another", "model": "scripted/another"})
-    before = slack.front_door["rules"]["agent_id"]
-    await slack.rules(agent_id=None)
-    yield slack
-    await slack.rules(agent_id=before)
+    async with slack.ruled(agent_id=None):
+        yield slack
 
 
 async def asked(slack: Workspace, channel: str, thread: str) -> None:

@@ -138,16 +138,15 @@ async def test_a_deployment_names_a_place_where_its_agent_may_be(slack: Workspac
         },
     )
     assert refused.json()["error"]["code"] == "front_door_not_found"
-    await slack.rules(places={"C001": {"agent_ids": []}})
-    refused = await slack.client.refused(
-        "/v1/deployments",
-        {
-            "name": "x",
-            "agent": slack.front_door["rules"]["agent_id"],
-            "environment_id": slack.front_door["rules"]["environment_id"],
-            "initial_events": [{"type": "user.message", "content": [{"type": "text", "text": "x"}]}],
-            "reports_to": {"front_door_id": slack.front_door["id"], "place": "C001"},
-        },
-    )
-    await slack.rules(places={})
+    async with slack.ruled(places={"C001": {"agent_ids": []}}):
+        refused = await slack.client.refused(
+            "/v1/deployments",
+            {
+                "name": "x",
+                "agent": slack.front_door["rules"]["agent_id"],
+                "environment_id": slack.front_door["rules"]["environment_id"],
+                "initial_events": [{"type": "user.message", "content": [{"type": "text", "text": "x"}]}],
+                "reports_to": {"front_door_id": slack.front_door["id"], "place": "C001"},
+            },
+        )
     assert (refused.status_code, refused.json()["error"]["field"]) == (400, "reports_to.place")

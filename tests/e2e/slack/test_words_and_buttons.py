@@ -17,10 +17,8 @@ async def careful(slack: Workspace) -> AsyncGenerator[Workspace]:
     agent = await slack.client.post(
         "/v1/agents", {"name": "careful", "model": "scripted/test", "tools": [asking("bash")]}
     )
-    before = slack.front_door["rules"]["agent_id"]
-    await slack.rules(agent_id=agent["id"])
-    yield slack
-    await slack.rules(agent_id=before, deciders=None, people=None, places={})
+    async with slack.ruled(agent_id=agent["id"], deciders=None, people=None, places={}):
+        yield slack
 
 
 async def replied(slack: Workspace, channel: str, thread: str, words: str) -> str:
@@ -120,15 +118,13 @@ async def test_a_card_is_closed_before_another_session_begins(careful: Workspace
 
 @pytest.mark.slow
 async def test_a_session_that_is_refused_leaves_nothing_to_the_next(slack: Workspace) -> None:
-    rules = dict(slack.front_door["rules"])
     ts = await slack.slack.mention("C003", "help")
     await replied(slack, "C003", ts, "What I understand")
     gone = await slack.client.post("/v1/environments", {"name": "gone", "config": {"type": "cloud"}})
-    await slack.rules(environment_id=gone["id"])
-    await slack.client.post(f"/v1/environments/{gone['id']}/archive")
-    await slack.slack.say("C003", script({"text": "refused"}), thread=ts)
-    await replied(slack, "C003", ts, ":warning:")
-    await slack.rules(environment_id=rules["environment_id"])
+    async with slack.ruled(environment_id=gone["id"]):
+        await slack.client.post(f"/v1/environments/{gone['id']}/archive")
+        await slack.slack.say("C003", script({"text": "refused"}), thread=ts)
+        await replied(slack, "C003", ts, ":warning:")
     await slack.slack.say("C003", script({"text": "taken"}), thread=ts)
     *_, answer = await slack.answers("C003", ts)
     assert shown(answer).startswith("taken")
@@ -143,20 +139,19 @@ async def test_the_message_itself_may_name_the_agent(slack: Workspace) -> None:
 
 
 async def test_who_is_to_answer_is_asked_where_nothing_says_so(slack: Workspace) -> None:
-    await slack.client.post("/v1/agents", {"name": "chosen", "model": "scripted/chosen"})
-    before = slack.front_door["rules"]["agent_id"]
-    await slack.rules(agent_id=None)
-    ts = await slack.slack.mention("C001", script({"text": "at last"}))
+    chosen = (await slack.client.post("/v1/agents", {"name": "chosen", "model": "scripted/chosen"}))["id"]
+    few = {"C001": {"agent_ids": [slack.front_door["rules"]["agent_id"], chosen]}}
+    async with slack.ruled(agent_id=None, places=few):
+        ts = await slack.slack.mention("C001", script({"text": "at last"}))
 
-    async def picker() -> dict[str, Any] | None:
-        return next((each for each in await slack.slack.thread("C001", ts) if buttons(each)), None)
+        async def picker() -> dict[str, Any] | None:
+            return next((each for each in await slack.slack.thread("C001", ts) if buttons(each)), None)
 
-    asked = await slack.until(picker, "the picker")
-    chosen = next(each for each in buttons(asked) if each["text"]["text"] == "chosen")
-    await slack.slack.press(asked, chosen["action_id"].partition(":")[2])
-    (*_, answer) = await slack.answers("C001", ts)
-    assert "scripted/chosen" in shown(answer)
-    await slack.rules(agent_id=before)
+        asked = await slack.until(picker, "the picker")
+        button = next(each for each in buttons(asked) if each["text"]["text"] == "chosen")
+        await slack.slack.press(asked, button["action_id"].partition(":")[2])
+        (*_, answer) = await slack.answers("C001", ts)
+        assert "scripted/chosen" in shown(answer)
 
 
 @pytest.mark.parametrize(
