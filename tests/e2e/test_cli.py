@@ -117,6 +117,7 @@ def test_what_is_followed_is_the_turn_that_takes_the_message(cli: Cli):
     assert "got 42" in shown
 
 
+@pytest.mark.slow
 def test_what_waits_is_listed_and_decided(cli: Cli):
     asking = {"type": "agent_toolset_20260401", "default_config": {"permission_policy": {"type": "always_ask"}}}
     (cli.folder / "agent.json").write_text(json.dumps({"name": "careful", "tools": [asking]}))
@@ -144,6 +145,7 @@ def test_what_waits_is_listed_and_decided(cli: Cli):
     assert "OUTPUT_TOKENS" in cli.text("sessions", "requests", session)
 
 
+@pytest.mark.slow
 def test_agents_and_environments_go_by_name_where_it_is_the_only_one(cli: Cli):
     cli.json("agents", "create", "--name", "unique-agent", "--model", "scripted/demo")
     for _ in range(2):

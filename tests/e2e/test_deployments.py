@@ -230,6 +230,7 @@ async def test_who_interrupts_what_waits_for_a_decision_cancels_the_run(client: 
     assert session["stop_reason"]["type"] == "end_turn", "the second message began nothing"
 
 
+@pytest.mark.slow
 def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
     cli = Cli(stack, tmp_path)
     cli.text("agents", "create", "--name", "scheduled", "--model", "scripted/test")

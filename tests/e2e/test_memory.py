@@ -190,6 +190,7 @@ def bulkhead(stack: Stack, *arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_person_sees_and_corrects_it_from_the_command_line(stack: Stack, tmp_path: Path):
     store = json.loads(bulkhead(stack, "create", "cli notes", "--json"))["id"]
     line = {"path": "/db", "content": "We use MySQL", "type": "decisions", "created_at": "2024-01-01T00:00:00Z"}
@@ -209,6 +210,7 @@ def test_a_person_sees_and_corrects_it_from_the_command_line(stack: Stack, tmp_p
     assert exported == {**line, "supersedes": None}
 
 
+@pytest.mark.slow
 def test_what_is_exported_can_be_imported(stack: Stack, tmp_path: Path):
     first, second = (json.loads(bulkhead(stack, "create", "there and back", "--json"))["id"] for _ in range(2))
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}

@@ -48,6 +48,7 @@ async def test_what_fails_for_ever_is_left_and_the_thread_is_told(
     assert await slack.refused(f"failed: {error}") == before + 1
 
 
+@pytest.mark.slow
 async def test_an_outage_is_no_failure(slack: Workspace) -> None:
     ts = await slack.slack.mention("C005", "help")
     await replied(slack, ts, "What I understand")
