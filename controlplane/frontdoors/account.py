@@ -75,6 +75,7 @@ class Account:
     _cost: Decimal | None = Decimal(0)
     _began: datetime | None = None
     _error: Mapping[str, Any] | None = None
+    _stopped: bool = False
 
     def read(self, event: Mapping[str, Any]) -> list[Note]:
         """Return what an event changes in the thread, in order."""
@@ -101,14 +102,20 @@ class Account:
             "agent.tool_use": self._called,
             "agent.tool_result": lambda _: [Doing("thinking")],
             "user.tool_confirmation": lambda event: [Decided(event["tool_use_id"], _outcome(event))],
+            "user.interrupt": self._interrupted,
         }
 
     def _ran(self, event: Mapping[str, Any]) -> list[Note]:
-        self._began = self._began or _moment(event)
+        if self._began is None:
+            self._began, self._stopped = _moment(event), False
         return [Doing("thinking")]
 
     def _failed(self, event: Mapping[str, Any]) -> list[Note]:
         self._error = event["error"]
+        return []
+
+    def _interrupted(self, _: Mapping[str, Any]) -> list[Note]:
+        self._stopped = True
         return []
 
     def _spoke(self, event: Mapping[str, Any]) -> list[Note]:
@@ -141,9 +148,27 @@ class Account:
                 )
         if reason["type"] in ("retries_exhausted", "budget_reached"):
             notes.append(Stand(f"trouble:{event['id']}", self._trouble(reason["type"])))
+        elif not waits_for:
+            notes += self._remark(event, is_silent=not notes)
         notes += _outputs(event)
-        self._models, self._cost, self._began, self._error, self.rests = [], Decimal(0), None, None, True
+        self._models, self._cost, self._began, self._error = [], Decimal(0), None, None
+        self._stopped, self.rests = False, True
         return [*notes, Rest(waits_for)]
+
+    def _remark(self, event: Mapping[str, Any], *, is_silent: bool) -> list[Note]:
+        """Return what is to be known of a turn that came to its end: why it has no more to say, or that it has not.
+
+        One that somebody stopped, and a rest that no turn has come to, need no word.
+        """
+        error = self._error or {}
+        if error and (error.get("retry_status") or {}).get("type") != "retrying":
+            said = f":warning: {error.get('message') or 'the turn failed'}"
+        elif is_silent and not self._stopped and not self.rests:
+            said = "_(nothing more was said)_"
+        else:
+            return []
+        footer = self._footer(event) if is_silent else None
+        return [Stand(f"remark:{event['id']}", Text(markdown=said, footer=footer))]
 
     def _trouble(self, reason: str) -> Trouble:
         error = self._error or {}
