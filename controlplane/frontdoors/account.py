@@ -15,6 +15,9 @@ _LEFT_OUT = {
     "unreadable": "it could not be read",
     "too_many_entries": "more than 1000 files, of which the first are looked at",
 }
+ENDS = ("session.status_idle", "session.status_terminated")
+"""Events with which a turn ends, whatever they say."""
+
 _OF_A_TURN = ("agent.", "span.", "session.status_r")
 
 
@@ -151,9 +154,13 @@ class Account:
         elif not waits_for:
             notes += self._remark(event, is_silent=not notes)
         notes += _outputs(event)
-        self._models, self._cost, self._began, self._error = [], Decimal(0), None, None
-        self._stopped, self.rests = False, True
+        self.rest()
         return [*notes, Rest(waits_for)]
+
+    def rest(self) -> None:
+        """Begin anew with what comes."""
+        self._said, self._models, self._cost, self._began, self._error = None, [], Decimal(0), None, None
+        self._stopped, self.rests = False, True
 
     def _remark(self, event: Mapping[str, Any], *, is_silent: bool) -> list[Note]:
         """Return what is to be known of a turn that came to its end: why it has no more to say, or that it has not.

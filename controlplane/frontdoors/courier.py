@@ -20,12 +20,13 @@ from controlplane.frontdoors.contract import (
     Text,
     Trouble,
 )
+from controlplane.frontdoors.failures import MOST_FAILURES, PASSES
 from controlplane.frontdoors.leaving import Leaving
 from controlplane.store import front_door_posts, front_door_slots, front_door_threads, frontdoors
-from controlplane.store.front_door_posts import DuePost
+from controlplane.store.front_door_posts import DuePost, UnreadablePostError
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
-from controlplane.store.pool import Database
+from controlplane.store.pool import Connection, Database
 
 T = TypeVar("T")
 
@@ -66,10 +67,18 @@ class Courier:
         self._leaving = leaving
 
     async def deliver(self, at: DoorThread) -> bool:
-        """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes."""
-        async with self._database.transaction(self._door.workspace_id) as connection:
-            at = await front_door_threads.find(connection, at.id) or at
-            due = await front_door_posts.due(connection, at.id)
+        """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes.
+
+        Whatever else it raises has failed for the thread's next message too, until that is left.
+        """
+        try:
+            async with self._database.transaction(self._door.workspace_id) as connection:
+                at = await front_door_threads.find(connection, at.id) or at
+                due = await front_door_posts.due(connection, at.id)
+        except UnreadablePostError as error:
+            if not await self._left(at, error.post_id, error):
+                raise
+            return True
         if due is None:
             return False
         try:
@@ -80,7 +89,38 @@ class Courier:
         except DeclinedError as error:
             _log.warning("post_declined", thread_id=at.id, post_id=due.id, reason=error.reason)
             await self._fail(at, due, error.reason)
+        except PASSES:
+            raise
+        except Exception as error:
+            if not await self._left(at, due.id, error):
+                raise
         return True
+
+    async def _left(self, at: DoorThread, post_id: str, error: Exception) -> bool:
+        """Count that nothing could be done about a message. After `MOST_FAILURES` it is left, and the thread told.
+
+        Returns whether that is so.
+        """
+        kind = type(error).__name__
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            post = await front_door_posts.stumbled(connection, post_id)
+            if post is None or post.failures < MOST_FAILURES:
+                return post is None
+            await front_door_posts.given_up(connection, post_id)
+            await frontdoors.refuse(connection, self._door, reason=f"failed: {kind}", place=at.place)
+            if not post.withdrawn and not post.name.startswith(_INSTEAD):
+                said = f":warning: A message could not be brought here: it failed {MOST_FAILURES} times (`{kind}`)"
+                body = Text(markdown=f"{said} and is left now.")
+                await self._intend(connection, at, post.session_id, f"{_INSTEAD}{post_id}", body)
+        _log.error("post_given_up", thread_id=at.id, post_id=post_id, error=kind)
+        return True
+
+    async def _intend(
+        self, connection: Connection, at: DoorThread, session_id: str | None, name: str, body: Body
+    ) -> None:
+        """Have a message stand in a thread for what it was when that was said which this one is about."""
+        of_its_session = at.model_copy(update={"session_id": session_id})
+        await front_door_posts.intend(connection, of_its_session, self._door.workspace_id, name, body)
 
     async def _fail(self, at: DoorThread, due: DuePost, reason: str) -> None:
         """Put on record that a message does not stand as it should, and have what it says stand in another way."""
@@ -90,10 +130,7 @@ class Courier:
                 return
             await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
             if instead is not None:
-                of_its_session = at.model_copy(update={"session_id": due.session_id})
-                await front_door_posts.intend(
-                    connection, of_its_session, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead
-                )
+                await self._intend(connection, at, due.session_id, f"{_INSTEAD}{due.id}", instead)
 
     async def _fit(self, due: DuePost) -> Post:
         post = due.post()

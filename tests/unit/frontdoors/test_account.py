@@ -81,7 +81,8 @@ def test_what_was_tried_again_and_came_to_an_end_is_no_trouble(account: Account)
 def test_who_stops_a_turn_is_not_told_that_it_is_silent(account: Account) -> None:
     stop = {"type": "user.interrupt"}
     assert list(told(account, RUNNING, CALL, stop, idle())) == [("rests", None)]
-    assert list(told(account, stop, RUNNING, idle()))[0][0] == SILENCE, "a turn that began since was not stopped"
+    (last, *_) = told(account, stop, RUNNING, idle())
+    assert last[0] == SILENCE, "a turn that began since was not stopped"
 
 
 def test_a_rest_that_no_turn_came_to_says_nothing(account: Account) -> None:
