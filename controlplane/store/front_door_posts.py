@@ -65,15 +65,33 @@ class UnreadablePostError(Exception):
         self.post_id = post_id
 
 
-async def intend(connection: Connection, at: DoorThread, workspace_id: str, name: str, body: Body) -> None:
+async def intend(
+    connection: Connection,
+    at: DoorThread,
+    workspace_id: str,
+    name: str,
+    body: Body,
+    *,
+    instead_of: str | None = None,
+) -> None:
     """Have a message stand in a thread, for as long as the session is there that the thread is by then.
 
-    The same name again changes nothing.
+    The same name again changes nothing. ``instead_of``: it comes when that one would have.
     """
     await connection.execute(
-        "INSERT INTO front_door_posts (id, workspace_id, thread_id, session_id, name, body)"
-        " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (thread_id, name) DO NOTHING",
-        (new_id("post"), workspace_id, at.id, at.session_id, name, Jsonb(body.model_dump(mode="json"))),
+        "INSERT INTO front_door_posts (id, workspace_id, thread_id, session_id, name, body, ordinal)"
+        " VALUES (%(id)s, %(ws)s, %(thread)s, %(session)s, %(name)s, %(body)s, coalesce("
+        "(SELECT ordinal FROM front_door_posts WHERE id = %(of)s), nextval('front_door_posts_ordinal_seq')))"
+        " ON CONFLICT (thread_id, name) DO NOTHING",
+        {
+            "id": new_id("post"),
+            "ws": workspace_id,
+            "thread": at.id,
+            "session": at.session_id,
+            "name": name,
+            "body": Jsonb(body.model_dump(mode="json")),
+            "of": instead_of,
+        },
     )
 
 
@@ -170,7 +188,7 @@ async def due(connection: Connection, thread_id: str) -> DuePost | None:
     row = await one(
         connection,
         "SELECT " + _COLUMNS + " FROM front_door_posts WHERE thread_id = %(id)s AND (state IN ('intended', 'sending')"
-        " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal LIMIT 1",
+        " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal, created_at LIMIT 1",
         {"id": thread_id},
     )
     try:
