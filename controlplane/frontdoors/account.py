@@ -8,7 +8,6 @@ from typing import Any
 
 from controlplane.frontdoors.contract import Attachment, Card, Text, Trouble
 
-_STATUS_CHARACTERS = 80
 _LEFT_OUT = {
     "later": "no room left; it comes at the end of the next turn",
     "too_large": "larger than 20 MB",
@@ -236,13 +235,12 @@ def _outputs(event: Mapping[str, Any]) -> list[Note]:
 
 
 def doing(tool: str, given: Mapping[str, Any]) -> str:
-    """Return a call as a status has it."""
+    """Return a call as a status has it, not cut: a part of a secret would not be known for one."""
     command = given.get("command") or given.get("file_path") or given.get("path") or given.get("pattern")
     if not isinstance(command, str) or not command.strip():
         return f"using {tool}"
     first = command.strip().splitlines()[0].replace("`", "'")
-    shown = first if len(first) <= _STATUS_CHARACTERS else first[: _STATUS_CHARACTERS - 1] + "…"
-    return f"running `{shown}`" if "command" in given else f"{tool} `{shown}`"
+    return f"running `{first}`" if "command" in given else f"{tool} `{first}`"
 
 
 def _outcome(event: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from controlplane.frontdoors.contract import Said
-from tests.support.client import script
+from tests.support.client import run, script
 from tests.support.emulator import BOT, shown
 from tests.support.frontdoors import inbound
 from tests.support.holding import held_back, in_its_database
@@ -122,6 +122,15 @@ async def test_an_outage_is_no_failure(slack: Workspace) -> None:
         await connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
     await replied(slack, ts, "`helper`")
     assert ":warning:" not in str(await slack.slack.thread("C005", ts))
+
+
+@pytest.mark.slow
+async def test_a_status_outlives_a_lost_connection(slack: Workspace) -> None:
+    async with in_its_database(slack) as connection, held_back(slack) as waiting:
+        ts = await slack.slack.mention("C005", script(run("sleep 300"), {"text": "never"}))
+        await connection.execute("SELECT pg_terminate_backend(%s)", (await waiting(),))
+    await replied(slack, ts, "running `sleep 300`")
+    await slack.slack.say("C005", "stop", thread=ts)
 
 
 async def replied(slack: Workspace, thread: str, words: str) -> None:

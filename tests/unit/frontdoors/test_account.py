@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.frontdoors.account import Account, Rest, Stand
+from controlplane.frontdoors.account import Account, Doing, Rest, Stand
 from controlplane.frontdoors.contract import Text
 
 CUT = "the answer was cut at its limit of 100 tokens"
@@ -104,3 +104,9 @@ def test_a_report_that_has_nothing_to_say_has_its_heading() -> None:
     ((markdown, footer), _) = told(account, RUNNING, said("on the way"), CALL, idle())
     assert markdown == f"**nightly**\n\n{SILENCE}"
     assert footer == "scripted/test · $0 · 1 min 5 s · link"
+
+
+def test_a_status_has_the_whole_line_of_a_command_until_secrets_are_out_of_it(account: Account) -> None:
+    command = "curl -H 'x: " + "k" * 100 + "'"
+    event = {**CALL, "id": "t", "input": {"command": f"{command}\nls"}}
+    assert account.read(event) == [Doing(f"running `{command}`")]
