@@ -7,7 +7,7 @@ import structlog
 
 from controlplane.frontdoors.account import ENDS, Account, Decided, Doing, Lost, Note, Rest, Stand
 from controlplane.frontdoors.clerk import Clerk
-from controlplane.frontdoors.contract import Attachment, Body, Card, Crossed, Pressed, Said, Text
+from controlplane.frontdoors.contract import Attachment, Body, Card, Crossed, Pressed, Said, Text, Working
 from controlplane.frontdoors.failures import MOST_FAILURES, PASSES
 from controlplane.frontdoors.live import Live
 from controlplane.frontdoors.parts import Parts
@@ -23,6 +23,9 @@ from controlplane.tasks import end
 
 MOST_PARTS = 6
 """Of one answer; a longer one comes as a file behind its beginning."""
+
+_ASKS = "asks:"
+"""Before the name of the message that says, for as long as a card is open, that nothing goes on without it."""
 
 _LOOK_SECONDS = 2.0
 _REFUSED_SECONDS = 30.0  # until a session is asked for again that the API did not let us see
@@ -227,6 +230,7 @@ class Conversation:
                 return
             if rests:
                 await front_door_posts.withdraw(connection, thread.id, "status:")
+                await front_door_posts.withdraw(connection, thread.id, _ASKS)
             for name, body in bodies:
                 await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
                 await front_door_posts.finish(connection, thread.id, name, body)
@@ -246,7 +250,9 @@ class Conversation:
                 await self._decided(connection, thread, note)
             case Rest():
                 await self._rest(connection, thread, note, seq)
-            case Stand() | Doing():
+            case Doing():
+                await front_door_posts.withdraw(connection, thread.id, _ASKS)
+            case Stand():
                 pass
 
     async def _bodies(self, thread: DoorThread, note: Stand) -> list[tuple[str, Body]]:
@@ -283,6 +289,9 @@ class Conversation:
                 gone = card.model_copy(update={"outcome": "nobody need decide any more"})
                 await front_door_posts.revise(connection, thread.id, name, gone)
         await front_door_posts.drop_live(connection, thread.id)
+        if note.waits_for:
+            name, body = f"{_ASKS}{thread.session_id}:{seq}", Working(status="waiting for approval")
+            await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
         await front_door_threads.seen(connection, thread.id, thread.session_id or "", seq)
 
     async def _link(self, session_id: str) -> str:
