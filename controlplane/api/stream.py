@@ -29,8 +29,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def encode(value: object) -> str:
-    """Return ``value`` as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_wire_time)
+    """Return ``value`` as JSON on one line, in ASCII: readers differ in what else they take for a line's end."""
+    return json.dumps(value, separators=(",", ":"), default=_wire_time)
 
 
 def _wire_time(value: Any) -> str:

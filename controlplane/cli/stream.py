@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from controlplane.cli.server import Server, check
+from controlplane.frames import Frames
 
 _READ_TIMEOUT_SECONDS = 30.0  # the server sends at least a comment every 15 s
 _RECONNECT_SECONDS = 0.3
@@ -55,15 +56,11 @@ def follow(server: Server, session_id: str, *, after: int) -> Iterator[Frame]:
 
 
 def _frames(response: httpx.Response) -> Iterator[Frame]:
-    fields: dict[str, str] = {}
-    for line in response.iter_lines():
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        else:
+    frames = Frames()
+    for chunk in response.iter_bytes():
+        for fields in frames.feed(chunk):
             if "data" in fields:
                 yield Frame(int(fields["id"]) if "id" in fields else None, json.loads(fields["data"]))
-            fields = {}
 
 
 class Screen:

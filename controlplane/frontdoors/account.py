@@ -8,13 +8,15 @@ from typing import Any
 
 from controlplane.frontdoors.contract import Attachment, Card, Text, Trouble
 
-_STATUS_CHARACTERS = 80
 _LEFT_OUT = {
     "later": "no room left; it comes at the end of the next turn",
     "too_large": "larger than 20 MB",
     "unreadable": "it could not be read",
     "too_many_entries": "more than 1000 files, of which the first are looked at",
 }
+ENDS = ("session.status_idle", "session.status_terminated")
+"""Events with which a turn ends, whatever they say."""
+
 _OF_A_TURN = ("agent.", "span.", "session.status_r")
 
 
@@ -75,6 +77,7 @@ class Account:
     _cost: Decimal | None = Decimal(0)
     _began: datetime | None = None
     _error: Mapping[str, Any] | None = None
+    _stopped: bool = False
 
     def read(self, event: Mapping[str, Any]) -> list[Note]:
         """Return what an event changes in the thread, in order."""
@@ -101,14 +104,20 @@ class Account:
             "agent.tool_use": self._called,
             "agent.tool_result": lambda _: [Doing("thinking")],
             "user.tool_confirmation": lambda event: [Decided(event["tool_use_id"], _outcome(event))],
+            "user.interrupt": self._interrupted,
         }
 
     def _ran(self, event: Mapping[str, Any]) -> list[Note]:
-        self._began = self._began or _moment(event)
+        if self._began is None:
+            self._began, self._stopped = _moment(event), False
         return [Doing("thinking")]
 
     def _failed(self, event: Mapping[str, Any]) -> list[Note]:
         self._error = event["error"]
+        return []
+
+    def _interrupted(self, _: Mapping[str, Any]) -> list[Note]:
+        self._stopped = True
         return []
 
     def _spoke(self, event: Mapping[str, Any]) -> list[Note]:
@@ -141,9 +150,31 @@ class Account:
                 )
         if reason["type"] in ("retries_exhausted", "budget_reached"):
             notes.append(Stand(f"trouble:{event['id']}", self._trouble(reason["type"])))
+        elif not waits_for:
+            notes += self._remark(event, is_silent=not notes)
         notes += _outputs(event)
-        self._models, self._cost, self._began, self._error, self.rests = [], Decimal(0), None, None, True
+        self.rest()
         return [*notes, Rest(waits_for)]
+
+    def rest(self) -> None:
+        """Begin anew with what comes."""
+        self._said, self._models, self._cost, self._began, self._error = None, [], Decimal(0), None, None
+        self._stopped, self.rests = False, True
+
+    def _remark(self, event: Mapping[str, Any], *, is_silent: bool) -> list[Note]:
+        """Return what is to be known of a turn that came to its end: why it has no more to say, or that it has not.
+
+        One that somebody stopped, and a rest that no turn has come to, need no word.
+        """
+        error = self._error or {}
+        if error and (error.get("retry_status") or {}).get("type") != "retrying":
+            said = f":warning: {error.get('message') or 'the turn failed'}"
+        elif is_silent and not self._stopped and not self.rests:
+            said = "_(nothing more was said)_"
+        else:
+            return []
+        footer = self._footer(event) if is_silent else None
+        return [Stand(f"remark:{event['id']}", Text(markdown=said, footer=footer))]
 
     def _trouble(self, reason: str) -> Trouble:
         error = self._error or {}
@@ -204,13 +235,12 @@ def _outputs(event: Mapping[str, Any]) -> list[Note]:
 
 
 def doing(tool: str, given: Mapping[str, Any]) -> str:
-    """Return a call as a status has it."""
+    """Return a call as a status has it, not cut: a part of a secret would not be known for one."""
     command = given.get("command") or given.get("file_path") or given.get("path") or given.get("pattern")
     if not isinstance(command, str) or not command.strip():
         return f"using {tool}"
     first = command.strip().splitlines()[0].replace("`", "'")
-    shown = first if len(first) <= _STATUS_CHARACTERS else first[: _STATUS_CHARACTERS - 1] + "…"
-    return f"running `{shown}`" if "command" in given else f"{tool} `{shown}`"
+    return f"running `{first}`" if "command" in given else f"{tool} `{first}`"
 
 
 def _outcome(event: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from controlplane.frontdoors.contract import (
     Said,
     Text,
 )
+from controlplane.frontdoors.failures import MOST_FAILURES
 from controlplane.frontdoors.opening import Opening
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.plane import RefusedError
@@ -34,9 +35,6 @@ _LOOK_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
 _LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
 _MOST_LOOKS = 240  # each with an answer of the API, so that an outage is none
-
-MOST_FAILURES = 8
-"""Of one item, in some two minutes; what fails as often fails for ever."""
 
 _Now = Literal["runs", "asks", "queued", "rests"]
 

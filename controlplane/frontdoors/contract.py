@@ -149,11 +149,15 @@ class AmbiguousError(Exception):
 
 
 class DeclinedError(Exception):
-    """The service said no, and will again; ``reason`` is its word for it."""
+    """The service said no, and will again; ``reason`` is its word for it.
 
-    def __init__(self, reason: str):
+    ``about``: what it will not have: the message as it is, anything in that place, or a change of what stands there.
+    """
+
+    def __init__(self, reason: str, *, about: Literal["message", "place", "change"] = "message"):
         super().__init__(reason)
         self.reason = reason
+        self.about = about
 
 
 class NotStreamedError(Exception):

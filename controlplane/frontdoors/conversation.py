@@ -3,13 +3,12 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
-import httpx
-import psycopg
 import structlog
 
-from controlplane.frontdoors.account import Account, Decided, Doing, Lost, Note, Rest, Stand
+from controlplane.frontdoors.account import ENDS, Account, Decided, Doing, Lost, Note, Rest, Stand
 from controlplane.frontdoors.clerk import Clerk
-from controlplane.frontdoors.contract import Attachment, Body, Card, Crossed, Pressed, Said, Text
+from controlplane.frontdoors.contract import Attachment, Body, Card, Crossed, Pressed, Said, Text, Working
+from controlplane.frontdoors.failures import MOST_FAILURES, PASSES
 from controlplane.frontdoors.live import Live
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.pieces import cut
@@ -25,11 +24,11 @@ from controlplane.tasks import end
 MOST_PARTS = 6
 """Of one answer; a longer one comes as a file behind its beginning."""
 
+_ASKS = "asks:"
+"""Before the name of the message that says, for as long as a card is open, that nothing goes on without it."""
+
 _LOOK_SECONDS = 2.0
 _REFUSED_SECONDS = 30.0  # until a session is asked for again that the API did not let us see
-
-_PASSES = (psycopg.OperationalError, psycopg.InterfaceError, httpx.TransportError)
-"""What fails because Postgres or the API is away says nothing about what was to be done."""
 
 _log = structlog.get_logger(__name__)
 
@@ -118,7 +117,7 @@ class Conversation:
                 await self._clerk.turn_away(item)
                 return
             await self._clerk.answer(self._thread, item, f":warning: {error}", state="refused")
-        except _PASSES:
+        except PASSES:
             raise
         except Exception as error:
             if not await self._clerk.failed(self._thread, item.id, error, person=item.inbound.person):
@@ -168,11 +167,39 @@ class Conversation:
                 if seq is None:
                     await live.hear(event)
                     continue
-                notes = account.read(event)
-                if notes:
-                    await self._noted(thread, notes, seq, status, live)
+                try:
+                    await self._noted(thread, account.read(event), seq, status, live)
+                except PASSES:
+                    raise
+                except Exception as error:
+                    if not await self._left_out(thread, seq, error):
+                        raise
+                    if event.get("type") in ENDS:
+                        account.rest()
+                        await self._noted(thread, [Rest(())], seq, status, live)
                 if account.rests and not await self._has_more(thread, session_id, seq):
                     return
+
+    async def _left_out(self, thread: DoorThread, seq: int, error: Exception) -> bool:
+        """Count that what a session did could not be told. After `MOST_FAILURES` the thread is told that, once.
+
+        Returns whether what comes next is to be told.
+        """
+        kind, name = type(error).__name__, f"unread:{thread.session_id}:{seq}"
+        async with self._parts.transaction() as connection:
+            if not await front_door_threads.hold_session(connection, thread.session_id or ""):
+                return True
+            if name in await front_door_posts.bodies(connection, thread.id, name):
+                return True
+            if await front_door_threads.stumbled(connection, thread.id, seq) < MOST_FAILURES:
+                return False
+            said = f":warning: Something that was done here could not be shown: it failed {MOST_FAILURES} times"
+            body = Text(markdown=f"{said} (`{kind}`) and is left out.")
+            await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
+            await frontdoors.refuse(connection, self._parts.door, reason=f"failed: {kind}", place=thread.place)
+        _log.error("event_left_out", thread_id=thread.id, session_id=thread.session_id, seq=seq, error=kind)
+        self._mail.set()
+        return True
 
     async def _has_more(self, thread: DoorThread, session_id: str, seq: int) -> bool:
         async with self._parts.transaction() as connection:
@@ -186,6 +213,8 @@ class Conversation:
 
     async def _noted(self, thread: DoorThread, notes: list[Note], seq: int, status: Status, live: Live) -> None:
         """Put what an event comes to on record, all of it or nothing; a status gives way before an answer comes."""
+        if not notes:
+            return
         rests = any(isinstance(note, Rest) for note in notes)
         if rests:
             await status.end()
@@ -201,6 +230,7 @@ class Conversation:
                 return
             if rests:
                 await front_door_posts.withdraw(connection, thread.id, "status:")
+                await front_door_posts.withdraw(connection, thread.id, _ASKS)
             for name, body in bodies:
                 await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
                 await front_door_posts.finish(connection, thread.id, name, body)
@@ -220,7 +250,9 @@ class Conversation:
                 await self._decided(connection, thread, note)
             case Rest():
                 await self._rest(connection, thread, note, seq)
-            case Stand() | Doing():
+            case Doing():
+                await front_door_posts.withdraw(connection, thread.id, _ASKS)
+            case Stand():
                 pass
 
     async def _bodies(self, thread: DoorThread, note: Stand) -> list[tuple[str, Body]]:
@@ -257,6 +289,9 @@ class Conversation:
                 gone = card.model_copy(update={"outcome": "nobody need decide any more"})
                 await front_door_posts.revise(connection, thread.id, name, gone)
         await front_door_posts.drop_live(connection, thread.id)
+        if note.waits_for:
+            name, body = f"{_ASKS}{thread.session_id}:{seq}", Working(status="waiting for approval")
+            await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
         await front_door_threads.seen(connection, thread.id, thread.session_id or "", seq)
 
     async def _link(self, session_id: str) -> str:

@@ -12,6 +12,7 @@ from controlplane.frontdoors.contract import (
     Attachment,
     Body,
     Card,
+    Choice,
     DeclinedError,
     LimitedError,
     NotStreamedError,
@@ -20,12 +21,14 @@ from controlplane.frontdoors.contract import (
     Text,
     Trouble,
 )
+from controlplane.frontdoors.failures import MOST_FAILURES, PASSES
 from controlplane.frontdoors.leaving import Leaving
+from controlplane.frontdoors.words import listed
 from controlplane.store import front_door_posts, front_door_slots, front_door_threads, frontdoors
-from controlplane.store.front_door_posts import DuePost
+from controlplane.store.front_door_posts import DuePost, UnreadablePostError
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
-from controlplane.store.pool import Database
+from controlplane.store.pool import Connection, Database
 
 T = TypeVar("T")
 
@@ -40,9 +43,6 @@ _LOOK_BACK = timedelta(minutes=5)  # clocks differ
 _INSTEAD = "instead:"
 _DECLINED = "declined: "
 """Before the service's word for it in the list of what was refused."""
-
-_FORM = ("blocks", "too_long", "invalid_arg")
-"""What is in the words for a message that the service does not take as it is, wherever it is to stand."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,10 +66,18 @@ class Courier:
         self._leaving = leaving
 
     async def deliver(self, at: DoorThread) -> bool:
-        """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes."""
-        async with self._database.transaction(self._door.workspace_id) as connection:
-            at = await front_door_threads.find(connection, at.id) or at
-            due = await front_door_posts.due(connection, at.id)
+        """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes.
+
+        Whatever else it raises has failed for the thread's next message too, until that is left.
+        """
+        try:
+            async with self._database.transaction(self._door.workspace_id) as connection:
+                at = await front_door_threads.find(connection, at.id) or at
+                due = await front_door_posts.due(connection, at.id)
+        except UnreadablePostError as error:
+            if not await self._left(at, error.post_id, error):
+                raise
+            return True
         if due is None:
             return False
         try:
@@ -79,21 +87,55 @@ class Courier:
                 await self._post(at, due)
         except DeclinedError as error:
             _log.warning("post_declined", thread_id=at.id, post_id=due.id, reason=error.reason)
-            await self._fail(at, due, error.reason)
+            await self._fail(at, due, error)
+        except PASSES:
+            raise
+        except Exception as error:
+            if not await self._left(at, due.id, error):
+                raise
         return True
 
-    async def _fail(self, at: DoorThread, due: DuePost, reason: str) -> None:
+    async def _left(self, at: DoorThread, post_id: str, error: Exception) -> bool:
+        """Count that nothing could be done about a message. After `MOST_FAILURES` it is left, and the thread told.
+
+        Returns whether that is so.
+        """
+        kind = type(error).__name__
+        async with self._database.transaction(self._door.workspace_id) as connection:
+            post = await front_door_posts.stumbled(connection, post_id)
+            if post is None or post.failures < MOST_FAILURES:
+                return post is None
+            await front_door_posts.given_up(connection, post_id)
+            await frontdoors.refuse(connection, self._door, reason=f"failed: {kind}", place=at.place)
+            if not post.withdrawn and not post.name.startswith(_INSTEAD):
+                said = f":warning: A message could not be brought here: it failed {MOST_FAILURES} times (`{kind}`)"
+                body = Text(markdown=f"{said} and is left now.")
+                await self._intend(connection, at, post.session_id, f"{_INSTEAD}{post_id}", body, of=post_id)
+        _log.error("post_given_up", thread_id=at.id, post_id=post_id, error=kind)
+        return True
+
+    async def _intend(
+        self, connection: Connection, at: DoorThread, session_id: str | None, name: str, body: Body, *, of: str
+    ) -> None:
+        """Have a message come in the place of another (``of``), which was said for this session."""
+        of_its_session = at.model_copy(update={"session_id": session_id})
+        await front_door_posts.intend(connection, of_its_session, self._door.workspace_id, name, body, instead_of=of)
+
+    async def _fail(self, at: DoorThread, due: DuePost, declined: DeclinedError) -> None:
         """Put on record that a message does not stand as it should, and have what it says stand in another way."""
-        instead = None if due.withdrawn else _instead(due, reason)
+        instead = None if due.withdrawn else _instead(due, declined)
         async with self._database.transaction(self._door.workspace_id) as connection:
             if not await front_door_posts.failed(connection, due):
                 return
-            await frontdoors.refuse(connection, self._door, reason=f"{_DECLINED}{reason}"[:100], place=at.place)
+            await frontdoors.refuse(
+                connection, self._door, reason=f"{_DECLINED}{declined.reason}"[:100], place=at.place
+            )
+            if isinstance(instead, Attachment) and at.anchor is None:
+                # A file cannot be answered, so that it begins no thread.
+                head = Text(markdown=f"**{at.report}**: see the file.")
+                await self._intend(connection, at, due.session_id, f"{_INSTEAD}{due.id}:head", head, of=due.id)
             if instead is not None:
-                of_its_session = at.model_copy(update={"session_id": due.session_id})
-                await front_door_posts.intend(
-                    connection, of_its_session, self._door.workspace_id, f"{_INSTEAD}{due.id}", instead
-                )
+                await self._intend(connection, at, due.session_id, f"{_INSTEAD}{due.id}", instead, of=due.id)
 
     async def _fit(self, due: DuePost) -> Post:
         post = due.post()
@@ -158,7 +200,7 @@ class Courier:
 
     async def _stands(self, at: DoorThread, due: DuePost, remote: str, *, revision: int) -> None:
         async with self._database.transaction(self._door.workspace_id) as connection:
-            if at.anchor is None:
+            if at.anchor is None and not isinstance(due.body, Attachment):
                 await front_door_threads.anchor(connection, at, remote)
             await front_door_posts.posted(connection, due.id, remote, revision=revision)
 
@@ -205,24 +247,37 @@ class Courier:
             await change(connection, *given, **named)
 
 
-def _instead(due: DuePost, reason: str) -> Body | None:
+def _instead(due: DuePost, declined: DeclinedError) -> Body | None:
     """Return what is to stand in a thread in the place of a message that the service declined, or declined to change.
 
     None: nothing more can be done about it.
     """
-    is_form = any(each in reason for each in _FORM)
     match due.body:
         case Attachment() as file:
-            return Text(markdown=f":paperclip: `{file.name}` could not be sent: {reason}.")
+            return Text(markdown=f":paperclip: `{file.name}` could not be sent: {declined.reason}.")
+        case _ if declined.about == "place":
+            return None
         case Text(live_for=None) as text if not due.name.startswith(_INSTEAD):
             whole = text.markdown if text.footer is None else f"{text.markdown}\n\n{text.footer}"
-            return Attachment(name="answer.md", text=whole) if is_form else text if due.state == "posted" else None
-        case Card(outcome=None) as card if due.state != "posted" and is_form:
-            said = f":raised_hand: `{card.tool}` waits for approval, and its card could not be shown: {reason}."
-            return Text(markdown=f"{said} Decide with `bulkhead approvals`.")
-        case Card(outcome=str(outcome)) as card if due.state == "posted":
-            return Text(markdown=f":raised_hand: `{card.tool}`: {outcome}.")
-        case Trouble() as trouble if due.state != "posted" and is_form:
-            return Text(markdown=f":x: The turn failed. {trouble.message}\n\nSay `resume` to try it again.")
+            return text if declined.about == "change" else Attachment(name="answer.md", text=whole)
+        case Card() | Trouble() | Choice() as body if (due.state == "posted") == _is_decided(body):
+            return Text(markdown=_in_words(body, declined.reason))
         case _:
             return None
+
+
+def _is_decided(body: Body) -> bool:
+    return isinstance(body, Card) and body.outcome is not None
+
+
+def _in_words(body: Card | Trouble | Choice, reason: str) -> str:
+    match body:
+        case Card(outcome=None):
+            said = f":raised_hand: `{body.tool}` waits for approval, and its card could not be shown: {reason}."
+            return f"{said} Decide with `bulkhead approvals`."
+        case Card():
+            return f":raised_hand: `{body.tool}`: {body.outcome}."
+        case Trouble():
+            return f":x: The turn failed. {body.message}\n\nSay `resume` to try it again."
+        case Choice():
+            return f"Which agent is to answer? Say `use NAME`:\n{listed([*body.agents.values()])}"

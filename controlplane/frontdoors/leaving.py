@@ -42,6 +42,21 @@ class Leaving:
         except TimeoutError:
             return _UNSEEN
 
+    async def begun(self, text: str) -> str:
+        """Return what of a text that is still being written may be shown: whole words, and no part of a secret.
+
+        Of the vaults' secrets only a whole one is known, and it may have spaces in it: as much is held back as the
+        longest has characters. What stands whole in the text is taken out before that, so that the cut is in none.
+        """
+        known = await self._known()
+        longest = max((mark.length for mark in known.marks), default=0)
+        try:
+            said = (await self._scrubbed(text, guess=False, known=known)).text
+        except TimeoutError:
+            return ""
+        held = said[: max(0, len(said) - longest)]
+        return held[: max(held.rfind(" "), held.rfind("\n")) + 1]
+
     async def body(self, body: Body) -> Body:
         """Return a message as it may leave."""
         match body:

@@ -4,13 +4,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from controlplane.frontdoors.contract import Text
+from controlplane.frontdoors.failures import PASSES
 from controlplane.frontdoors.parts import Parts
 from controlplane.store import front_door_posts, front_door_threads
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.tasks import end
 
 PAUSE_SECONDS = 1.0  # an answer that is whole sooner comes as one
+
+_log = structlog.get_logger(__name__)
 
 
 class Live:
@@ -47,19 +52,20 @@ class Live:
         name, shown = f"answer:{event_id}:0", ""
         while self._parts.service.streams:
             await asyncio.sleep(PAUSE_SECONDS)
-            text = _settled(self._text)
-            if text == shown or len(text) > self._parts.service.part_characters:
-                continue
-            body = Text(markdown=text, live_for=person)
-            async with self._parts.transaction() as connection:
-                if not shown:
-                    await front_door_posts.withdraw(connection, self._thread.id, "status:")
-                    await front_door_posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
-                await front_door_posts.revise(connection, self._thread.id, name, body)
-                await front_door_threads.wake(connection, self._thread.id)
-            shown = text
+            try:
+                text = await self._parts.leaving.begun(self._text)
+                if text in ("", shown) or len(text) > self._parts.service.part_characters:
+                    continue
+                await self._note(name, Text(markdown=text, live_for=person), is_first=not shown)
+            except PASSES as error:
+                _log.info("answer_not_shown", thread_id=self._thread.id, error=type(error).__name__)
+            else:
+                shown = text
 
-
-def _settled(text: str) -> str:
-    """Return the words that are whole: what is cut in the middle may be half of a secret."""
-    return text[: max(text.rfind(" "), text.rfind("\n")) + 1]
+    async def _note(self, name: str, body: Text, *, is_first: bool) -> None:
+        async with self._parts.transaction() as connection:
+            if is_first:
+                await front_door_posts.withdraw(connection, self._thread.id, "status:")
+                await front_door_posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
+            await front_door_posts.revise(connection, self._thread.id, name, body)
+            await front_door_threads.wake(connection, self._thread.id)

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
+_FENCE = re.compile(r"([ \t]*)((?:[-*+]|\d{1,9}[.)])[ \t]+)?(?:(`{3,})([^`]*)|(~{3,})(.*))")
+"""A line that begins code, however deep in a list: its indent, a list's mark, the fence and what follows it."""
+
 _RULE = re.compile(r":?-+:?")
 """A cell of the line below a table's head."""
 
@@ -53,29 +55,39 @@ def _length(lines: list[str]) -> int:
 def _blocks(lines: list[str]) -> Iterator[_Block]:
     at = 0
     while at < len(lines):
-        fence = _FENCE.match(lines[at])
+        fence = _FENCE.fullmatch(lines[at])
         if fence is not None:
-            end = _end_of_code(lines, at, fence[1])
-            yield _Block(lines[at:end], [lines[at]], [fence[1]])
-        elif "|" in lines[at] and at + 1 < len(lines) and _is_rule(lines[at + 1]):
+            indent, mark = fence[1] + " " * len(fence[2] or ""), fence[3] or fence[5]
+            end = _end_of_code(lines, at, mark)
+            yield _Block(lines[at:end], [indent + lines[at][len(indent) :]], [indent + mark])
+        elif _is_table(lines, at):
             end = next((n for n in range(at, len(lines)) if "|" not in lines[n]), len(lines))
             yield _Block(lines[at:end], lines[at : at + 2], [])
         else:
-            end = next((n for n in range(at + 1, len(lines)) if not lines[n].strip() or _FENCE.match(lines[n])), None)
+            end = next((n for n in range(at + 1, len(lines)) if _ends_paragraph(lines, n)), None)
             end = len(lines) if end is None else end + (not lines[end].strip())
             yield _Block(lines[at:end], [], [])
         at = end
 
 
+def _ends_paragraph(lines: list[str], at: int) -> bool:
+    return not lines[at].strip() or _FENCE.fullmatch(lines[at]) is not None or _is_table(lines, at)
+
+
+def _is_table(lines: list[str], at: int) -> bool:
+    return "|" in lines[at] and at + 1 < len(lines) and _is_rule(lines[at + 1])
+
+
 def _is_rule(line: str) -> bool:
+    """Say whether a line is the one below a table's head."""
     cells = line.strip().removeprefix("|").removesuffix("|").split("|")
     return "|" in line and all(_RULE.fullmatch(cell.strip()) for cell in cells)
 
 
 def _end_of_code(lines: list[str], at: int, mark: str) -> int:
     for n in range(at + 1, len(lines)):
-        closing = _FENCE.match(lines[n])
-        if closing is not None and closing[1].startswith(mark) and not closing[2].strip():
+        closing = lines[n].strip()
+        if closing.startswith(mark) and not closing.strip(mark[0]):
             return n + 1
     return len(lines)
 

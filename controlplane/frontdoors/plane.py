@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import structlog
 
+from controlplane.frames import Frames
 from controlplane.frontdoors.contract import SharedFile
 
 Json = dict[str, Any]
@@ -113,15 +114,11 @@ class Plane:
                 if not _passes(response):
                     raise _refusal(response)
                 return
-            frame: dict[str, str] = {}
-            async for line in response.aiter_lines():
-                if line:
-                    name, _, value = line.partition(": ")
-                    frame[name] = value
-                    continue
-                if "data" in frame and ("id" in frame or frame.get("event") in _PREVIEWS):
-                    yield int(frame["id"]) if "id" in frame else None, json.loads(frame["data"])
-                frame = {}
+            frames = Frames()
+            async for chunk in response.aiter_bytes():
+                for frame in frames.feed(chunk):
+                    if "data" in frame and ("id" in frame or frame.get("event") in _PREVIEWS):
+                        yield int(frame["id"]) if "id" in frame else None, json.loads(frame["data"])
 
     async def _asked(self, method: str, path: str, **options: Any) -> Json:
         return (await self._answered(method, path, **options)).json()

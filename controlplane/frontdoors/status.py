@@ -6,6 +6,7 @@ from contextlib import suppress
 import structlog
 
 from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, LimitedError, Working
+from controlplane.frontdoors.failures import PASSES
 from controlplane.frontdoors.parts import Parts
 from controlplane.ids import new_id
 from controlplane.store import front_door_posts, front_door_slots, front_door_threads
@@ -16,6 +17,7 @@ _STATUS_AFTER_SECONDS = 1.5  # a turn that is over sooner needs no message that 
 _STATUS_PAUSE_SECONDS = 3.0
 _FADES_SECONDS = 90.0  # Slack takes its own away after two minutes (docs.slack.dev, assistant.threads.setStatus)
 _SHARED_PAUSE_SECONDS = 1.2  # a minute has room for some fifty changes of messages, of all threads together
+_CHARACTERS = 90
 _SLOT = "of all:status"
 _PREFIX = "status:"
 
@@ -56,15 +58,18 @@ class Status:
         shown, shown_at, clock = "", 0.0, asyncio.get_running_loop().time
         while True:
             if self._text != shown or clock() - shown_at > _FADES_SECONDS:
-                await self._turn()
-                shown, shown_at = self._text, clock()
                 try:
-                    said = await self._parts.leaving.text(shown)
+                    await self._turn()
+                    shown, shown_at = self._text, clock()
+                    said = _short(await self._parts.leaving.text(shown))
                     self._shown = True
                     if not await self._parts.service.status(self._thread.place, self._thread.anchor or "", said):
                         await self._message(Working(status=said, link=self._link))
                 except (LimitedError, AmbiguousError, DeclinedError) as error:
                     _log.debug("status_not_shown", thread_id=self._thread.id, error=type(error).__name__)
+                except PASSES as error:
+                    shown = ""
+                    _log.info("status_not_shown", thread_id=self._thread.id, error=type(error).__name__)
             await asyncio.sleep(_STATUS_PAUSE_SECONDS)
 
     async def _turn(self) -> None:
@@ -87,3 +92,9 @@ class Status:
             await front_door_posts.intend(connection, self._thread, self._parts.door.workspace_id, name, body)
             await front_door_posts.revise(connection, self._thread.id, name, body)
             await front_door_threads.wake(connection, self._thread.id)
+
+
+def _short(status: str) -> str:
+    if len(status) <= _CHARACTERS:
+        return status
+    return f"{status[:_CHARACTERS]}…{'`' if status.endswith('`') else ''}"

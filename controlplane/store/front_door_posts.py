@@ -4,8 +4,9 @@ it is made again. So whatever dies, a message is sent once."""
 from datetime import datetime
 from typing import Literal, LiteralString
 
+import structlog
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from controlplane.frontdoors.contract import Body, Post, Text
 from controlplane.ids import new_id
@@ -18,6 +19,9 @@ _COLUMNS: LiteralString = (
     "id, session_id, name, body, state, revision, withdrawn, remote, streamed, sent_at,"
     " extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_seconds"
 )
+
+
+_log = structlog.get_logger(__name__)
 
 
 class DuePost(BaseModel):
@@ -42,15 +46,52 @@ class DuePost(BaseModel):
         return Post(id=self.id, body=self.body, remote=self.remote, streamed=self.streamed)
 
 
-async def intend(connection: Connection, at: DoorThread, workspace_id: str, name: str, body: Body) -> None:
+class Stumble(BaseModel):
+    """A message about which nothing could be done, ``failures`` times in a row."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    session_id: str | None
+    withdrawn: bool
+    failures: int
+
+
+class UnreadablePostError(Exception):
+    """What is on record of a message is not what this release writes."""
+
+    def __init__(self, post_id: str):
+        super().__init__(post_id)
+        self.post_id = post_id
+
+
+async def intend(
+    connection: Connection,
+    at: DoorThread,
+    workspace_id: str,
+    name: str,
+    body: Body,
+    *,
+    instead_of: str | None = None,
+) -> None:
     """Have a message stand in a thread, for as long as the session is there that the thread is by then.
 
-    The same name again changes nothing.
+    The same name again changes nothing. ``instead_of``: it comes when that one would have.
     """
     await connection.execute(
-        "INSERT INTO front_door_posts (id, workspace_id, thread_id, session_id, name, body)"
-        " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (thread_id, name) DO NOTHING",
-        (new_id("post"), workspace_id, at.id, at.session_id, name, Jsonb(body.model_dump(mode="json"))),
+        "INSERT INTO front_door_posts (id, workspace_id, thread_id, session_id, name, body, ordinal)"
+        " VALUES (%(id)s, %(ws)s, %(thread)s, %(session)s, %(name)s, %(body)s, coalesce("
+        "(SELECT ordinal FROM front_door_posts WHERE id = %(of)s), nextval('front_door_posts_ordinal_seq')))"
+        " ON CONFLICT (thread_id, name) DO NOTHING",
+        {
+            "id": new_id("post"),
+            "ws": workspace_id,
+            "thread": at.id,
+            "session": at.session_id,
+            "name": name,
+            "body": Jsonb(body.model_dump(mode="json")),
+            "of": instead_of,
+        },
     )
 
 
@@ -104,14 +145,20 @@ async def withdraw(connection: Connection, thread_id: str, prefix: str) -> None:
 
 
 async def bodies(connection: Connection, thread_id: str, prefix: str) -> dict[str, Body]:
-    """Return what messages say whose names begin with ``prefix``."""
+    """Return what messages say whose names begin with ``prefix``, but for those that another release has written."""
     found = await rows(
         connection,
-        "SELECT name, body FROM front_door_posts WHERE thread_id = %(thread)s AND starts_with(name, %(prefix)s)"
+        "SELECT id, name, body FROM front_door_posts WHERE thread_id = %(thread)s AND starts_with(name, %(prefix)s)"
         " AND state <> 'gone'",
         {"thread": thread_id, "prefix": prefix},
     )
-    return {row["name"]: _BODY.validate_python(row["body"]) for row in found}
+    read: dict[str, Body] = {}
+    for row in found:
+        try:
+            read[row["name"]] = _BODY.validate_python(row["body"])
+        except ValidationError:
+            _log.warning("post_unreadable", post_id=row["id"])
+    return read
 
 
 async def standing(connection: Connection, thread_id: str, prefix: str) -> str | None:
@@ -137,14 +184,33 @@ async def is_writing(connection: Connection, thread_id: str) -> bool:
 
 
 async def due(connection: Connection, thread_id: str) -> DuePost | None:
-    """Return the first message of a thread about which something is to be done."""
+    """Return the first message of a thread about which something is to be done; raises `UnreadablePostError`."""
     row = await one(
         connection,
         "SELECT " + _COLUMNS + " FROM front_door_posts WHERE thread_id = %(id)s AND (state IN ('intended', 'sending')"
-        " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal LIMIT 1",
+        " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal, created_at LIMIT 1",
         {"id": thread_id},
     )
-    return DuePost.model_validate(row) if row else None
+    try:
+        return DuePost.model_validate(row) if row else None
+    except ValidationError as error:
+        raise UnreadablePostError((row or {})["id"]) from error
+
+
+async def stumbled(connection: Connection, post_id: str) -> Stumble | None:
+    """Count that nothing could be done about a message; None: it is gone."""
+    row = await one(
+        connection,
+        "UPDATE front_door_posts SET failures = failures + 1 WHERE id = %(id)s"
+        " RETURNING name, session_id, withdrawn, failures",
+        {"id": post_id},
+    )
+    return Stumble.model_validate(row) if row else None
+
+
+async def given_up(connection: Connection, post_id: str) -> None:
+    """Note that nothing more is done about a message."""
+    await connection.execute("UPDATE front_door_posts SET state = 'failed' WHERE id = %s", (post_id,))
 
 
 async def remotes(connection: Connection, thread_id: str) -> set[str]:
@@ -201,7 +267,7 @@ async def unsent(connection: Connection, sent: DuePost) -> None:
 async def posted(connection: Connection, post_id: str, remote: str, *, revision: int) -> None:
     """Note under which id a message stands, and what it says there; ``revision`` -1: nobody knows."""
     await connection.execute(
-        "UPDATE front_door_posts SET state = 'posted', remote = %s, shown = %s WHERE id = %s",
+        "UPDATE front_door_posts SET state = 'posted', remote = %s, shown = %s, failures = 0 WHERE id = %s",
         (remote, revision, post_id),
     )
 

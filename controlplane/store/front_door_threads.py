@@ -231,6 +231,17 @@ async def spoke(connection: Connection, thread_id: str, person: str) -> None:
     await connection.execute("UPDATE front_door_threads SET person = %s WHERE id = %s", (person, thread_id))
 
 
+async def stumbled(connection: Connection, thread_id: str, seq: int) -> int:
+    """Count that what a thread's session did could not be told, and return how often in a row it could not."""
+    row = await one(
+        connection,
+        "UPDATE front_door_threads SET failures = CASE WHEN failed_seq = %(seq)s THEN failures + 1 ELSE 1 END,"
+        " failed_seq = %(seq)s WHERE id = %(id)s RETURNING failures",
+        {"id": thread_id, "seq": seq},
+    )
+    return row["failures"] if row else 0
+
+
 async def with_news(connection: Connection, thread_id: str) -> DoorThread | None:
     """Return a thread whose session has done something that is not in the ledger yet."""
     row = await one(
@@ -259,7 +270,8 @@ async def open_with(connection: Connection, thread_id: str, opening: dict[str, A
 async def opened(connection: Connection, thread_id: str, session_id: str) -> None:
     """Note which session a thread is."""
     await connection.execute(
-        "UPDATE front_door_threads SET session_id = %s, seen_seq = 0 WHERE id = %s", (session_id, thread_id)
+        "UPDATE front_door_threads SET session_id = %s, seen_seq = 0, failed_seq = NULL WHERE id = %s",
+        (session_id, thread_id),
     )
 
 

@@ -1,6 +1,7 @@
 """How our messages look in Slack."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ Json = dict[str, Any]
 MARKER = "bulkhead_post"
 """The type of our messages' metadata; their payload has our id."""
 
-_SECTION_CHARACTERS = 2_900  # Slack takes 3,000
+_SECTION_CHARACTERS = 2_900  # Slack takes 3,000, counted as they are sent
 _WINDOW_CHARACTERS = 200_000  # Slack takes a hundred blocks, and some 250,000 characters of a window as it is sent
 _PREVIEW_CHARACTERS = 200
 _BUTTONS = 5
@@ -22,6 +23,7 @@ _SHOWN_AGENTS = 20
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 """Categories of characters that show nothing, or another order of what is around them."""
 
+_PARTIAL = re.compile(r"&[a-z]*$")
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
@@ -30,11 +32,23 @@ def escaped(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+def _fitted(text: str) -> str:
+    """Return text that means nothing to Slack but itself, as much of it as has room in a block."""
+    whole = escaped(text)
+    if len(whole) <= _SECTION_CHARACTERS:
+        return whole
+    return _PARTIAL.sub("", whole[:_SECTION_CHARACTERS]) + "…"
+
+
 def message(post: Post) -> Json:
-    """Return what a message says, with our id in its metadata and in its first block."""
+    """Return what a message says, with our id in its metadata, and in its first block that keeps one.
+
+    A block of markdown keeps none: "block_id is ignored in markdown blocks" (docs.slack.dev, markdown block).
+    """
     shown = blocks(post.body)
-    if shown:
-        shown[0]["block_id"] = post.id
+    keeps = next((block for block in shown if block["type"] != "markdown"), None)
+    if keeps is not None:
+        keeps["block_id"] = post.id
     return {
         "text": _preview(post.body),
         "blocks": shown,
@@ -57,16 +71,16 @@ def blocks(body: Body) -> list[Json]:
     """Return a message's blocks."""
     match body:
         case Text():
-            footer = [_context(escaped(body.footer))] if body.footer else []
+            footer = [_context(_fitted(body.footer))] if body.footer else []
             return [{"type": "markdown", "text": body.markdown}, *footer]
         case Working():
-            said = f":hourglass_flowing_sand: {escaped(body.status)} …"
-            link = [_context(escaped(body.link))] if body.link else []
+            said = f":hourglass_flowing_sand: {_fitted(body.status)} …"
+            link = [_context(_fitted(body.link))] if body.link else []
             return [_section(said), *link, {"type": "actions", "elements": [_button("Stop", "stop", "stop")]}]
         case Card():
             return _card(body)
         case Trouble():
-            said = f":x: *The turn failed.* {escaped(body.message)[:_SECTION_CHARACTERS]}"
+            said = f":x: *The turn failed.* {_fitted(body.message)}"
             resume = _button("Resume", "resume", body.session_id) if body.session_id else None
             return [_section(said), *([{"type": "actions", "elements": [resume]}] if resume else [])]
         case Choice():
@@ -135,7 +149,7 @@ def _card(card: Card) -> list[Json]:
     else:
         body, whole = [_code(shown)], list[Json]()
     if card.outcome is not None:
-        return [head, *body, _context(escaped(card.outcome))]
+        return [head, *body, _context(_fitted(card.outcome))]
     value = f"{card.tool_use_id}:{card.seal}"
     buttons = [
         _button("Allow", "allow", value, style="primary"),

@@ -53,6 +53,18 @@ _SHUT_OUT = frozenset({
 })  # fmt: skip
 """What Slack says about our token whatever is asked: it holds until somebody mends that, and then all is sent."""
 
+_PLACE = frozenset({
+    "channel_not_found", "not_in_channel", "is_archived", "channel_is_limited_access", "messages_tab_disabled",
+    "restricted_action", "restricted_action_non_threadable_channel", "restricted_action_read_only_channel",
+    "restricted_action_thread_locked", "restricted_action_thread_only_channel", "cannot_reply_to_message",
+    "thread_not_found", "team_not_found", "no_permission", "missing_scope", "not_allowed_token_type",
+})  # fmt: skip
+"""What Slack says where nothing of ours can stand; all else that it declines may stand there in another form."""
+
+_CHANGE = frozenset({
+    "message_not_found", "cant_update_message", "edit_window_closed", "streaming_state_conflict",
+    "message_not_in_streaming_state",
+})  # fmt: skip
 
 _log = structlog.get_logger(__name__)
 
@@ -328,7 +340,7 @@ def _told(error: SlackApiError) -> Exception:
         return AmbiguousError(reason, answered=True)
     if status >= 500 or not reason or reason in UNSURE:
         return AmbiguousError(reason or f"HTTP {status}", answered=status == 500 or reason in UNSURE)
-    return DeclinedError(reason)
+    return DeclinedError(reason, about="place" if reason in _PLACE else "change" if reason in _CHANGE else "message")
 
 
 def _seconds(given: Any) -> float:

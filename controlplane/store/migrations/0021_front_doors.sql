@@ -17,7 +17,7 @@ CREATE TABLE front_doors (
 );
 
 -- A thread is a session. opening: the request that makes it, decided before it is sent. seen_seq: up to where what the
--- session did is in the ledger below. report: the thread is begun by us, under this heading, with what a run of a
+-- session did is in the ledger below; failed_seq, failures: at which of it that has failed last, and how often. report: the thread is begun by us, under this heading, with what a run of a
 -- deployment came to; root: our first message there, once it stands. person: who spoke last. lock_key: of the advisory lock that whoever works on the thread holds.
 CREATE TABLE front_door_threads (
     id            text PRIMARY KEY,
@@ -32,6 +32,8 @@ CREATE TABLE front_door_threads (
     opening       jsonb,
     session_id    text REFERENCES sessions ON DELETE CASCADE,
     seen_seq      bigint NOT NULL DEFAULT 0,
+    failed_seq    bigint,
+    failures      int NOT NULL DEFAULT 0,
     lock_key      serial,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (front_door_id, place, thread)
@@ -76,6 +78,7 @@ CREATE INDEX front_door_deliveries_by_age ON front_door_deliveries (received_at)
 -- What is to stand in a thread, in this order. name: what it says, so that it is posted once. state: 'sending' until the
 -- service has said under which id (remote) it stands; who finds a row in it looks there before sending again. revision:
 -- grows when the body changes; shown: the revision that the service has. streamed: it was begun before it was whole. withdrawn: it is to be taken away.
+-- failures: how often doing so has failed since it last went well.
 -- session_id: what the thread was when it was said; it goes with that one, also if the thread has left it.
 CREATE TABLE front_door_posts (
     id            text PRIMARY KEY,
@@ -89,6 +92,7 @@ CREATE TABLE front_door_posts (
     revision      int NOT NULL DEFAULT 0,
     shown         int,
     withdrawn     boolean NOT NULL DEFAULT false,
+    failures      int NOT NULL DEFAULT 0,
     streamed      boolean NOT NULL DEFAULT false,
     remote        text,
     sent_at       timestamptz,

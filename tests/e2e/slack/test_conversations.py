@@ -1,12 +1,14 @@
 """Talking with an agent in Slack, read back from the channel."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.client import run, script
+from tests.support.cli import Cli
+from tests.support.client import run, script, text
 from tests.support.emulator import BOB, shown
 from tests.support.slack import Workspace, workspace
 from tests.support.stack import Stack
@@ -38,6 +40,18 @@ async def test_a_thread_is_a_session(slack: Workspace) -> None:
     await slack.slack.say("C001", script({"text": "two"}), thread=ts, user=BOB)
     first, second = await slack.answers("C001", ts, times=2)
     assert shown(first).split(" · ")[-1] == shown(second).split(" · ")[-1], "the links name one session"
+
+
+async def test_what_is_said_may_have_any_line_end_in_it(slack: Workspace, tmp_path: Path) -> None:
+    ends = "one\u2028two\u2029three\x85four"
+    ts = await slack.slack.mention("C001", script(run(f"printf '{ends}'"), {"text": ends + " {{result}}"}))
+    (answer,) = await slack.answers("C001", ts)
+    assert shown(answer).startswith(f"{ends} {ends}")
+    cli = Cli(slack.client.stack, tmp_path)
+    session_id = shown(answer).rpartition("/")[2]
+    told = await asyncio.to_thread(cli.text, "sessions", "events", session_id, "--json")
+    said = [text(event) for event in map(json.loads, told.split("\n")[:-1]) if event["type"] == "agent.message"]
+    assert said == [f"{ends} {ends}"]
 
 
 @pytest.mark.slow

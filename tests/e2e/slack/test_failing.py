@@ -1,12 +1,14 @@
 """What cannot be acted on does not keep a thread from all that comes after it."""
 
 import json
+from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 
 from controlplane.frontdoors.contract import Said
-from tests.support.client import script
+from tests.support.client import run, script
 from tests.support.emulator import BOT, shown
 from tests.support.frontdoors import inbound
 from tests.support.holding import held_back, in_its_database
@@ -49,6 +51,65 @@ async def test_what_fails_for_ever_is_left_and_the_thread_is_told(
 
 
 @pytest.mark.slow
+async def test_a_message_of_ours_that_nobody_can_read_is_left(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C005", "help")
+    await replied(slack, ts, "What I understand")
+    before = await slack.refused("failed: UnreadablePostError")
+    async with in_its_database(slack) as connection:
+        await connection.execute(
+            "INSERT INTO front_door_posts (id, workspace_id, thread_id, name, body, failures)"
+            " SELECT id || 'x', workspace_id, id, 'card:old', %s, 6 FROM front_door_threads WHERE thread = %s",
+            ('{"type": "of old"}', ts),
+        )
+        await connection.execute("SELECT pg_notify('bulkhead_front_doors', '')")
+    await replied(
+        slack, ts, ":warning: A message could not be brought here: it failed 8 times (`UnreadablePostError`)"
+    )
+    await slack.slack.say("C005", script({"text": "and on"}), thread=ts)
+    await slack.answers("C005", ts)
+    assert await slack.refused("failed: UnreadablePostError") == before + 1
+
+
+@pytest.mark.slow
+async def test_what_a_session_did_that_nobody_can_read_is_left_out(slack: Workspace) -> None:
+    """One event in the middle of a turn, and one that ends it."""
+    ts = await slack.slack.mention("C005", script({"text": "before"}))
+    (answer,) = await slack.answers("C005", ts)
+    session_id = shown(answer).rpartition("/")[2]
+    before = await slack.refused("failed: KeyError")
+    async with in_its_database(slack) as connection:
+        for kind, times in (("session.error", 1), ("session.status_idle", 2)):
+            await happens(connection, session_id, kind)
+            await slack.until(partial(left_out, slack, ts, times), f"{times} left out")
+    await slack.slack.say("C005", script({"text": "and on"}), thread=ts)
+    *_, last = await slack.answers("C005", ts, times=2)
+    assert shown(last).startswith("and on")
+    assert await slack.refused("failed: KeyError") == before + 2
+
+
+async def happens(connection: psycopg.AsyncConnection[tuple[Any, ...]], session_id: str, kind: str) -> None:
+    """Have something happen in a session in a form that nobody knows, which could not be told six times."""
+    async with connection.transaction():
+        await connection.execute("UPDATE sessions SET last_seq = last_seq + 1 WHERE id = %s", (session_id,))
+        await connection.execute(
+            "INSERT INTO events (session_id, workspace_id, seq, position, id, type, payload, processed_at)"
+            " SELECT id, workspace_id, last_seq, last_seq, 'sevt_' || id || last_seq, %s, '{}', now() FROM sessions"
+            " WHERE id = %s",
+            (kind, session_id),
+        )
+        await connection.execute(
+            "UPDATE front_door_threads t SET failures = 6, failed_seq = s.last_seq FROM sessions s"
+            " WHERE s.id = t.session_id AND s.id = %s",
+            (session_id,),
+        )
+        await connection.execute("SELECT pg_notify('bulkhead_front_doors', '')")
+
+
+async def left_out(slack: Workspace, thread: str, times: int) -> bool:
+    said = ":warning: Something that was done here could not be shown: it failed 8 times (`KeyError`)"
+    return [said in shown(each) for each in await slack.slack.thread("C005", thread)].count(True) == times
+
+
 async def test_an_outage_is_no_failure(slack: Workspace) -> None:
     ts = await slack.slack.mention("C005", "help")
     await replied(slack, ts, "What I understand")
@@ -61,6 +122,15 @@ async def test_an_outage_is_no_failure(slack: Workspace) -> None:
         await connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
     await replied(slack, ts, "`helper`")
     assert ":warning:" not in str(await slack.slack.thread("C005", ts))
+
+
+@pytest.mark.slow
+async def test_a_status_outlives_a_lost_connection(slack: Workspace) -> None:
+    async with in_its_database(slack) as connection, held_back(slack) as waiting:
+        ts = await slack.slack.mention("C005", script(run("sleep 300"), {"text": "never"}))
+        await connection.execute("SELECT pg_terminate_backend(%s)", (await waiting(),))
+    await replied(slack, ts, "running `sleep 300`")
+    await slack.slack.say("C005", "stop", thread=ts)
 
 
 async def replied(slack: Workspace, thread: str, words: str) -> None:

@@ -124,16 +124,17 @@ async def test_an_answer_stands_once_whatever_slack_does_with_it(slack: Workspac
     assert len(refused) == 60, "each of them a second at least, which is what Slack asked for"
 
 
-async def test_what_slack_declines_is_said_in_another_way_and_listed(slack: Workspace) -> None:
-    slack.relay.declines["chat.postMessage"] = ["msg_blocks_too_long"]
-    before = await slack.refused("declined: msg_blocks_too_long")
+@pytest.mark.parametrize("reason", ["msg_blocks_too_long", "invalid_metadata_format"])
+async def test_what_slack_declines_is_said_in_another_way_and_listed(slack: Workspace, reason: str) -> None:
+    slack.relay.declines["chat.postMessage"] = [reason]
+    before = await slack.refused(f"declined: {reason}")
     ts = await slack.slack.mention("C001", script({"text": "too long it is"}))
 
     async def as_file() -> bool:
         return "answer.md" in str(await slack.slack.thread("C001", ts))
 
     await slack.until(as_file, "the answer as a file")
-    assert await slack.refused("declined: msg_blocks_too_long") == before + 1
+    assert await slack.refused(f"declined: {reason}") == before + 1
 
 
 @pytest.mark.slow

@@ -67,6 +67,25 @@ async def test_a_run_that_fails_can_be_resumed_there(slack: Workspace) -> None:
     assert shown(answer).startswith("in the end")
 
 
+async def test_a_report_that_is_declined_as_it_is_begins_its_thread_with_words(slack: Workspace) -> None:
+    slack.relay.declines["chat.postMessage"] = ["msg_blocks_too_long"]
+    steps = script(run("echo kept > /mnt/session/outputs/kept.txt"), {"text": "what it came to"})
+    made = await deployed(slack, steps, channel="C003", name="declined")
+    await slack.client.post(f"/v1/deployments/{made['id']}/run")
+    root = await begun(slack, "C003", "declined")
+    assert shown(root) == "**declined**: see the file."
+
+    async def files() -> list[str] | None:
+        found = [
+            file["name"] for each in await slack.slack.thread("C003", root["ts"]) for file in each.get("files", [])
+        ]
+        return found if len(found) == 2 else None
+
+    assert await slack.until(files, "the answer and the file, in its thread") == ["answer.md", "kept.txt"]
+    await slack.slack.say("C003", script({"text": "a reply"}), thread=root["ts"])
+    await replied(slack, "C003", root["ts"], "a reply")
+
+
 @pytest.mark.timeout(200)
 async def test_it_stands_there_once_whatever_dies(slack: Workspace) -> None:
     async def told(channel: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.client import run, script
 from tests.support.emulator import shown
+from tests.support.holding import held_back, in_its_database
 from tests.support.slack import Fault, Kills, Stage, Workspace
 from tests.support.streams import StreamStub
 
@@ -78,6 +79,19 @@ async def test_a_stream_that_can_be_changed_no_more_is_followed_by_the_whole_ans
     await slack.until(whole, "the whole answer behind what was streamed of it")
     assert not slack.relay.declines["chat.update"]
     assert stub.said[0][0] == "start"
+
+
+async def test_a_lost_connection_does_not_end_what_is_shown(slack: Workspace, stub: StreamStub) -> None:
+    said = f"{WORDS} {WORDS} {WORDS}"
+    async with in_its_database(slack) as connection, held_back(slack) as waiting:
+        ts = await slack.slack.mention("C001", script(slowly(said, milliseconds=400)))
+        # One is of the status, one of the answer, whichever comes first.
+        lost = set[int]()
+        while len(lost) < 2:
+            lost.add(pid := await waiting())
+            await connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    await stands_once(slack, "C001", ts, said)
+    assert "append" in [kind for kind, _ in stub.said]
 
 
 @pytest.mark.usefixtures("stub")

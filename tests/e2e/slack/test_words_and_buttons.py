@@ -214,12 +214,14 @@ async def test_a_call_is_allowed_by_who_clicks(careful: Workspace) -> None:
     ts = await careful.slack.mention("C001", steps)
     asked = await card(careful, "C001", ts)
     assert '"command": "echo it ran"' in shown(asked)
+    await replied(careful, "C001", ts, "waiting for approval …")
     await careful.slack.say("C001", script({"text": "later"}), thread=ts, user=CAROL)
     await whispered(careful, "C001", CAROL, "first somebody has to decide about the call above")
     await careful.slack.press(asked, "allow", user=BOB)
     *_, answer, later = await careful.answers("C001", ts, times=2)
     assert "says it ran" in shown(answer)
     assert shown(later).startswith("later")
+    assert "waiting for approval" not in str(await careful.slack.thread("C001", ts)), "it is decided"
     done = await card(careful, "C001", ts, open_one=False)
     assert "allowed by Bob Brown (slack U02BOB)" in shown(done)
     session_id = shown(answer).rpartition("/")[2]

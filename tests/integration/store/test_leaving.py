@@ -6,17 +6,24 @@ import pytest
 
 from controlplane.frontdoors.contract import Attachment, Card, Choice
 from controlplane.frontdoors.leaving import Leaving
+from controlplane.store import recognition
 from controlplane.store.pool import Database
-from controlplane.vault.keyring import MasterKeySettings, open_keyring
+from controlplane.vault.keyring import Keyring, MasterKeySettings, open_keyring
 from tests.integration.store.conftest import WORKSPACE
 
 TOKEN = "ghp_" + "a1B2" * 9
 
 
 @pytest.fixture
-def leaving(database: Database, tmp_path: Path) -> Leaving:
+def keyring(tmp_path: Path) -> Keyring:
+    """The master key."""
+    return open_keyring(MasterKeySettings(), tmp_path)
+
+
+@pytest.fixture
+def leaving(database: Database, keyring: Keyring) -> Leaving:
     """What leaves the default workspace."""
-    return Leaving(database, open_keyring(MasterKeySettings(), tmp_path), WORKSPACE)
+    return Leaving(database, keyring, WORKSPACE)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +45,30 @@ async def test_names_and_arguments_are_scrubbed_leaf_by_leaf(leaving: Leaving) -
     assert (await leaving.body(card)).input["a"][1] == 1  # type: ignore[union-attr]
     assert TOKEN not in str(await leaving.body(Attachment(name=f"{TOKEN}.txt", text=TOKEN)))
     assert TOKEN not in str(await leaving.body(Choice(agents={"agent_1": TOKEN})))
+
+
+async def test_of_a_secret_with_spaces_no_word_is_shown_before_it_is_whole(
+    database: Database, keyring: Keyring, leaving: Leaving
+) -> None:
+    secret, before, behind = (
+        "correct horse battery staple",
+        "It is this: ",
+        " and nothing else, whatever you may hear.",
+    )
+    text = f"{before}{secret}{behind}"
+    assert await leaving.begun(text[:20]) == "It is this: correct ", "nobody has this secret yet"
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute(
+            "INSERT INTO vaults (id, workspace_id, display_name) VALUES ('vlt_1', %s, 'v')", (WORKSPACE,)
+        )
+        await connection.execute(
+            "INSERT INTO credentials (id, workspace_id, vault_id, name, binding, version, sealed)"
+            " VALUES ('vcrd_1', %s, 'vlt_1', 'n', '{}', 1, 'x')",
+            (WORKSPACE,),
+        )
+        key = await recognition.key_of(connection, WORKSPACE, keyring=keyring)
+        await recognition.mark(connection, "vcrd_1", secret, key=key)
+    shown = [await leaving.begun(text[:length]) for length in range(len(text) + 1)]
+    assert not any(word in each for each in shown for word in secret.split())
+    assert shown[-1].startswith(before)
+    assert shown[-1].endswith("] and nothing ")

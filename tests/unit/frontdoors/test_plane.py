@@ -1,6 +1,7 @@
 """The control plane's API as a front door asks it."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
@@ -58,6 +59,21 @@ async def test_a_request_is_the_same_in_whatever_order_its_names_are() -> None:
         await plane.post("/x", {"agent": {"a": 2, "id": 1}, "title": "é"}, key="k")
         await plane.close()
     assert asked[0] == asked[1]
+
+
+async def test_an_event_may_have_any_line_end_in_it() -> None:
+    said = {"type": "agent.tool_result", "content": "one\u2028two\u2029three\x85four\x0bfive é 😀"}
+
+    async def answer(_: Request) -> Response:
+        data = json.dumps(said, ensure_ascii=False)
+        return Response(f"id: 4\nevent: {said['type']}\ndata: {data}\n\n", media_type="text/event-stream")
+
+    async with listening(Api(answer)) as url:
+        plane = Plane(url, "key")
+        stream = plane.follow("sesn_1", after=3, previews=False)
+        assert await anext(stream) == (4, said)
+        await stream.aclose()
+        await plane.close()
 
 
 async def test_however_many_sessions_are_followed_a_request_comes_through() -> None:
