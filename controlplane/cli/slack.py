@@ -31,10 +31,10 @@ _PATH = "/v1/front_doors"
 
 _ONLY_AGENT = typer.Option("--only-agent", help="Only these agents (id or name) answer there, or *; may be repeated.")
 _ONLY_PERSON = typer.Option("--only-person", help="Only these Slack user ids may talk there, or *; may be repeated.")
-_DECIDER = typer.Option("--decider", help="Only these Slack user ids may decide about calls, or *; may be repeated.")
+_DECIDER = typer.Option("--decider", help="Only these Slack user ids may decide on calls, or *; may be repeated.")
 _WHERE = typer.Argument(
-    help="A channel's id, as C0123456789; `direct`: conversations of two; `elsewhere`: channels without a rule of their"
-    " own; `everywhere`: what holds where nothing else is said."
+    help="A channel's id, as C0123456789; `direct`: conversations of two; `elsewhere`: channels without a rule;"
+    " `everywhere`: what holds where nothing else is said."
 )
 _ANY = "*"
 
