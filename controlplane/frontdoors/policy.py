@@ -27,9 +27,9 @@ class PlaceRules(BaseModel):
 class Rules(BaseModel):
     """What holds at a front door. ``agent_id`` answers where nothing else is said; None: people are asked to choose.
 
-    ``agent_ids``: who may be asked to answer; ``people``, ``deciders``: ids of the service. None: nothing is said: every
-    agent, everybody of the team, everybody who may talk. But once a place is limited in one of them it means nobody,
-    and the agents that answer by default: who is kept out there would go to another place.
+    ``agent_ids``: who may be asked to answer; ``people``, ``deciders``: ids of the service. None: nothing is said, so
+    every agent, everybody of the team, everybody who may talk. But once a place is limited in one of them it means
+    nobody, and the agents that answer by default: who is kept out there would go to another place.
     ``places``: by the service's ids; ``direct``: conversations of two; ``elsewhere``: all others that have no rule.
     ``session_url``: where a session can be looked at, with ``{session_id}`` in it.
     """
