@@ -36,7 +36,7 @@ async def replied(slack: Workspace, channel: str, thread: str, words: str) -> st
 
 
 async def whispered(slack: Workspace, channel: str, person: str, words: str, *, threaded: bool = True) -> None:
-    """Wait until a person alone is told something; in a thread that nobody has answered in Slack shows it to nobody."""
+    """Wait until a person alone is told something; in a thread without an answer Slack would show it to nobody."""
 
     async def found() -> bool:
         return any(
