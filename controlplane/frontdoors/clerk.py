@@ -357,7 +357,8 @@ class Clerk:
                 found = await standing.of_session(connection, at.session_id or "")
             except NotFoundError:
                 return False
-            if found.turn is not None or found.resume_wanted or not found.waiting:
+            goes_on = found.resume_wanted and (found.resume_at is None or found.resume_at <= found.now)
+            if found.turn is not None or not found.waiting or (goes_on and found.frozen_at is None):
                 return False
             return found.frozen_at is not None or not await queue.more(connection, found.session_id)
 

@@ -375,6 +375,17 @@ async def test_who_writes_where_nothing_runs_is_told_why(slack: Workspace) -> No
 
 
 @pytest.mark.slow
+async def test_who_writes_behind_a_spent_budget_is_told_so(slack: Workspace) -> None:
+    agent = await slack.client.post("/v1/agents", {"name": "poor", "model": "scripted/poor"})
+    limit = {"name": "poor", "agent_id": agent["id"], "period": "day", "max_tokens": 1}
+    await slack.client.post("/v1/budgets", limit)
+    ts = await slack.slack.mention("C001", "agent=poor " + script({"text": "never"}))
+    await replied(slack, "C001", ts, "The turn failed")
+    await slack.slack.say("C001", "and now?", thread=ts)
+    assert "it is resumed at" in await replied(slack, "C001", ts, "nothing runs")
+
+
+@pytest.mark.slow
 async def test_a_conversation_of_two_needs_no_mention(slack: Workspace) -> None:
     ts = await slack.slack.say(DIRECT, script({"text": "just us"}))
     await slack.answers(DIRECT, ts)
