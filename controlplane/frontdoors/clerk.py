@@ -77,17 +77,16 @@ class Clerk:
             at = await self._opening.with_session(at, item, request, rules)
             now = await self._now(at)
             await self._opening.tell(at, item, request)
-            if now in ("rests", "queued") and await self._lies_still(at):
-                explanation = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
-                stuck = f"Your message waits, and nothing runs.\n{words.standing(at.session_id or '', explanation)}"
-                await self.answer(at, item, stuck)
-                return
+            stuck = await self._stuck(at) if now in ("rests", "queued") else None
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
                 raise
             await self.answer(
                 at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
             )
+            return
+        if stuck is not None:
+            await self.answer(at, item, stuck)
             return
         await self._settle(item)
         if now == "asks":
@@ -349,6 +348,13 @@ class Clerk:
     def _may_answer(at: DoorThread, rules: Rules) -> bool:
         """Say whether a thread's agent may still answer there."""
         return at.agent_id is None or rules.may_answer(at.place, at.agent_id)
+
+    async def _stuck(self, at: DoorThread) -> str | None:
+        """Return what to say of a message that is left lying as things stand; None: a turn will take it, or has."""
+        if not await self._lies_still(at):
+            return None
+        explanation = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
+        return f"Your message waits, and nothing runs.\n{words.standing(at.session_id or '', explanation)}"
 
     async def _lies_still(self, at: DoorThread) -> bool:
         """Say whether something waits in a session that no turn will take as things stand."""
