@@ -309,15 +309,14 @@ async def run_memory(settings: Settings) -> None:
 
 async def run_slack(settings: Settings, *, api_url: str) -> None:
     """The front door in Slack. It asks the API like any client; the ledger and its own vault it opens by itself."""
-    from controlplane.frontdoors.slack.process import serving
+    from controlplane.frontdoors.slack.process import serve
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
 
     database = Database(settings.database_url, max_connections=_SLACK_CONNECTIONS)
     await database.open()
     keyring = open_keyring(MasterKeySettings(), settings.data_dir)
     try:
-        async with serving(settings, database, keyring, api_url) as run:
-            await _until_stopped(run())
+        await _until_stopped(serve(settings, database, keyring, api_url))
     finally:
         await database.close()
 

@@ -89,9 +89,7 @@ async def _check(connection: Connection, rules: Rules) -> None:
     """Refuse rules that name what is not there."""
     await environments.get(connection, rules.environment_id)
     await vaults.check_usable(connection, rules.vault_ids)
-    named = {rules.agent_id, *(each.agent_id for each in rules.places.values())}
-    named |= {agent_id for each in rules.places.values() for agent_id in each.agent_ids or []}
-    for agent_id in sorted(filter(None, named)):
+    for agent_id in sorted(rules.named_agents()):
         await agents.get(connection, agent_id, version=None)
 
 

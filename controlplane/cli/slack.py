@@ -29,9 +29,14 @@ _TOKENS = {
 _MARKS = {"ok": "[green]ok  [/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad [/red]"}
 _PATH = "/v1/front_doors"
 
-_ONLY_AGENT = typer.Option("--only-agent", help="Only these agents (id or name) answer there; may be repeated.")
-_ONLY_PERSON = typer.Option("--only-person", help="Only these Slack user ids may talk there; may be repeated.")
-_DECIDER = typer.Option("--decider", help="Only these Slack user ids may decide about calls; may be repeated.")
+_ONLY_AGENT = typer.Option("--only-agent", help="Only these agents (id or name) answer there, or *; may be repeated.")
+_ONLY_PERSON = typer.Option("--only-person", help="Only these Slack user ids may talk there, or *; may be repeated.")
+_DECIDER = typer.Option("--decider", help="Only these Slack user ids may decide on calls, or *; may be repeated.")
+_WHERE = typer.Argument(
+    help="A channel's id, as C0123456789; `direct`: conversations of two; `elsewhere`: channels without a rule;"
+    " `everywhere`: what holds where nothing else is said."
+)
+_ANY = "*"
 
 
 @app.callback(invoke_without_command=True)
@@ -86,7 +91,7 @@ def connect(
     rules: dict[str, Any] = {
         "environment_id": resolve(server, "environments", environment) if environment else _environment(server),
         "agent_id": resolve(server, "agents", agent) if agent else None,
-        "session_url": session_url or f"{server.url}/v1/sessions/{{session_id}}",
+        "session_url": session_url,
     }
     vault = server.post("/v1/vaults", {"display_name": f"{name} front door"})
     try:
@@ -144,22 +149,31 @@ def show(server: Server) -> None:
 @connected
 def place(
     server: Server,
-    channel: Annotated[str, typer.Argument(help="The channel's id, as C0123456789.")],
+    where: Annotated[str, _WHERE],
     *,
     agent: Annotated[str | None, typer.Option("--agent", help="Who answers there (id or name).")] = None,
     only_agent: Annotated[list[str] | None, _ONLY_AGENT] = None,
     only_person: Annotated[list[str] | None, _ONLY_PERSON] = None,
     decider: Annotated[list[str] | None, _DECIDER] = None,
 ) -> None:
-    """Say what holds in a channel, in whole: without options, what holds everywhere."""
+    """Say what holds in a place, in whole: without options, nothing of its own. Everywhere who answers stays."""
     door = front_door(server)
     limits = {
-        "agent_id": resolve(server, "agents", agent) if agent else None,
-        "agent_ids": [resolve(server, "agents", each) for each in only_agent] if only_agent else None,
+        "agent_ids": [_agent_or_any(server, each) for each in only_agent] if only_agent else None,
         "people": only_person or None,
         "deciders": decider or None,
     }
-    rules = door["rules"] | {"places": door["rules"]["places"] | {channel: limits}}
+    rules: dict[str, Any] = door["rules"]
+    answers = {"agent_id": resolve(server, "agents", agent)} if agent else {}
+    of_its_own = {name: value for name, value in (limits | answers).items() if value is not None}
+    match where:
+        case "everywhere":
+            rules |= limits | answers
+        case "direct" | "elsewhere":
+            rules[where] = of_its_own or None
+        case _:
+            others = {name: each for name, each in rules["places"].items() if name != where}
+            rules["places"] = others | ({where: of_its_own} if of_its_own else {})
     server.output.object(server.post(f"{_PATH}/{door['id']}", {"rules": rules}), _FIELDS)
 
 
@@ -202,6 +216,10 @@ def front_door(server: Server) -> dict[str, Any]:
             next_step="set it to the name of the one that is meant",
         )
     return found[0]
+
+
+def _agent_or_any(server: Server, name: str) -> str:
+    return name if name == _ANY else resolve(server, "agents", name)
 
 
 def _environment(server: Server) -> str:

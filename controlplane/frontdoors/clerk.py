@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import structlog
 
+from controlplane.errors import NotFoundError
 from controlplane.frontdoors import words
 from controlplane.frontdoors.answers import NO_SESSION
 from controlplane.frontdoors.contract import (
@@ -26,7 +27,7 @@ from controlplane.frontdoors.plane import RefusedError
 from controlplane.frontdoors.policy import Rules
 from controlplane.frontdoors.seals import holds
 from controlplane.frontdoors.words import Heard
-from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, frontdoors, queue
+from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, frontdoors, queue, standing
 from controlplane.store.front_door_inbox import Item
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection
@@ -35,6 +36,8 @@ _LOOK_PAUSE_SECONDS = 0.5
 _LOOKS_PER_STOP = 10  # a turn that waits behind the one that was stopped is stopped after these
 _LOOKS_AT_A_QUEUE = 40  # a turn that can begin has begun by then
 _MOST_LOOKS = 240  # each with an answer of the API, so that an outage is none
+
+_NOT_ITS_PLACE = "this thread's agent does not answer in this place any more"
 
 _Now = Literal["runs", "asks", "queued", "rests"]
 
@@ -53,6 +56,9 @@ class Clerk:
         inbound, rules = item.inbound, await self._parts.gate.rules()
         if not await self._may_talk(item, rules):
             return
+        if not at.let_in:
+            async with self._parts.transaction() as connection:
+                await front_door_inbox.let_in(connection, at, item)
         heard = await self._heard(said, at, rules)
         if heard.word is None and not heard.text and not said.files:
             heard = Heard("help", None, "")
@@ -69,12 +75,16 @@ class Clerk:
             at = await self._opening.with_session(at, item, request, rules)
             now = await self._now(at)
             await self._opening.tell(at, item, request)
+            stuck = await self._stuck(at) if now in ("rests", "queued") else None
         except RefusedError as error:
             if error.code not in ("session_terminated", "session_archived"):
                 raise
             await self.answer(
                 at, item, ":warning: this session has ended; say `new` to begin another", state="refused"
             )
+            return
+        if stuck is not None:
+            await self.answer(at, item, stuck)
             return
         await self._settle(item)
         if now == "asks":
@@ -100,7 +110,9 @@ class Clerk:
         elif pressed.action == "stop":
             await self._stop(at, item)
         elif pressed.action == "resume":
-            await self._resume(at, item)
+            await self._resume(at, item, rules)
+        elif not self._may_answer(at, rules):
+            await self._refuse(item, "agent_not_here", _NOT_ITS_PLACE)
         elif not rules.may_decide(inbound.place, inbound.person):
             await self._refuse(item, "may_not_decide", "you may not decide about this agent's calls here")
         else:
@@ -108,7 +120,9 @@ class Clerk:
 
     async def stop(self, at: DoorThread, item: Item) -> None:
         """Act on a sign that what runs in the thread is to stop."""
-        if await self._may_talk(item, await self._parts.gate.rules()):
+        if not at.let_in:
+            await self._settle(item)  # where nobody was let in, nothing is said about it either
+        elif await self._may_talk(item, await self._parts.gate.rules()):
             await self._stop(at, item)
 
     async def _stop(self, at: DoorThread, item: Item) -> None:
@@ -169,7 +183,7 @@ class Clerk:
             case "stop":
                 await self._stop(at, item)
             case "resume":
-                await self._resume(at, item)
+                await self._resume(at, item, rules)
             case _:
                 said = await self._parts.answers.to(heard.word, at.session_id, rules, item.inbound.place)
                 await self.answer(at, item, said)
@@ -214,9 +228,12 @@ class Clerk:
         path = f"/v1/sessions/{at.session_id}/events"
         await self._parts.plane.post(path, {"events": [{"type": "user.interrupt"}]}, key=key)
 
-    async def _resume(self, at: DoorThread, item: Item) -> None:
+    async def _resume(self, at: DoorThread, item: Item, rules: Rules) -> None:
         if at.session_id is None:
             await self.answer(at, item, NO_SESSION)
+            return
+        if not self._may_answer(at, rules):
+            await self._refuse(item, "agent_not_here", _NOT_ITS_PLACE)
             return
         await self._parts.plane.post(f"/v1/sessions/{at.session_id}/resume", {}, key=f"{item.id}:resume")
         self._parts.receipts.give(item.inbound)
@@ -276,8 +293,8 @@ class Clerk:
         before this."""
         place = item.inbound.place
         if at.agent_id is not None and (heard.agent is None or at.session_id is not None):
-            if not rules.may_answer(place, at.agent_id):
-                raise RefusedError("this thread's agent does not answer in this place any more", "agent_not_here")
+            if not self._may_answer(at, rules):
+                raise RefusedError(_NOT_ITS_PLACE, "agent_not_here")
             return at
         named = await self._named(rules, place, heard.agent) if heard.agent else None
         agent_id = named or rules.default_agent(place)
@@ -324,6 +341,30 @@ class Clerk:
             if name in (agent_id, each):
                 return agent_id
         raise RefusedError(f"no agent `{name}` answers here; `agents` lists those who do", "agent_not_here")
+
+    @staticmethod
+    def _may_answer(at: DoorThread, rules: Rules) -> bool:
+        """Say whether a thread's agent may still answer there."""
+        return at.agent_id is None or rules.may_answer(at.place, at.agent_id)
+
+    async def _stuck(self, at: DoorThread) -> str | None:
+        """Return what to say of a message that is left lying as things stand; None: a turn will take it, or has."""
+        if not await self._lies_still(at):
+            return None
+        explanation = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")
+        return f"Your message waits, and nothing runs.\n{words.standing(at.session_id or '', explanation)}"
+
+    async def _lies_still(self, at: DoorThread) -> bool:
+        """Say whether something waits in a session that no turn will take as things stand."""
+        async with self._parts.transaction() as connection:
+            try:
+                found = await standing.of_session(connection, at.session_id or "")
+            except NotFoundError:
+                return False
+            goes_on = found.resume_wanted and (found.resume_at is None or found.resume_at <= found.now)
+            if found.turn is not None or not found.waiting or (goes_on and found.frozen_at is None):
+                return False
+            return found.frozen_at is not None or not await queue.more(connection, found.session_id)
 
     async def _session(self, at: DoorThread) -> dict[str, Any]:
         return await self._parts.plane.get(f"/v1/sessions/{at.session_id}")
@@ -374,6 +415,8 @@ class Clerk:
         """Say something that may be lost: nothing hangs on it."""
         try:
             said = await self._parts.leaving.text(text)
-            await self._parts.service.whisper(inbound.place, inbound.thread, inbound.person, said)
+            begins = inbound.message == inbound.thread
+            thread = None if begins else inbound.thread
+            await self._parts.service.whisper(inbound.place, thread, inbound.person, said)
         except (LimitedError, AmbiguousError, DeclinedError):
             return

@@ -12,7 +12,7 @@ class _Frozen(BaseModel):
 
 
 class SharedFile(_Frozen):
-    """A file that came with a message; ``url``: where the service gives its content to us."""
+    """A file that came with a message; ``url``: where the service gives its content to us, '' if it did not say."""
 
     id: str
     name: str
@@ -52,13 +52,15 @@ class Crossed(_Frozen):
 class Inbound(_Frozen):
     """Something that a person did. ``delivery``: the service's id of telling us, of which there may be several;
     ``message``: what the thing itself is known by in its place; places, threads and messages sort as they came.
-    ``vouched``: the service has said that the person is of our own team; otherwise it is asked first."""
+    ``happened_at``: None, if the service does not say. ``vouched``: the service has said that the person is of our
+    own team; otherwise it is asked first."""
 
     delivery: str
     place: str
     thread: str
     message: str
     person: str
+    happened_at: datetime | None = None
     vouched: bool = False
     what: Annotated[Said | Pressed | Crossed, Field(discriminator="type")]
 
@@ -205,8 +207,9 @@ class Service(Protocol):
         """Show in the thread what is being done, '' for nothing more; False if the service has no such thing."""
         ...
 
-    async def whisper(self, place: str, thread: str, person: str, text: str) -> None:
-        """Say something to one person only."""
+    async def whisper(self, place: str, thread: str | None, person: str, text: str) -> None:
+        """Say something to one person only; ``thread`` None: in the place itself, for one that nobody has answered in
+        yet."""
         ...
 
     async def is_of_team(self, person: str) -> bool:
@@ -215,6 +218,10 @@ class Service(Protocol):
 
     async def names(self, people: list[str]) -> Mapping[str, str]:
         """Return what people are called."""
+        ...
+
+    async def described(self, file: SharedFile) -> SharedFile:
+        """Return a file with all that is needed to fetch it, which the service may not have said with the message."""
         ...
 
     async def content(self, file: SharedFile) -> bytes:

@@ -14,6 +14,7 @@ from controlplane.frontdoors.policy import Rules
 from controlplane.store import events, front_door_inbox, front_door_threads, frontdoors
 from controlplane.store.front_door_inbox import Received
 from controlplane.store.front_door_threads import Among, DoorThread
+from controlplane.store.lasting import lasting
 from controlplane.store.listening import listen
 from controlplane.store.pool import Database
 from controlplane.tasks import end
@@ -24,7 +25,7 @@ _TROUBLED_SECONDS = 1.0
 _LONGEST_TROUBLED_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.5
 _WATCH_SECONDS = 0.5
-_ANSWER_SECONDS = 10.0  # a server that says nothing for as long may have given the locks to others
+_ANSWER_SECONDS = 10.0  # less than `lasting.GONE_SECONDS`, after which the server may have given the locks to others
 
 _log = structlog.get_logger(__name__)
 
@@ -111,7 +112,8 @@ class Desk:
 
     async def _hold(self) -> None:
         """Work for as long as the connection lasts that holds the locks; without it others may have the threads."""
-        async with await psycopg.AsyncConnection.connect(self._parts.database.url, autocommit=True) as connection:
+        url = lasting(self._parts.database.url)
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch(connection))

@@ -15,6 +15,7 @@ from controlplane.store.front_door_threads import DoorThread
 _VISIBLE_TO_MODELS = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TITLE_CHARACTERS = 80
 _KEYS_KNOWN_SECONDS = 20 * 3600.0  # the API forgets a request's key after a day
+_LATER = ", in the next sandbox of this session: one that runs already does not have it"
 _FETCH_TRIES = 8  # of a file, in some two minutes
 _FETCH_PAUSE_SECONDS = 1.0
 _LONGEST_FETCH_PAUSE_SECONDS = 30.0
@@ -34,7 +35,7 @@ class Opening:
         content: list[dict[str, Any]] = [{"type": "text", "text": from_whom}]
         mounts: list[dict[str, Any]] = []
         for file in said.files:
-            await self._file(item, file, content, mounts)
+            await self._file(at, item, file, content, mounts)
         if heard.text:
             content.append({"type": "text", "text": heard.text})
         message: dict[str, Any] = {"type": "user.message", "content": content}
@@ -87,12 +88,17 @@ class Opening:
         await self._parts.plane.post(path, {"events": request["events"]}, key=f"{item.id}:message")
 
     async def _file(
-        self, item: Item, file: SharedFile, content: list[dict[str, Any]], mounts: list[dict[str, Any]]
+        self,
+        at: DoorThread,
+        item: Item,
+        file: SharedFile,
+        content: list[dict[str, Any]],
+        mounts: list[dict[str, Any]],
     ) -> None:
         """Take over a file: mounted in the session's sandbox, and shown to the model if it can see such."""
         async with self._parts.carrying:
             try:
-                data = await self._fetched(file)
+                file, data = await self._fetched(file)
             except DeclinedError as error:
                 content.append({"type": "text", "text": f"[file {file.name!r} could not be fetched: {error.reason}]"})
                 return
@@ -100,15 +106,17 @@ class Opening:
             del data
         path = f"/mnt/session/uploads/{file_id}"
         mounts.append({"type": "file", "file_id": file_id, "mount_path": path})
-        content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {path}]"})
+        where = path if at.session_id is None else f"{path}{_LATER}"
+        content.append({"type": "text", "text": f"[file {_one_line(file.name)!r}: {where}]"})
         kind = "image" if file.media_type in _VISIBLE_TO_MODELS else "document"
         content.append({"type": kind, "source": {"type": "file", "file_id": file_id}})
 
-    async def _fetched(self, file: SharedFile) -> bytes:
+    async def _fetched(self, file: SharedFile) -> tuple[SharedFile, bytes]:
         pause, reason = _FETCH_PAUSE_SECONDS, ""
         for _ in range(_FETCH_TRIES):
             try:
-                return await self._parts.service.content(file)
+                file = await self._parts.service.described(file)
+                return file, await self._parts.service.content(file)
             except LimitedError as error:
                 pause, reason = error.seconds, "it was asked for too often"
             except AmbiguousError as error:

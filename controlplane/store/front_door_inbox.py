@@ -6,7 +6,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from controlplane.frontdoors.contract import Inbound, Said
+from controlplane.frontdoors.contract import Crossed, Inbound, Said
 from controlplane.ids import new_id
 from controlplane.store import front_door_threads
 from controlplane.store.front_door_threads import DoorThread
@@ -48,11 +48,10 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     if fresh is None:
         return "known"
     said = inbound.what if isinstance(inbound.what, Said) else None
-    addressed = said is not None and said.addressed
-    if addressed:
+    if said is not None and said.addressed:
         await front_door_threads.begin(connection, door, inbound)
-    thread_id = await front_door_threads.hold(connection, door, inbound)
-    ours = thread_id is not None
+    thread = await front_door_threads.hold(connection, door, inbound)
+    ours = thread is not None and (thread.let_in or _is_for_us(inbound))
     if not ours and (said is None or said.elsewhere or inbound.thread == inbound.message):
         return "not_ours"
     if ours and said is not None and said.elsewhere:
@@ -61,8 +60,8 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
     row = await one(
         connection,
         "INSERT INTO front_door_inbox (id, workspace_id, front_door_id, place, thread, message, person, body,"
-        " state) VALUES (%(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(message)s, %(person)s, %(body)s,"
-        " %(state)s)"
+        " happened_at, state) VALUES (%(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(message)s, %(person)s,"
+        " %(body)s, coalesce(%(at)s, clock_timestamp()), %(state)s)"
         " ON CONFLICT (front_door_id, place, message) DO UPDATE SET state = 'waiting'"
         " WHERE front_door_inbox.state = 'parked' AND excluded.state = 'waiting' RETURNING id",
         {
@@ -74,36 +73,43 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
             "message": inbound.message,
             "person": inbound.person,
             "body": Jsonb(inbound.model_dump(mode="json")),
+            "at": inbound.happened_at,
             "state": state,
         },
     )
-    if addressed:
-        await _unpark(connection, door, inbound)
-    if thread_id is not None and (addressed or row is not None):
-        await front_door_threads.wake(connection, thread_id)
     if row is None:
         return "known"
-    return "new" if ours else "not_ours"
+    if thread is None or not ours:
+        return "not_ours"
+    await front_door_threads.wake(connection, thread.id)
+    return "new"
 
 
-async def _unpark(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> None:
-    """Take up what was said in the thread after a message that addresses us, and was delivered before it."""
+def _is_for_us(inbound: Inbound) -> bool:
+    """Say whether it is acted on where nobody was let in yet: it addresses us, or is a sign to stop what does."""
+    return inbound.what.addressed if isinstance(inbound.what, Said) else isinstance(inbound.what, Crossed)
+
+
+async def let_in(connection: Connection, at: DoorThread, item: Item) -> None:
+    """Have a thread be ours, since who said this may talk, and take up what was said in it since: it waited for that,
+    or was delivered before it."""
+    await front_door_threads.let_in(connection, at)
     await connection.execute(
         "UPDATE front_door_inbox SET state = 'waiting' WHERE front_door_id = %s AND place = %s AND thread = %s"
         " AND state = 'parked' AND message > %s",
-        (door.id, inbound.place, inbound.thread, inbound.message),
+        (at.front_door_id, at.place, at.thread, item.inbound.message),
     )
 
 
 async def next_item(connection: Connection, at: DoorThread) -> Item | None:
-    """Return what was said first of what waits in a thread; raises `UnreadableItemError`."""
+    """Return what happened first of what waits in a thread; raises `UnreadableItemError`."""
     row = await one(
         connection,
         "SELECT id, body AS inbound, request,"
         " extract(epoch FROM clock_timestamp() - received_at)::float8 AS age_seconds"
         " FROM front_door_inbox WHERE front_door_id = %(door)s"
         " AND place = %(place)s AND thread = %(thread)s AND state = 'waiting'"
-        " ORDER BY (body #>> '{what,type}') = 'said', message LIMIT 1",
+        " ORDER BY happened_at, message LIMIT 1",
         {"door": at.front_door_id, "place": at.place, "thread": at.thread},
     )
     if row is None:

@@ -21,7 +21,7 @@ _LOCK_CLASS = 7_200
 
 class DoorThread(BaseModel):
     """A thread that is, or is to be, a session. ``report``: we begin it ourselves, under this heading; ``root``: with
-    this message, once it stands. ``person``: who spoke last."""
+    this message, once it stands. ``person``: who spoke last. ``let_in``: whether who addressed us there may talk."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,6 +32,7 @@ class DoorThread(BaseModel):
     report: str | None = None
     root: str | None = None
     person: str | None = None
+    let_in: bool
     agent_id: str | None
     opening: dict[str, Any] | None
     session_id: str | None
@@ -53,13 +54,13 @@ class Among:
 
 
 _THREADS: LiteralString = """
-    SELECT t.id, t.front_door_id, t.place, t.thread, t.report, t.root, t.person,
+    SELECT t.id, t.front_door_id, t.place, t.thread, t.report, t.root, t.person, t.let_in,
            t.agent_id, t.opening, t.session_id, t.seen_seq, t.lock_key
       FROM front_door_threads t"""
 
 
 _WITH_WORK: LiteralString = """
-    SELECT t.id, t.front_door_id, t.place, t.thread, t.report, t.root, t.person,
+    SELECT t.id, t.front_door_id, t.place, t.thread, t.report, t.root, t.person, t.let_in,
            t.agent_id, t.opening, t.session_id, t.seen_seq, t.lock_key
       FROM front_door_threads t LEFT JOIN sessions s ON s.id = t.session_id
      WHERE t.front_door_id = %(door)s
@@ -130,7 +131,7 @@ async def of_person(connection: Connection, front_door_id: str, place: str, pers
         connection,
         "SELECT i.thread FROM front_door_inbox i JOIN front_door_threads t ON t.front_door_id = i.front_door_id"
         " AND t.place = i.place AND t.thread = i.thread WHERE i.front_door_id = %(door)s AND i.place = %(place)s"
-        " AND i.person = %(person)s ORDER BY i.received_at DESC LIMIT 1",
+        " AND i.person = %(person)s AND t.let_in ORDER BY i.received_at DESC LIMIT 1",
         {"door": front_door_id, "place": place, "person": person},
     )
     return row["thread"] if row else None
@@ -144,6 +145,7 @@ async def order(connection: Connection, front_door_id: str, place: str, thread: 
 
 
 async def begin(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> None:
+    """Have a thread for somebody who addresses us; it is ours once the person was let in."""
     await connection.execute(
         "INSERT INTO front_door_threads (id, workspace_id, front_door_id, place, thread) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT DO NOTHING",
@@ -151,15 +153,21 @@ async def begin(connection: Connection, door: FrontDoorRecord, inbound: Inbound)
     )
 
 
-async def hold(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> str | None:
-    """Return the thread in which something happens, if it is ours, and keep it."""
+async def hold(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> DoorThread | None:
+    """Return the thread in which something happens, if there is one, and keep it."""
     found = await one(
         connection,
-        "SELECT id FROM front_door_threads WHERE front_door_id = %(door)s AND place = %(place)s"
-        " AND thread = %(thread)s FOR KEY SHARE",
+        _THREADS
+        + " WHERE t.front_door_id = %(door)s AND t.place = %(place)s AND t.thread = %(thread)s FOR KEY SHARE",
         {"door": door.id, "place": inbound.place, "thread": inbound.thread},
     )
-    return found["id"] if found else None
+    return DoorThread.model_validate(found) if found else None
+
+
+async def let_in(connection: Connection, at: DoorThread) -> None:
+    """Note that a thread is ours: who addressed us there may talk."""
+    await order(connection, at.front_door_id, at.place, at.thread)
+    await connection.execute("UPDATE front_door_threads SET let_in = true WHERE id = %s", (at.id,))
 
 
 async def wake(connection: Connection, thread_id: str = "") -> None:
@@ -182,9 +190,9 @@ async def report(
     ``from_seq``: the run's first input; what the session did before it is not told.
     """
     await connection.execute(
-        "INSERT INTO front_door_threads (id, workspace_id, front_door_id, place, thread, report, agent_id,"
-        " session_id, seen_seq) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, s.agent_id, s.id"
-        ", %(seen)s FROM sessions s WHERE s.id = %(session)s AND NOT EXISTS"
+        "INSERT INTO front_door_threads (id, workspace_id, front_door_id, place, thread, report, let_in, agent_id,"
+        " session_id, seen_seq) SELECT %(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(heading)s, true,"
+        " s.agent_id, s.id, %(seen)s FROM sessions s WHERE s.id = %(session)s AND NOT EXISTS"
         " (SELECT FROM front_door_threads t WHERE t.front_door_id = %(door)s AND t.session_id = s.id)"
         " ON CONFLICT DO NOTHING",
         {

@@ -4,6 +4,8 @@ from importlib import resources
 
 import psycopg
 
+from controlplane.store.lasting import lasting
+
 _LOCK_KEY = 7_100_417  # an arbitrary number that no other part of Bulkhead locks
 
 
@@ -20,7 +22,7 @@ def migrate(url: str) -> list[str]:
     Each migration and its record are one transaction: a kill leaves it applied and recorded, or neither.
     """
     applied: list[str] = []
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(lasting(url), autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations "

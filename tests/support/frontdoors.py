@@ -1,6 +1,7 @@
 """What people do at a front door, as the ledger is given it, and a front door to do it at."""
 
 import itertools
+from datetime import datetime
 
 from controlplane.frontdoors.contract import Crossed, Inbound, Pressed, Said
 from controlplane.frontdoors.policy import Rules
@@ -21,10 +22,17 @@ def inbound(
     thread: str = "1.0",
     message: str = "1.0",
     person: str = "U01ALICE",
+    happened_at: datetime | None = None,
 ) -> Inbound:
     """Return something that a person did, told for the first time."""
     return Inbound(
-        delivery=f"Ev{next(_numbers)}", place=place, thread=thread, message=message, person=person, what=what
+        delivery=f"Ev{next(_numbers)}",
+        place=place,
+        thread=thread,
+        message=message,
+        person=person,
+        happened_at=happened_at,
+        what=what,
     )
 
 
@@ -40,9 +48,10 @@ async def make_door(connection: Connection) -> FrontDoorRecord:
 
 
 async def make_thread(connection: Connection, door: FrontDoorRecord, *, thread: str = "1.0") -> DoorThread:
-    """Have somebody begin a thread."""
+    """Have somebody begin a thread who is let in."""
     said = Said(text="hello", addressed=True)
     await front_door_inbox.receive(connection, door, inbound(said, thread=thread, message=thread))
     found = await front_door_threads.at(connection, door.id, "C001", thread)
     assert found is not None
-    return found
+    await front_door_threads.let_in(connection, found)
+    return found.model_copy(update={"let_in": True})

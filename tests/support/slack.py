@@ -63,6 +63,7 @@ class Relay:
 
     ``faults``: what is done to the next requests of a method, or to those in a channel (``"chat.update C001"``).
     ``watch`` is called when a call has come, and again when Slack has taken it; true: nothing more is done about it.
+    ``revoked`` and ``issued``: tokens that Slack does not take any more, and those that it gave in their place.
     ``stubs``: methods that the emulator lacks; each is a small stand-in of ours, shaped after slack_sdk's signatures.
     ``published``: Slack's published limits, which the emulator lacks as well.
     """
@@ -73,6 +74,8 @@ class Relay:
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     declines: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    revoked: set[str] = field(default_factory=set)
+    issued: set[str] = field(default_factory=set)
     stubs: dict[str, Stub] = field(default_factory=dict)
     published: Published | None = None
     calls: list[Call] = field(default_factory=list)
@@ -108,6 +111,9 @@ class Relay:
             return Response("lost", 500)
         if self.declines[method]:
             return JSONResponse({"ok": False, "error": self.declines[method].pop(0)})
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token in self.revoked:
+            return JSONResponse({"ok": False, "error": "token_revoked"})
         wait = self.published.wait(method, place) if self.published is not None else 0
         if fault == "limit" or wait:
             self.calls.append(Call(time.monotonic(), method, place, 429))
@@ -120,6 +126,8 @@ class Relay:
             await asyncio.sleep(_HANG_SECONDS)
         url = f"{self.emulator_url}/api/{method}"
         kept = {k: v for k, v in request.headers.items() if k in ("authorization", "content-type")}
+        if token in self.issued:
+            kept["authorization"] = f"Bearer {BOT_TOKEN}"
         if method in self.stubs:
             found = self.stubs[method](given)
             answer = await found if isinstance(found, Awaitable) else found

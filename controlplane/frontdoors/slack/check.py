@@ -20,6 +20,7 @@ from controlplane.store.frontdoors import FrontDoorRecord
 
 _TIMEOUT_SECONDS = 10
 _ANSWER_BYTES = 10_000
+_STORE = "store it in that vault with `bulkhead vaults credentials create`"
 
 
 class Finding(BaseModel):
@@ -39,7 +40,7 @@ async def check(
     """Return what was found, good and bad. ``request_url``: where Slack reaches us; asked instead of this machine."""
     bot = tokens.get(BOT_TOKEN)
     if bot is None:
-        return [_bad("bot token", f"{BOT_TOKEN} is not in the vault {door.vault_id}", "run `bulkhead slack connect`")]
+        return [_bad("bot token", f"{BOT_TOKEN} is not in the vault {door.vault_id}", _STORE)]
     client = AsyncWebClient(token=bot.get_secret_value(), base_url=settings.slack_api_url, timeout=_TIMEOUT_SECONDS)
     found = await _bot(client, door)
     if APP_TOKEN in tokens:
@@ -48,7 +49,7 @@ async def check(
         found += await _http(settings, tokens[SIGNING_SECRET].get_secret_value(), request_url)
     else:
         missing = f"neither {SIGNING_SECRET} (HTTP) nor {APP_TOKEN} (Socket Mode) is in the vault"
-        found.append(_bad("transport", missing, "store one of them with `bulkhead vaults credentials create`"))
+        found.append(_bad("transport", missing, _STORE))
     return found
 
 

@@ -26,6 +26,9 @@ from controlplane.store.pool import Database
 
 Json = Mapping[str, Any]
 
+_UNKNOWN = "unknown_button"
+"""Why a button is refused that stands in no thread of ours: its session was deleted, or it never was one of ours."""
+
 _LOOK_SECONDS = 2.0  # Slack waits for three
 
 _log = structlog.get_logger(__name__)
@@ -124,15 +127,16 @@ class SlackDoor:
             else:
                 found = inbound.pressed(body, action)
                 if found is not None and await self._desk.take_in(found) == "not_ours":
-                    await self._desk.refuse("forged_button", place=found.place, person=found.person)
+                    await self._desk.refuse(_UNKNOWN, place=found.place, person=found.person)
         await ack()
 
     async def _denied(self, ack: Callable[..., Awaitable[Any]], body: Json) -> None:
         if await self._ours(body):
             found = inbound.denied(body)
-            if found is None or await self._desk.take_in(found) == "not_ours":
-                place = found.place if found is not None else ""
-                await self._desk.refuse("forged_button", place=place, person=str(body["user"]["id"]))
+            if found is None:
+                await self._desk.refuse("forged_button", person=str(body["user"]["id"]))
+            elif await self._desk.take_in(found) == "not_ours":
+                await self._desk.refuse(_UNKNOWN, place=found.place, person=found.person)
         await ack()
 
     async def _command(self, ack: Callable[..., Awaitable[Any]], command: Json) -> None:
@@ -158,7 +162,7 @@ class SlackDoor:
         else:
             card = await self._card(place, thread, str(action["value"]))
             if card is None:
-                await self._desk.refuse("forged_button", place=place, person=person)
+                await self._desk.refuse(_UNKNOWN, place=place, person=person)
                 return
             fit = await self._leaving.body(card)
             view = blocks.arguments_view(blocks.arguments(fit if isinstance(fit, Card) else card))

@@ -58,7 +58,7 @@ def refusals(client: AsyncWebClient, token: str, where: str) -> Generator[None]:
             f"Slack does not take {token}: {reason}",
             code="bad_slack_token",
             field=token,
-            next_step=f"copy it anew from the app's page ({where}) into the vault",
+            next_step=f"copy it from the app's page ({where}) into the vault: `bulkhead vaults credentials rotate`",
         ) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise UnavailableError(

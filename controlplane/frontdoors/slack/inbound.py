@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from controlplane.frontdoors.contract import Crossed, Inbound, Pressed, Said, SharedFile
@@ -32,13 +33,14 @@ def said(envelope: Json, event: Json, *, bot_user: str) -> Inbound | None:
         text=plain(text, bot_user),
         addressed=in_two or bot_user in mentioned,
         elsewhere=first is not None and bot_user not in mentioned and not in_two,
-        files=[_file(each) for each in cast("list[Json]", event.get("files") or []) if each.get("url_private")],
+        files=[described(each) for each in cast("list[Json]", event.get("files") or [])],
     )
     return Inbound(
         delivery=str(envelope["event_id"]),
         place=str(event["channel"]),
         thread=str(event.get("thread_ts") or event["ts"]),
         message=str(event["ts"]),
+        happened_at=_moment(event["ts"]),
         person=str(event["user"]),
         vouched=team_of_person(envelope) is not None,
         what=what,
@@ -53,6 +55,7 @@ def crossed(envelope: Json, event: Json, *, thread: str) -> Inbound:
         place=str(item["channel"]),
         thread=thread,
         message=f"{event['event_ts']}:{event['user']}:x",
+        happened_at=_moment(event["event_ts"]),
         person=str(event["user"]),
         vouched=team_of_person(envelope) is not None,
         what=Crossed(),
@@ -86,6 +89,7 @@ def pressed(body: Json, action: Json) -> Inbound | None:
         place=place,
         thread=str(message.get("thread_ts") or message.get("ts")),
         message=known_by,
+        happened_at=_moment(action["action_ts"]),
         person=person,
         vouched=team_of_person(body) is not None,
         what=Pressed(action=_ACTIONS[name], value=str(action.get("value") or "")),
@@ -139,11 +143,19 @@ def plain(text: str, bot_user: str) -> str:
     return linked.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").strip()
 
 
-def _file(given: Json) -> SharedFile:
+def described(given: Json) -> SharedFile:
+    """Return a file; of one that another workspace keeps, an event says neither its name nor its address."""
     return SharedFile(
         id=str(given["id"]),
         name=str(given.get("name") or given["id"]),
         media_type=str(given.get("mimetype") or "application/octet-stream"),
         size_bytes=int(given.get("size") or 0),
-        url=str(given.get("url_private_download") or given["url_private"]),
+        url=str(given.get("url_private_download") or given.get("url_private") or ""),
     )
+
+
+def _moment(ts: Any) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(float(ts), UTC)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None

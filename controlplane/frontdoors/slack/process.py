@@ -5,9 +5,10 @@ import base64
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, cast
 
+import psycopg
 import structlog
 from pydantic import SecretStr
 from slack_bolt.adapter.asgi.async_handler import AsyncSlackRequestHandler
@@ -38,26 +39,35 @@ from harness_adapters.guest import serving as serving_on
 PATH = "/slack/events"
 _BACKLOG = 1024
 _ENTRANCE_CONNECTIONS = 6
-BOT_TOKEN, SIGNING_SECRET, APP_TOKEN = "SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_APP_TOKEN"
+_VAULT_SECONDS = 5.0  # until it is seen that the vault has other tokens
+TOKENS = BOT_TOKEN, SIGNING_SECRET, APP_TOKEN = "SLACK_BOT_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_APP_TOKEN"
 
 _log = structlog.get_logger(__name__)
 
 
+async def serve(settings: Settings, database: Database, keyring: Keyring, api_url: str) -> None:
+    """Serve the installation's Slack front door until cancelled: anew as soon as its vault has other tokens."""
+    while True:
+        async with _serving(settings, database, keyring, api_url) as run:
+            await run()
+        _log.info("slack_tokens_replaced")
+
+
 @contextlib.asynccontextmanager
-async def serving(
+async def _serving(
     settings: Settings, database: Database, keyring: Keyring, api_url: str
 ) -> AsyncGenerator[Callable[[], Coroutine[Any, Any, None]]]:
-    """Serve the installation's Slack front door; yields what runs until cancelled."""
+    """Open the front door with the tokens that its vault has; yields what runs until it has others."""
     door, tokens = await opened(database, keyring, name=settings.slack_front_door)
-    if BOT_TOKEN not in tokens or not (SIGNING_SECRET in tokens or APP_TOKEN in tokens):
+    if not _are_enough(tokens):
         raise InvalidRequestError(
             f"the vault {door.vault_id!r} lacks {BOT_TOKEN}, or both {SIGNING_SECRET} and {APP_TOKEN}",
             code="missing_credential",
             field="vault_id",
-            next_step="store them with `bulkhead vaults credentials create`, or run `bulkhead slack connect` again",
+            next_step="store what is missing in that vault with `bulkhead vaults credentials create`",
         )
     client = _web_client(settings.slack_api_url, tokens[BOT_TOKEN])
-    who = await patiently(lambda: identity(client))
+    who = await patiently(lambda: _whose(settings, tokens))
     door = await _known(database, door, who)
     plane = Plane(api_url, await api_key(database, keyring, door))
     entrance = Database(database.url, max_connections=_ENTRANCE_CONNECTIONS)
@@ -93,8 +103,10 @@ async def serving(
         entrance = _by_socket(entry, client, app_token) if app_token else _by_http(entry, settings, desk)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(desk.run())
-                group.create_task(entrance)
+                tasks = [group.create_task(desk.run()), group.create_task(entrance)]
+                await _replaced(settings, database, keyring, door, tokens)
+                for task in tasks:
+                    task.cancel()
         except* BulkheadError as several:
             raise several.exceptions[0] from several
 
@@ -103,6 +115,48 @@ async def serving(
     finally:
         await plane.close()
         await entrance.close()
+
+
+def _are_enough(tokens: Mapping[str, SecretStr]) -> bool:
+    return BOT_TOKEN in tokens and (SIGNING_SECRET in tokens or APP_TOKEN in tokens)
+
+
+async def _whose(settings: Settings, tokens: Mapping[str, SecretStr]) -> Identity:
+    """Return whose tokens these are; raises as `refusals` says.
+
+    Also if Slack does not take the app-level one: who connects with that asks again for ever, whatever the answer.
+    """
+    who = await identity(_web_client(settings.slack_api_url, tokens[BOT_TOKEN]))
+    if APP_TOKEN in tokens:
+        web = _web_client(settings.slack_api_url, tokens[APP_TOKEN])
+        with refusals(web, APP_TOKEN, "Basic Information, App-Level Tokens, scope connections:write"):
+            await web.apps_connections_open(app_token=tokens[APP_TOKEN].get_secret_value())
+    return who
+
+
+async def _replaced(
+    settings: Settings,
+    database: Database,
+    keyring: Keyring,
+    door: FrontDoorRecord,
+    tokens: Mapping[str, SecretStr],
+) -> None:
+    """Return when the vault has other tokens than these, which Slack takes for the same app's."""
+    held = {name: tokens.get(name) for name in TOKENS}
+    while True:
+        await asyncio.sleep(_VAULT_SECONDS)
+        try:
+            async with database.transaction(door.workspace_id) as connection:
+                found = await frontdoors.tokens(connection, door.vault_id, keyring=keyring)
+            if {name: found.get(name) for name in TOKENS} == held or not _are_enough(found):
+                continue
+            who = await _whose(settings, found)
+        except (psycopg.Error, BulkheadError) as error:
+            _log.warning("slack_tokens_not_replaced", error=type(error).__name__, cause=str(error))
+            continue
+        if (who.team, who.app) == (door.team, door.app):
+            return
+        _log.warning("slack_tokens_not_replaced", error="another_team", team=who.team, app=who.app)
 
 
 def _web_client(url: str, token: SecretStr) -> AsyncWebClient:
@@ -123,13 +177,6 @@ def _content_of(plane: Plane) -> Callable[[str], Awaitable[bytes]]:
 
 async def _by_socket(entry: SlackDoor, client: AsyncWebClient, app_token: SecretStr) -> None:
     web = _web_client(client.base_url, app_token)
-
-    async def connection() -> None:
-        with refusals(web, APP_TOKEN, "Basic Information, App-Level Tokens, scope connections:write"):
-            await web.apps_connections_open(app_token=app_token.get_secret_value())
-
-    # The handler asks again for ever, whatever the answer.
-    await patiently(connection)
     handler = AsyncSocketModeHandler(entry.app, app_token.get_secret_value(), web_client=web)
     try:
         await handler.connect_async()

@@ -24,7 +24,7 @@ from controlplane.frontdoors.contract import (
     SharedFile,
     Text,
 )
-from controlplane.frontdoors.slack import blocks
+from controlplane.frontdoors.slack import blocks, inbound
 
 Json = Mapping[str, Any]
 
@@ -37,7 +37,10 @@ _RETRY_AFTER_SECONDS = 5.0  # where Slack does not say
 _PAGE = 200
 _DOWNLOAD_BYTES = 200_000_000
 _TOO_LARGE = "it is larger than 200 MB"
+_PAGE_INSTEAD = "Slack shows a page instead of it: is files:read among the app's scopes?"
 _CHUNK_BYTES = 1_000_000
+_HTML = "text/html"
+_PERSON_SECONDS = 600.0  # then Slack is asked again who somebody is: people are renamed, and leave
 
 _FILE_HOSTS = (".slack.com", ".slack-gov.com")
 """The token goes nowhere else: a file may be shared that another service keeps."""
@@ -88,7 +91,7 @@ class SlackService:
         self._client = client
         self._team = team
         self._bot_user = bot_user
-        self._people: dict[str, Json] = {}
+        self._people: dict[str, tuple[float, Json]] = {}
         self._has_status = True
         self._streams: dict[str, _Stream] = {}
         self.streams = True
@@ -233,12 +236,12 @@ class SlackService:
             return False
         return True
 
-    async def whisper(self, place: str, thread: str, person: str, text: str) -> None:
-        """See `Service.whisper`."""
+    async def whisper(self, place: str, thread: str | None, person: str, text: str) -> None:
+        """See `Service.whisper`; in a thread without an answer Slack shows it to nobody (docs.slack.dev)."""
         await self._ask(self._client.chat_postEphemeral(channel=place, user=person, thread_ts=thread, text=text))
 
     async def names(self, people: list[str]) -> Mapping[str, str]:
-        """See `Service.names`; a name is asked for once, and nobody waits for Slack because of one."""
+        """See `Service.names`; nobody waits for Slack because of one."""
         found: dict[str, str] = {}
         for person in people:
             try:
@@ -258,26 +261,29 @@ class SlackService:
         return not user.get("is_stranger") and team in (None, self._team)
 
     async def _person(self, person: str) -> Json:
-        if person not in self._people:
-            self._people[person] = (await self._ask(self._client.users_info(user=person)))["user"]
-        return self._people[person]
+        known_at, user = self._people.get(person, (0.0, {}))
+        if not user or time.monotonic() - known_at > _PERSON_SECONDS:
+            user = (await self._ask(self._client.users_info(user=person)))["user"]
+            self._people[person] = (time.monotonic(), user)
+        return user
+
+    async def described(self, file: SharedFile) -> SharedFile:
+        """See `Service.described`; of a file that another workspace keeps, Slack says in an event only that it is."""
+        if file.url:
+            return file
+        return inbound.described((await self._ask(self._client.files_info(file=file.id)))["file"])
 
     async def content(self, file: SharedFile) -> bytes:
         """See `Service.content`."""
         if file.size_bytes > _DOWNLOAD_BYTES:
             raise DeclinedError(_TOO_LARGE)
-        try:
-            host = urlsplit(file.url).hostname or ""
-        except ValueError as error:
-            raise DeclinedError("its address is none") from error
-        if host != urlsplit(self._client.base_url).hostname and not host.endswith(_FILE_HOSTS):
-            raise DeclinedError("it is not at Slack")
+        self._check_address(file.url)
         headers = {"Authorization": f"Bearer {self._client.token}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=TIMEOUT_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(file.url, headers=headers) as response,
+                session.get(file.url, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status == 429:
                     raise LimitedError(_seconds(response.headers.get("retry-after")))
@@ -285,9 +291,24 @@ class SlackService:
                     raise AmbiguousError(f"Slack answered {response.status}")
                 if response.status >= 400:
                     raise DeclinedError(f"Slack answered {response.status}")
+                is_page = response.content_type == _HTML and file.media_type != _HTML
+                if response.status >= 300 or is_page:
+                    raise DeclinedError(_PAGE_INSTEAD)
                 return await _read(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise AmbiguousError(type(error).__name__) from error
+
+    def _check_address(self, url: str) -> None:
+        """Raise if the token is not to be shown there: elsewhere than at Slack, or where others can read it."""
+        api = urlsplit(self._client.base_url)
+        try:
+            at, host = urlsplit(url), urlsplit(url).hostname or ""
+        except ValueError as error:
+            raise DeclinedError("its address is none") from error
+        if host != api.hostname and not host.endswith(_FILE_HOSTS):
+            raise DeclinedError("it is not at Slack")
+        if at.scheme != "https" and (at.scheme != api.scheme or host != api.hostname):
+            raise DeclinedError("its address is not https")
 
     async def prepare(self, attachment: Attachment, content: bytes) -> str:
         """See `Service.prepare`."""

@@ -17,8 +17,10 @@ CREATE TABLE front_doors (
 );
 
 -- A thread is a session. opening: the request that makes it, decided before it is sent. seen_seq: up to where what the
--- session did is in the ledger below; failed_seq, failures: at which of it that has failed last, and how often. report: the thread is begun by us, under this heading, with what a run of a
--- deployment came to; root: our first message there, once it stands. person: who spoke last. lock_key: of the advisory lock that whoever works on the thread holds.
+-- session did is in the ledger below; failed_seq, failures: at which of it that has failed last, and how often. report: the thread
+-- is begun by us, under this heading, with what a run of a deployment came to; root: our first message there, once it stands.
+-- person: who spoke last. let_in: somebody who addressed us there may talk; until then what is said there is not for us.
+-- lock_key: of the advisory lock that whoever works on the thread holds.
 CREATE TABLE front_door_threads (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
@@ -28,6 +30,7 @@ CREATE TABLE front_door_threads (
     report        text,
     root          text,
     person        text,
+    let_in        boolean NOT NULL DEFAULT false,
     agent_id      text REFERENCES agents,
     opening       jsonb,
     session_id    text REFERENCES sessions ON DELETE CASCADE,
@@ -43,6 +46,7 @@ CREATE INDEX front_door_threads_by_session ON front_door_threads (session_id);
 -- What people said and pressed. message: what it is known by in its place, so that one post is one row under however many
 -- event ids it came. state: 'parked' waits to be addressed, 'held' for the choice of an agent, 'waiting' to be acted on.
 -- request: what is sent to the session, decided before it is sent. failures: how often acting on it has failed.
+-- happened_at: as the service says, or when we were told; they are acted on in this order.
 CREATE TABLE front_door_inbox (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
@@ -55,6 +59,7 @@ CREATE TABLE front_door_inbox (
     state         text NOT NULL CHECK (state IN ('parked', 'held', 'waiting', 'done', 'refused')),
     request       jsonb,
     failures      int NOT NULL DEFAULT 0,
+    happened_at   timestamptz NOT NULL,
     received_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     done_at       timestamptz,
     UNIQUE (front_door_id, place, message)

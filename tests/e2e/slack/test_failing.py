@@ -24,8 +24,9 @@ async def waits(
     async with in_its_database(slack) as connection:
         await connection.execute(
             "INSERT INTO front_door_inbox (id, workspace_id, front_door_id, place, thread, message, person, body,"
-            " request, state, failures) SELECT id || 'x', workspace_id, front_door_id, place, thread, message || '1',"
-            " person, %s, %s, 'waiting', 6 FROM front_door_inbox WHERE thread = %s AND message = %s",
+            " request, state, failures, happened_at) SELECT id || 'x', workspace_id, front_door_id, place, thread,"
+            " message || '1', person, %s, %s, 'waiting', 6, happened_at FROM front_door_inbox"
+            " WHERE thread = %s AND message = %s",
             (json.dumps(body), json.dumps(request) if request else None, thread, thread),
         )
         await connection.execute("SELECT pg_notify('bulkhead_front_doors', '')")

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.slack.test_boundary import send, signed, told
 from tests.support.client import run, script
-from tests.support.emulator import BOT, BOT_TOKEN, shown
+from tests.support.emulator import ALICE, BOT, BOT_TOKEN, shown
 from tests.support.slack import Workspace
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,28 @@ async def test_a_file_from_slack_is_in_the_sessions_sandbox(slack: Workspace) ->
         return next((each for each in found if "buy milk" in each), None)
 
     assert "it says buy milk" in await slack.until(answered, "the file's content")
+
+
+async def test_of_a_later_file_the_agent_is_told_where_it_will_be(slack: Workspace) -> None:
+    """It is one of another workspace, of which the event says nothing; the stub is shaped after ``files_info``."""
+    ts = await slack.slack.mention("C001", script({"text": "first"}))
+    (answer,) = await slack.answers("C001", ts)
+    await slack.slack.upload("C001", "a plan", "plan.txt", b"buy milk")
+    (file,) = [file for each in await slack.slack.messages("C001") for file in each.get("files") or []][-1:]
+    slack.relay.stubs["files.info"] = lambda _: {"ok": True, "file": file}
+    event = {"thread_ts": ts, "text": "look", "files": [{"id": "F0STUB", "file_access": "check_file_info"}]}
+    body = told(event=event)
+    assert await send(slack, body, signed(body)) == 200
+    path = f"/v1/sessions/{shown(answer).rpartition('/')[2]}/events"
+
+    async def heard() -> str | None:
+        found = str((await slack.client.get(path, types="user.message", limit="10"))["data"])
+        return found if "plan.txt" in found else None
+
+    said = await slack.until(heard, "what the agent is told of the file")
+    del slack.relay.stubs["files.info"]
+    assert "in the next sandbox of this session" in said
+    assert f"Alice Anderson (slack {ALICE}) says:" in said
 
 
 async def files_in(slack: Workspace, channel: str, thread: str, count: int) -> dict[str, bytes]:

@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
 
 from controlplane.frontdoors.slack.manifest import SCOPES
 from controlplane.models.listening import listening
-from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET
-from tests.support.slack import Workspace
+from tests.support.client import script
+from tests.support.emulator import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, shown
+from tests.support.slack import Workspace, workspace
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +104,12 @@ async def test_connecting_puts_the_tokens_into_a_vault_and_shows_none(slack: Wor
     limited = json.loads((await bulkhead(slack, *limit, BULKHEAD_SLACK_FRONT_DOOR="another")).stdout)
     assert limited["id"] == door["id"]
     assert limited["rules"]["places"]["C042"]["people"] == ["U01ALICE"]
+    assert limited["rules"]["session_url"] is None, "what people cannot open is no link"
+    for where, options in (("direct", ["--only-person", "*"]), ("everywhere", ["--decider", "U02BOB"]), ("C042", [])):
+        said = await bulkhead(slack, "place", where, *options, "--json", BULKHEAD_SLACK_FRONT_DOOR="another")
+        limited = json.loads(said.stdout)
+    rules = limited["rules"]
+    assert (rules["direct"]["people"], rules["deciders"], rules["places"]) == (["*"], ["U02BOB"], {})
     before = (await slack.client.get("/v1/vaults", limit="1000"))["data"]
     again = await bulkhead(slack, "connect", "--name", "another", **tokens)
     assert "already" in again.stderr
@@ -110,3 +119,28 @@ async def test_connecting_puts_the_tokens_into_a_vault_and_shows_none(slack: Wor
     assert "missing" in nothing.stderr or "needed" in nothing.stderr
     gone = await bulkhead(slack, "disconnect", "--json", BULKHEAD_SLACK_FRONT_DOOR="another")
     assert json.loads(gone.stdout)["id"] == door["id"]
+
+
+async def test_a_token_that_was_replaced_is_used_as_soon_as_it_is_in_the_vault(stack: Stack, tmp_path: Path) -> None:
+    async with workspace(stack, tmp_path, "events") as opened:
+        path = f"/v1/vaults/{opened.front_door['vault_id']}/credentials"
+        found = (await opened.client.get(path))["data"]
+        (bot,) = [each["id"] for each in found if each["auth"]["secret_name"] == "SLACK_BOT_TOKEN"]
+
+        async def rotate(token: str) -> None:
+            auth = {"type": "environment_variable", "secret_value": token}
+            await opened.client.post(f"{path}/{bot}", {"auth": auth})
+
+        async def said_no() -> bool:
+            return "slack_tokens_not_replaced" in opened.door.known.tail()
+
+        opened.relay.revoked = {BOT_TOKEN, "xoxb-mistyped"}
+        opened.relay.issued = {"xoxb-issued"}
+        ts = await opened.slack.mention("C001", script({"text": "after all"}))
+        await rotate("xoxb-mistyped")
+        await opened.until(said_no, "that Slack does not take the new one either")
+        await rotate("xoxb-issued")
+        (answer,) = await opened.answers("C001", ts)
+        assert shown(answer).startswith("after all")
+        assert opened.door.known.running.poll() is None, "nobody had to start it again"
+        assert "xoxb-" not in opened.door.known.log.read_text()

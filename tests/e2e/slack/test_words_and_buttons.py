@@ -33,10 +33,12 @@ async def replied(slack: Workspace, channel: str, thread: str, words: str) -> st
     return await slack.until(found, words)
 
 
-async def whispered(slack: Workspace, channel: str, person: str, words: str) -> None:
+async def whispered(slack: Workspace, channel: str, person: str, words: str, *, threaded: bool = True) -> None:
+    """Wait until a person alone is told something; in a thread without an answer Slack would show it to nobody."""
+
     async def found() -> bool:
         return any(
-            each.get("ephemeral_to") == person and words in each["text"]
+            each.get("ephemeral_to") == person and words in each["text"] and bool(each.get("thread_ts")) is threaded
             for each in await slack.slack.messages(channel)
         )
 
@@ -328,17 +330,56 @@ async def test_a_place_is_limited_to_people_and_agents(careful: Workspace) -> No
     helper = next(each["id"] for each in (await careful.client.get("/v1/agents"))["data"] if each["name"] == "helper")
     await careful.rules(places={"C003": {"people": [ALICE], "agent_ids": [helper], "agent_id": helper}})
     ts = await careful.slack.mention("C003", script({"text": "not for Bob"}), user=BOB)
-    await whispered(careful, "C003", BOB, "you may not talk")
+    await whispered(careful, "C003", BOB, "you may not talk", threaded=False)
     assert await careful.refused("may_not_talk")
-    await careful.slack.say("C003", "use careful", thread=ts, user=ALICE)
+    await careful.slack.say("C003", script({"text": "not for us"}), thread=ts, user=ALICE)
+    await careful.slack.mention("C003", "use careful", thread=ts, user=ALICE)
     await replied(careful, "C003", ts, "no agent `careful` answers here")
     allowed = await careful.slack.mention("C003", script({"text": "for Alice"}))
     (answer,) = await careful.answers("C003", allowed)
     assert shown(answer).startswith("for Alice")
-    assert not [each for each in await careful.slack.thread("C003", ts) if "not for Bob" in shown(each)]
+    assert not [each for each in await careful.slack.thread("C003", ts) if "not for" in shown(each)]
     assert all(
         each.get("user") != BOT or "not for Bob" not in str(each) for each in await careful.slack.messages("C003")
     )
+
+
+async def test_a_limit_of_a_channel_is_not_passed_in_a_conversation_of_two(careful: Workspace) -> None:
+    surgeon = await careful.client.post("/v1/agents", {"name": "surgeon", "model": "scripted/surgeon"})
+    await careful.rules(places={"C003": {"agent_ids": [surgeon["id"]]}})
+    ts = await careful.slack.say(DIRECT, "agent=surgeon " + script({"text": "never"}))
+    await replied(careful, DIRECT, ts, "no agent `surgeon` answers here")
+
+
+async def test_an_agent_that_may_answer_no_more_is_not_let_go_on(careful: Workspace) -> None:
+    ts = await careful.slack.mention("C001", script(run("echo x"), {"text": "never"}))
+    asked = await card(careful, "C001", ts)
+    await careful.rules(places={"C001": {"agent_ids": []}})
+    await careful.slack.press(asked, "allow", user=BOB)
+    await whispered(careful, "C001", BOB, "does not answer in this place any more")
+    await careful.slack.say("C001", "resume", thread=ts, user=CAROL)
+    await whispered(careful, "C001", CAROL, "does not answer in this place any more")
+    assert buttons(await card(careful, "C001", ts)), "it still waits"
+
+
+async def test_who_writes_where_nothing_runs_is_told_why(slack: Workspace) -> None:
+    agent = await slack.client.post("/v1/agents", {"name": "frozen", "model": "scripted/frozen"})
+    await slack.client.post(f"/v1/agents/{agent['id']}/freeze")
+    ts = await slack.slack.mention("C001", "agent=frozen " + script({"text": "thawed"}))
+    assert "its agent was frozen" in await replied(slack, "C001", ts, "nothing runs")
+    await slack.client.post(f"/v1/agents/{agent['id']}/thaw")
+    assert (await replied(slack, "C001", ts, "thawed")).startswith("thawed")
+
+
+@pytest.mark.slow
+async def test_who_writes_behind_a_spent_budget_is_told_so(slack: Workspace) -> None:
+    agent = await slack.client.post("/v1/agents", {"name": "poor", "model": "scripted/poor"})
+    limit = {"name": "poor", "agent_id": agent["id"], "period": "day", "max_tokens": 1}
+    await slack.client.post("/v1/budgets", limit)
+    ts = await slack.slack.mention("C001", "agent=poor " + script({"text": "never"}))
+    await replied(slack, "C001", ts, "The turn failed")
+    await slack.slack.say("C001", "and now?", thread=ts)
+    assert "it is resumed at" in await replied(slack, "C001", ts, "nothing runs")
 
 
 @pytest.mark.slow

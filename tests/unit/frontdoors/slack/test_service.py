@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from slack_sdk.web.async_client import AsyncWebClient
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, LimitedError, Post, SharedFile, Text
@@ -14,9 +14,25 @@ from controlplane.models.listening import listening
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the status that the path names, or with 250 MB."""
+    """Answer with the status that the path names, with 250 MB, with what Slack says of a file, or with a page."""
     path = Request(scope).url.path.strip("/")
-    answer = StreamingResponse(endless()) if path == "endless" else Response(b"content", int(path))
+    match path:
+        case "endless":
+            answer: Response = StreamingResponse(endless())
+        case "login":
+            answer = RedirectResponse("/page", 302)
+        case "page":
+            answer = HTMLResponse("<h1>Log in</h1>")
+        case "api/files.info":
+            there = {
+                "id": "F1",
+                "name": "plan.txt",
+                "mimetype": "text/plain",
+                "url_private": "https://files.slack.com/x",
+            }
+            answer = JSONResponse({"ok": True, "file": there})
+        case _:
+            answer = Response(b"content", int(path))
     await answer(scope, receive, send)
 
 
@@ -25,11 +41,19 @@ async def endless() -> AsyncGenerator[bytes]:
         yield bytes(1_000_000)
 
 
-async def fetched(path: str) -> bytes:
+def at(url: str, **changes: str) -> SharedFile:
+    return SharedFile.model_validate(
+        {"id": "F1", "name": "a", "media_type": "text/plain", "size_bytes": 7, "url": url, **changes}
+    )
+
+
+def service_at(url: str) -> SlackService:
+    return SlackService(AsyncWebClient(token="xoxb-x", base_url=f"{url}/api/"), team="T1", bot_user="U0BOT")
+
+
+async def fetched(path: str, **changes: str) -> bytes:
     async with listening(serve) as url:
-        service = SlackService(AsyncWebClient(token="xoxb-x", base_url=f"{url}/api/"), team="T1", bot_user="U0BOT")
-        file = SharedFile(id="F1", name="a", media_type="text/plain", size_bytes=7, url=f"{url}/{path}")
-        return await service.content(file)
+        return await service_at(url).content(at(f"{url}/{path}", **changes))
 
 
 async def test_a_files_content_may_come_later_or_never() -> None:
@@ -43,10 +67,8 @@ async def test_a_files_content_may_come_later_or_never() -> None:
 
 
 async def test_a_file_without_an_address_never_comes() -> None:
-    service = SlackService(AsyncWebClient(token="xoxb-x"), team="T1", bot_user="U0BOT")
-    file = SharedFile(id="F1", name="a", media_type="text/plain", size_bytes=7, url="https://[")
     with pytest.raises(DeclinedError, match="its address is none"):
-        await service.content(file)
+        await service_at("https://slack.com").content(at("https://["))
 
 
 async def test_a_file_that_is_larger_than_was_said_is_not_read_to_its_end() -> None:
@@ -76,3 +98,28 @@ async def test_what_slack_declines_may_stand_in_another_form_but_where_nothing_m
         with pytest.raises(DeclinedError) as told:
             await service.send("C1", None, Post(id="post_1", body=Text(markdown="hello")))
     assert (told.value.reason, told.value.about) == (reason, about)
+
+
+@pytest.mark.parametrize("path", ["login", "page"])
+async def test_a_page_to_log_in_at_is_not_taken_for_the_file(path: str) -> None:
+    with pytest.raises(DeclinedError, match="files:read"):
+        await fetched(path)
+
+
+async def test_a_page_that_somebody_shares_is_a_file() -> None:
+    assert await fetched("page", media_type="text/html") == b"<h1>Log in</h1>"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://files.slack.com/a", "http://slack.com/a", "https://slack.com.evil.example/a"]
+)
+async def test_the_token_goes_to_slack_alone_and_never_in_clear(url: str) -> None:
+    with pytest.raises(DeclinedError, match=r"not https|not at Slack"):
+        await service_at("https://slack.com").content(at(url))
+
+
+async def test_what_slack_did_not_say_of_a_file_is_asked_for() -> None:
+    async with listening(serve) as url:
+        found = await service_at(url).described(at("", name="F1"))
+        assert (found.name, found.media_type, found.url) == ("plan.txt", "text/plain", "https://files.slack.com/x")
+        assert await service_at(url).described(at("https://y")) == at("https://y")
