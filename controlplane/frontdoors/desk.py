@@ -11,10 +11,9 @@ from controlplane.frontdoors.contract import Inbound
 from controlplane.frontdoors.conversation import Conversation
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.policy import Rules
-from controlplane.store import events, front_door_inbox, front_door_threads, frontdoors
+from controlplane.store import events, front_door_inbox, front_door_threads, frontdoors, lasting
 from controlplane.store.front_door_inbox import Received
 from controlplane.store.front_door_threads import Among, DoorThread
-from controlplane.store.lasting import lasting
 from controlplane.store.listening import listen
 from controlplane.store.pool import Database
 from controlplane.tasks import end
@@ -112,8 +111,7 @@ class Desk:
 
     async def _hold(self) -> None:
         """Work for as long as the connection lasts that holds the locks; without it others may have the threads."""
-        url = lasting(self._parts.database.url)
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        async with await lasting.connect(self._parts.database.url) as connection:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch(connection))

@@ -1,6 +1,10 @@
 """Connections that a process keeps for as long as it lives, for a lock or to hear of things."""
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from typing import LiteralString
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
 
 _IDLE_SECONDS = 5
 _PROBE_SECONDS = 2
@@ -17,16 +21,30 @@ _OURS = {
     "keepalives_count": _PROBES,
     "tcp_user_timeout": GONE_SECONDS * 1000,
 }
-_SERVERS = (
-    f"-c tcp_keepalives_idle={_IDLE_SECONDS} -c tcp_keepalives_interval={_PROBE_SECONDS}"
-    f" -c tcp_keepalives_count={_PROBES} -c tcp_user_timeout={GONE_SECONDS * 1000}"
+HEED: LiteralString = (
+    "SELECT set_config('tcp_keepalives_idle', %(idle)s, false),"
+    " set_config('tcp_keepalives_interval', %(probe)s, false), set_config('tcp_keepalives_count', %(probes)s, false),"
+    " set_config('tcp_user_timeout', %(gone)s, false)"
 )
+TIMES = {
+    "idle": f"{_IDLE_SECONDS}s",
+    "probe": f"{_PROBE_SECONDS}s",
+    "probes": str(_PROBES),
+    "gone": f"{GONE_SECONDS}s",
+}
+"""With `TIMES`, has the server look after a connection as we do. It is said there: poolers refuse to pass options on.
+
+https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE, and libpq's own.
+"""
 
 
 def lasting(url: str) -> str:
-    """Return how to connect so that both sides notice within `GONE_SECONDS` that the other one is gone.
+    """Return how to connect so that this side notices within `GONE_SECONDS` that the other one is gone."""
+    return make_conninfo(url, **_OURS)
 
-    https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE, and libpq's own.
-    """
-    options = conninfo_to_dict(url).get("options")
-    return make_conninfo(url, **_OURS, options=f"{options} {_SERVERS}" if options else _SERVERS)
+
+async def connect(url: str) -> AsyncConnection[TupleRow]:
+    """Return a connection of which both sides notice within `GONE_SECONDS` that the other one is gone."""
+    connection = await AsyncConnection.connect(lasting(url), autocommit=True)
+    await connection.execute(HEED, TIMES)
+    return connection

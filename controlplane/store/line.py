@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from controlplane.errors import UnavailableError
-from controlplane.store.lasting import lasting
+from controlplane.store import lasting
 from controlplane.store.pool import ALL_WORKSPACES
 
 CHANNEL = "bulkhead_policy"
@@ -92,7 +92,7 @@ class Line:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _run_once(self) -> None:
-        connection = await AsyncConnection.connect(lasting(self._url), autocommit=True)
+        connection = await lasting.connect(self._url)
         async with connection:
             connection.add_notify_handler(lambda notification: self._changed(notification.payload))
             await connection.execute("SET ROLE bulkhead_app")

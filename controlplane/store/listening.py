@@ -7,7 +7,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from controlplane.store.lasting import lasting
+from controlplane.store import lasting
 
 RECONNECT_SECONDS = 0.5
 """Postgres is back within seconds of a restart; half a second is not felt and does not burden it."""
@@ -25,7 +25,7 @@ async def listen(
     """
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(lasting(url), autocommit=True) as connection:
+            async with await lasting.connect(url) as connection:
                 for channel in channels:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 connected()

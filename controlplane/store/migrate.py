@@ -4,7 +4,7 @@ from importlib import resources
 
 import psycopg
 
-from controlplane.store.lasting import lasting
+from controlplane.store.lasting import HEED, TIMES, lasting
 
 _LOCK_KEY = 7_100_417  # an arbitrary number that no other part of Bulkhead locks
 
@@ -23,6 +23,7 @@ def migrate(url: str) -> list[str]:
     """
     applied: list[str] = []
     with psycopg.connect(lasting(url), autocommit=True) as connection:
+        connection.execute(HEED, TIMES)
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK_KEY,))
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations "

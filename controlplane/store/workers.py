@@ -8,7 +8,7 @@ from typing import Literal, LiteralString
 import psycopg
 import structlog
 
-from controlplane.store.lasting import lasting
+from controlplane.store import lasting
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, rows
 from workflows.records import DeadWork
 
@@ -42,7 +42,7 @@ class PostgresLeases:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _hold_once(self, worker_id: str, kind: str, host: str) -> None:
-        connection = await psycopg.AsyncConnection.connect(lasting(self._database.url), autocommit=True)
+        connection = await lasting.connect(self._database.url)
         async with connection:
             cursor = await connection.execute(
                 "INSERT INTO workers (id, kind, host, pid) VALUES (%s, %s, %s, %s)"

@@ -1,13 +1,11 @@
 """What Postgres makes of how a lasting connection is asked for."""
 
-import psycopg
-
-from controlplane.store.lasting import lasting
+from controlplane.store import lasting
 from controlplane.store.pool import Database
 
 
 async def test_postgres_takes_what_is_asked_of_it(database: Database) -> None:
     asked = {"tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout"}
-    async with await psycopg.AsyncConnection.connect(lasting(database.url), autocommit=True) as connection:
-        cursor = await connection.execute("SELECT name FROM pg_settings WHERE source = 'client'")
+    async with await lasting.connect(database.url) as connection:
+        cursor = await connection.execute("SELECT name FROM pg_settings WHERE source = 'session'")
         assert asked <= {row[0] for row in await cursor.fetchall()}
