@@ -108,8 +108,7 @@ class Account:
         }
 
     def _ran(self, event: Mapping[str, Any]) -> list[Note]:
-        if self._began is None:
-            self._began, self._stopped = _moment(event), False
+        self._began = self._began or _moment(event)
         return [Doing("thinking")]
 
     def _failed(self, event: Mapping[str, Any]) -> list[Note]:

@@ -68,7 +68,7 @@ class Courier:
     async def deliver(self, at: DoorThread) -> bool:
         """Do what is due first in a thread; False if nothing is. Returns when it is done, however long that takes.
 
-        Whatever else it raises has failed for the thread's next message too, until that is left.
+        What it raises is to be tried again, and is counted; after `MOST_FAILURES` the message is left instead.
         """
         try:
             async with self._database.transaction(self._door.workspace_id) as connection:

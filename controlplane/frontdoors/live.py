@@ -40,7 +40,7 @@ class Live:
             self._event_id, self._text = preview["event"]["id"], ""
         elif preview["event_id"] == self._event_id:
             self._text += preview["delta"]["content"].get("text", "")
-            if self._task is None:
+            if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._show(self._event_id, self._thread.person))
 
     async def end(self) -> None:

@@ -38,7 +38,7 @@ class Status:
     def now(self, text: str) -> None:
         """Show this next; where nothing has been said yet there is nothing to show it under."""
         self._text = text
-        if self._task is None and self._thread.anchor is not None:
+        if (self._task is None or self._task.done()) and self._thread.anchor is not None:
             self._task = asyncio.create_task(self._show())
 
     async def end(self) -> None:

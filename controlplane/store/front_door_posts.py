@@ -13,15 +13,14 @@ from controlplane.ids import new_id
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.pool import Connection, one, rows
 
+_log = structlog.get_logger(__name__)
+
 _BODY: TypeAdapter[Body] = TypeAdapter(Body)
 
 _COLUMNS: LiteralString = (
     "id, session_id, name, body, state, revision, withdrawn, remote, streamed, sent_at,"
     " extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_seconds"
 )
-
-
-_log = structlog.get_logger(__name__)
 
 
 class DuePost(BaseModel):
@@ -191,10 +190,12 @@ async def due(connection: Connection, thread_id: str) -> DuePost | None:
         " OR (state = 'posted' AND (withdrawn OR revision > shown))) ORDER BY ordinal, created_at LIMIT 1",
         {"id": thread_id},
     )
+    if row is None:
+        return None
     try:
-        return DuePost.model_validate(row) if row else None
+        return DuePost.model_validate(row)
     except ValidationError as error:
-        raise UnreadablePostError((row or {})["id"]) from error
+        raise UnreadablePostError(row["id"]) from error
 
 
 async def stumbled(connection: Connection, post_id: str) -> Stumble | None:

@@ -17,10 +17,10 @@ CREATE TABLE front_doors (
 );
 
 -- A thread is a session. opening: the request that makes it, decided before it is sent. seen_seq: up to where what the
--- session did is in the ledger below; failed_seq, failures: at which of it that has failed last, and how often. report: the thread
--- is begun by us, under this heading, with what a run of a deployment came to; root: our first message there, once it stands.
--- person: who spoke last. let_in: somebody who addressed us there may talk; until then what is said there is not for us.
--- lock_key: of the advisory lock that whoever works on the thread holds.
+-- session did is in the ledger below; failed_seq, failures: what of it could not be brought there last, and how often in a
+-- row. report: the thread is begun by us, under this heading, with what a run of a deployment came to; root: our first
+-- message there, once it stands. person: who spoke last. let_in: somebody who addressed us there may talk; until then what is
+-- said there is not for us. lock_key: of the advisory lock that whoever works on the thread holds.
 CREATE TABLE front_door_threads (
     id            text PRIMARY KEY,
     workspace_id  text NOT NULL REFERENCES workspaces,
@@ -82,8 +82,8 @@ CREATE INDEX front_door_deliveries_by_age ON front_door_deliveries (received_at)
 
 -- What is to stand in a thread, in this order. name: what it says, so that it is posted once. state: 'sending' until the
 -- service has said under which id (remote) it stands; who finds a row in it looks there before sending again. revision:
--- grows when the body changes; shown: the revision that the service has. streamed: it was begun before it was whole. withdrawn: it is to be taken away.
--- failures: how often doing so has failed since it last went well.
+-- grows when the body changes; shown: the revision that the service has. streamed: it was begun before it was whole.
+-- withdrawn: it is to be taken away. failures: how often nothing could be done about it since something last could.
 -- session_id: what the thread was when it was said; it goes with that one, also if the thread has left it.
 CREATE TABLE front_door_posts (
     id            text PRIMARY KEY,

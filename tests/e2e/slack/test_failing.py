@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.frontdoors.contract import Said
 from tests.support.client import run, script
-from tests.support.emulator import BOT, shown
+from tests.support.emulator import BOT, BOT_TOKEN, shown
 from tests.support.frontdoors import inbound
 from tests.support.holding import held_back, in_its_database
 from tests.support.slack import Workspace
@@ -52,23 +52,36 @@ async def test_what_fails_for_ever_is_left_and_the_thread_is_told(
 
 
 @pytest.mark.slow
-async def test_a_message_of_ours_that_nobody_can_read_is_left(slack: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("body", "failures", "error"),
+    [({"type": "of old"}, 6, "UnreadablePostError"), ({"type": "text", "markdown": "lost"}, 7, "KeyError")],
+    ids=["it cannot be read", "what Slack says of it cannot be read"],
+)
+async def test_a_message_of_ours_that_fails_for_ever_is_left(
+    slack: Workspace, body: dict[str, Any], failures: int, error: str
+) -> None:
     ts = await slack.slack.mention("C005", "help")
     await replied(slack, ts, "What I understand")
-    before = await slack.refused("failed: UnreadablePostError")
+    before = await slack.refused(f"failed: {error}")
+
+    async def confused(given: dict[str, Any]) -> dict[str, Any]:
+        if "lost" in given["text"]:
+            return {"ok": True}
+        return await slack.relay.ask("chat.postMessage", given, token=BOT_TOKEN)
+
+    slack.relay.stubs["chat.postMessage"] = confused
     async with in_its_database(slack) as connection:
         await connection.execute(
             "INSERT INTO front_door_posts (id, workspace_id, thread_id, name, body, failures)"
-            " SELECT id || 'x', workspace_id, id, 'card:old', %s, 6 FROM front_door_threads WHERE thread = %s",
-            ('{"type": "of old"}', ts),
+            " SELECT id || 'x', workspace_id, id, 'card:old', %s, %s FROM front_door_threads WHERE thread = %s",
+            (json.dumps(body), failures, ts),
         )
         await connection.execute("SELECT pg_notify('bulkhead_front_doors', '')")
-    await replied(
-        slack, ts, ":warning: A message could not be brought here: it failed 8 times (`UnreadablePostError`)"
-    )
+    await replied(slack, ts, f":warning: A message could not be brought here: it failed 8 times (`{error}`)")
     await slack.slack.say("C005", script({"text": "and on"}), thread=ts)
     await slack.answers("C005", ts)
-    assert await slack.refused("failed: UnreadablePostError") == before + 1
+    del slack.relay.stubs["chat.postMessage"]
+    assert await slack.refused(f"failed: {error}") == before + 1
 
 
 @pytest.mark.slow

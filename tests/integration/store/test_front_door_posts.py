@@ -1,10 +1,11 @@
 """The messages of a front door's threads, while more than one process sees them."""
 
+import pytest
 from psycopg.types.json import Jsonb
 
-from controlplane.frontdoors.contract import Text
+from controlplane.frontdoors.contract import Attachment, Text
 from controlplane.store import front_door_inbox, front_door_posts, front_door_threads
-from controlplane.store.front_door_posts import DuePost
+from controlplane.store.front_door_posts import DuePost, UnreadablePostError
 from controlplane.store.front_door_threads import Among, DoorThread
 from controlplane.store.pool import Connection, Database
 from tests.integration.store.conftest import WORKSPACE, Say
@@ -115,6 +116,50 @@ async def test_a_message_that_became_whole_while_its_change_was_declined_is_not_
         whole = await front_door_posts.due(connection, at.id)
     assert whole is not None
     assert (whole.state, whole.remote, whole.body) == ("posted", "2.0", Text(markdown="hello"))
+
+
+async def test_what_comes_instead_of_a_message_comes_when_that_one_would_have(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        declined = await intended(connection, at)
+        for name in ("file:1", "file:2"):
+            await front_door_posts.intend(connection, at, WORKSPACE, name, Attachment(name=name, file_id=name))
+        assert await front_door_posts.failed(connection, declined)
+        for name in ("head", "whole"):
+            body = Text(markdown=name)
+            await front_door_posts.intend(connection, at, WORKSPACE, name, body, instead_of=declined.id)
+        names: list[str] = []
+        while due := await front_door_posts.due(connection, at.id):
+            names.append(due.name)
+            await front_door_posts.given_up(connection, due.id)
+    assert names == ["head", "whole", "file:1", "file:2"]
+
+
+async def test_a_message_that_nobody_can_read_is_left_and_hides_no_other(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        due = await intended(connection, at, "card:1")
+        await intended(connection, at, "card:2")
+        await connection.execute("UPDATE front_door_posts SET body = '{}' WHERE id = %s", (due.id,))
+        with pytest.raises(UnreadablePostError) as unreadable:
+            await front_door_posts.due(connection, at.id)
+        assert unreadable.value.post_id == due.id
+        assert list(await front_door_posts.bodies(connection, at.id, "card:")) == ["card:2"]
+        for times in (1, 2):
+            stumble = await front_door_posts.stumbled(connection, due.id)
+            assert stumble is not None
+            assert (stumble.name, stumble.failures) == ("card:1", times)
+        await front_door_posts.given_up(connection, due.id)
+        then = await front_door_posts.due(connection, at.id)
+    assert then is not None
+    assert then.name == "card:2"
+
+
+async def test_failures_at_one_event_are_counted_in_a_row(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        counted = [await front_door_threads.stumbled(connection, at.id, seq) for seq in (7, 7, 8, 8, 8, 7)]
+    assert counted == [1, 2, 1, 2, 3, 1]
 
 
 async def thread_of(connection: Connection, due: DuePost) -> str:

@@ -1,4 +1,4 @@
-"""Slack's Web API as a service, against a small stand-in of its files and of what it declines."""
+"""Slack's Web API as a service, against a small stand-in of its files."""
 
 from collections.abc import AsyncGenerator
 
@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, LimitedError, Post, SharedFile, Text
+from controlplane.frontdoors.contract import AmbiguousError, DeclinedError, LimitedError, SharedFile
 from controlplane.frontdoors.slack.service import SlackService
 from controlplane.models.listening import listening
 
@@ -74,30 +74,6 @@ async def test_a_file_without_an_address_never_comes() -> None:
 async def test_a_file_that_is_larger_than_was_said_is_not_read_to_its_end() -> None:
     with pytest.raises(DeclinedError, match="larger than 200 MB"):
         await fetched("endless")
-
-
-@pytest.mark.parametrize(
-    ("reason", "about"),
-    [
-        ("msg_blocks_too_long", "message"),
-        ("no_text", "message"),
-        ("metadata_too_large", "message"),
-        ("what_comes_next_year", "message"),
-        ("is_archived", "place"),
-        ("restricted_action_thread_locked", "place"),
-        ("edit_window_closed", "change"),
-        ("message_not_found", "change"),
-    ],
-)
-async def test_what_slack_declines_may_stand_in_another_form_but_where_nothing_may(reason: str, about: str) -> None:
-    async def declines(scope: Scope, receive: Receive, send: Send) -> None:
-        await JSONResponse({"ok": False, "error": reason})(scope, receive, send)
-
-    async with listening(declines) as url:
-        service = SlackService(AsyncWebClient(token="xoxb-x", base_url=f"{url}/api/"), team="T1", bot_user="U0BOT")
-        with pytest.raises(DeclinedError) as told:
-            await service.send("C1", None, Post(id="post_1", body=Text(markdown="hello")))
-    assert (told.value.reason, told.value.about) == (reason, about)
 
 
 @pytest.mark.parametrize("path", ["login", "page"])
