@@ -151,8 +151,10 @@ async def _replaced(
             if {name: found.get(name) for name in TOKENS} == held or not _are_enough(found):
                 continue
             who = await _whose(settings, found)
-        except (psycopg.Error, BulkheadError) as error:
-            _log.warning("slack_tokens_not_replaced", error=type(error).__name__, cause=str(error))
+        except psycopg.Error:
+            continue
+        except BulkheadError as error:
+            _log.warning("slack_tokens_not_replaced", error=error.code, cause=error.message)
             continue
         if (who.team, who.app) == (door.team, door.app):
             return

@@ -138,9 +138,9 @@ async def test_whose_a_message_is_is_asked_if_its_event_does_not_say(slack: Work
 async def test_a_strangers_command_is_answered_with_a_refusal(slack: Workspace) -> None:
     refused = await slack.refused("guest_of_another_team")
     with stranger(slack) as person:
-        await slack.slack.command("C001", "agents", user=person)
+        await slack.slack.command("C004", "agents", user=person)
         await recorded(slack, "guest_of_another_team", refused + 1)
-        told = [each for each in await slack.slack.messages("C001") if each.get("ephemeral_to") == person]
+        told = [each for each in await slack.slack.messages("C004") if each.get("ephemeral_to") == person]
     said = [each["text"] for each in told if not each.get("thread_ts")]
     assert said == ["Sorry, only people of this workspace may talk with agents."]
 

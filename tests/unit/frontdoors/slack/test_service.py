@@ -20,7 +20,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         case "endless":
             answer: Response = StreamingResponse(endless())
         case "login":
-            answer = RedirectResponse("/page", 302)
+            answer = RedirectResponse("/200", 302)
         case "page":
             answer = HTMLResponse("<h1>Log in</h1>")
         case "api/files.info":
