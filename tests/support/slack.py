@@ -41,6 +41,8 @@ _READY_SECONDS = 60
 _PATIENCE_SECONDS = 60
 _RETRY_AFTER = "1"
 _HANG_SECONDS = TIMEOUT_SECONDS + 5
+_CLOSED = {"connection": "close"}
+"""The emulator tells an event once: one over a connection that is being closed for being idle would be lost."""
 
 _numbers = itertools.count(1)
 
@@ -161,12 +163,13 @@ class Relay:
             self.told_at.setdefault(str(told["event"].get("ts")), time.monotonic())
             if self.hold is not None and self.hold(told):
                 self.held.append((body, headers))
-                return Response("")
+                return Response("", headers=_CLOSED)
         answer: httpx.Response | None = None
         for _ in range(self.copies):
             answer = await self.tell(body, headers)
         assert answer is not None
-        return Response(answer.content, answer.status_code, {"content-type": answer.headers.get("content-type", "")})
+        content_type = answer.headers.get("content-type", "")
+        return Response(answer.content, answer.status_code, {"content-type": content_type, **_CLOSED})
 
     async def tell(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
         """Tell the front door something, and again until it has acknowledged it, as Slack does."""
