@@ -376,7 +376,9 @@ async def test_who_writes_behind_a_spent_budget_is_told_so(slack: Workspace) -> 
     agent = await slack.client.post("/v1/agents", {"name": "poor", "model": "scripted/poor"})
     limit = {"name": "poor", "agent_id": agent["id"], "period": "day", "max_tokens": 1}
     await slack.client.post("/v1/budgets", limit)
-    ts = await slack.slack.mention("C001", "agent=poor " + script({"text": "never"}))
+    ts = await slack.slack.mention("C001", "agent=poor " + script({"text": "all that there is"}))
+    await slack.answers("C001", ts)
+    await slack.slack.say("C001", script({"text": "never"}), thread=ts)
     await replied(slack, "C001", ts, "The turn failed")
     await slack.slack.say("C001", "and now?", thread=ts)
     assert "it is resumed at" in await replied(slack, "C001", ts, "nothing runs")
