@@ -43,6 +43,7 @@ async def test_a_thread_is_a_session(slack: Workspace) -> None:
     assert shown(first).split(" · ")[-1] == shown(second).split(" · ")[-1], "the links name one session"
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_cut_refused_or_empty_says_so(slack: Workspace) -> None:
     cut, refused = ":warning: the answer was cut at its limit of ", ":warning: the model refused to answer"
     silent = "_(nothing more was said)_"
