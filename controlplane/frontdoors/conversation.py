@@ -251,7 +251,8 @@ class Conversation:
             case Rest():
                 await self._rest(connection, thread, note, seq)
             case Doing():
-                await front_door_posts.withdraw(connection, thread.id, _ASKS)
+                if await front_door_posts.standing(connection, thread.id, _ASKS) is not None:
+                    await front_door_posts.withdraw(connection, thread.id, _ASKS)
             case Stand():
                 pass
 

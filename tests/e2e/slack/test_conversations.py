@@ -43,19 +43,21 @@ async def test_a_thread_is_a_session(slack: Workspace) -> None:
     assert shown(first).split(" · ")[-1] == shown(second).split(" · ")[-1], "the links name one session"
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_cut_refused_or_empty_says_so(slack: Workspace) -> None:
     cut, refused = ":warning: the answer was cut at its limit of ", ":warning: the model refused to answer"
     silent = "_(nothing more was said)_"
     ts = await slack.slack.mention("C004", script({"text": "half an", "stop_reason": "max_tokens"}))
     await replied(slack, "C004", ts, cut)
-    await slack.slack.say("C004", script({"stop_reason": "refusal"}), thread=ts)
+    await slack.slack.say("C004", script({"thinking": "hm", "stop_reason": "refusal"}), thread=ts)
     await replied(slack, "C004", ts, refused)
-    await slack.slack.say("C004", script({"text": ""}), thread=ts)
+    await slack.slack.say("C004", script({"thinking": "hm"}), thread=ts)
     await replied(slack, "C004", ts, silent)
     found = [shown(each) for each in await slack.answers("C004", ts, times=3)]
     assert all(said.startswith(begin) for said, begin in zip(found, ("half an", cut, refused, silent), strict=True))
 
 
+@pytest.mark.slow
 async def test_what_is_said_may_have_any_line_end_in_it(slack: Workspace, tmp_path: Path) -> None:
     ends = "one\u2028two\u2029three\x85four"
     ts = await slack.slack.mention("C001", script(run(f"printf '{ends}'"), {"text": ends + " {{result}}"}))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.embedded import master_key
 from controlplane.frontdoors.contract import Attachment, Card, Choice
 from controlplane.frontdoors.leaving import Leaving
 from controlplane.store import recognition
@@ -17,6 +18,7 @@ TOKEN = "ghp_" + "a1B2" * 9
 @pytest.fixture
 def keyring(tmp_path: Path) -> Keyring:
     """The master key."""
+    master_key.provision(MasterKeySettings(), tmp_path)
     return open_keyring(MasterKeySettings(), tmp_path)
 
 
@@ -59,7 +61,8 @@ async def test_of_a_secret_with_spaces_no_word_is_shown_before_it_is_whole(
     assert await leaving.begun(text[:20]) == "It is this: correct ", "nobody has this secret yet"
     async with database.transaction(WORKSPACE) as connection:
         await connection.execute(
-            "INSERT INTO vaults (id, workspace_id, display_name) VALUES ('vlt_1', %s, 'v')", (WORKSPACE,)
+            "INSERT INTO vaults (id, workspace_id, display_name, archived_at) VALUES ('vlt_1', %s, 'v', now())",
+            (WORKSPACE,),
         )
         await connection.execute(
             "INSERT INTO credentials (id, workspace_id, vault_id, name, binding, version, sealed)"
