@@ -168,7 +168,7 @@ class Account:
         error = self._error or {}
         if error and (error.get("retry_status") or {}).get("type") != "retrying":
             said = f":warning: {error.get('message') or 'the turn failed'}"
-        elif is_silent and not self._stopped and not self.rests:
+        elif is_silent and self._began is not None and not self._stopped and not self.rests:
             said = "_(nothing more was said)_"
         else:
             return []
