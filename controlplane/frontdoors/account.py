@@ -77,7 +77,6 @@ class Account:
     _cost: Decimal | None = Decimal(0)
     _began: datetime | None = None
     _error: Mapping[str, Any] | None = None
-    _stopped: bool = False
 
     def read(self, event: Mapping[str, Any]) -> list[Note]:
         """Return what an event changes in the thread, in order."""
@@ -104,7 +103,6 @@ class Account:
             "agent.tool_use": self._called,
             "agent.tool_result": lambda _: [Doing("thinking")],
             "user.tool_confirmation": lambda event: [Decided(event["tool_use_id"], _outcome(event))],
-            "user.interrupt": self._interrupted,
         }
 
     def _ran(self, event: Mapping[str, Any]) -> list[Note]:
@@ -113,10 +111,6 @@ class Account:
 
     def _failed(self, event: Mapping[str, Any]) -> list[Note]:
         self._error = event["error"]
-        return []
-
-    def _interrupted(self, _: Mapping[str, Any]) -> list[Note]:
-        self._stopped = True
         return []
 
     def _spoke(self, event: Mapping[str, Any]) -> list[Note]:
@@ -158,7 +152,7 @@ class Account:
     def rest(self) -> None:
         """Begin anew with what comes."""
         self._said, self._models, self._cost, self._began, self._error = None, [], Decimal(0), None, None
-        self._stopped, self.rests = False, True
+        self.rests = True
 
     def _remark(self, event: Mapping[str, Any], *, is_silent: bool) -> list[Note]:
         """Return what is to be known of a turn that came to its end: why it has no more to say, or that it has not.
@@ -168,7 +162,7 @@ class Account:
         error = self._error or {}
         if error and (error.get("retry_status") or {}).get("type") != "retrying":
             said = f":warning: {error.get('message') or 'the turn failed'}"
-        elif is_silent and self._began is not None and not self._stopped and not self.rests:
+        elif is_silent and not event.get("interrupted") and not self.rests:
             said = "_(nothing more was said)_"
         else:
             return []

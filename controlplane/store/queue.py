@@ -49,7 +49,7 @@ async def withdraw(connection: Connection, turn: TurnInput) -> bool:
     await connection.execute("UPDATE events SET processed_at = clock_timestamp() WHERE id = ANY(%s)", (moot,))
     await deployment_runs.interrupted(connection, turn.session_id)
     stop_reason = {"type": "end_turn"}
-    idle = NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason})
+    idle = NewEvent(type="session.status_idle", payload={"stop_reason": stop_reason, "interrupted": True})
     await events.append(connection, turn.session_id, owned(turn, [idle]))
     await connection.execute(
         "UPDATE sessions SET stop_reason = %s WHERE id = %s", (Jsonb(stop_reason), turn.session_id)

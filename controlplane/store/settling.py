@@ -46,7 +46,11 @@ async def settle(
         *([noted(note)] if note else []),
         NewEvent(
             type="session.status_idle",
-            payload={"stop_reason": stop_reason, **await outputs.told(connection, turn)},
+            payload={
+                "stop_reason": stop_reason,
+                **({"interrupted": True} if reason == "interrupted" else {}),
+                **await outputs.told(connection, turn),
+            },
         ),
     ]
     await events.append(connection, turn.session_id, owned(turn, ending))

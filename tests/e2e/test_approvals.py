@@ -159,6 +159,7 @@ async def test_an_interrupt_withdraws_what_waits(client: Client) -> None:
         await client.send(session_id, {"type": "user.interrupt"})
         await watcher.until_idle(times=2)
         assert watcher.events[-1]["stop_reason"] == {"type": "end_turn"}
+        assert watcher.events[-1]["interrupted"] is True
         late = await client.refused(f"/v1/approvals/{use['id']}", {"result": "allow"})
         assert late.json()["error"]["code"] == "tool_use_not_waiting"
         await client.say(session_id, script(run("ls /workspace"), {"text": "ls: {{result}}"}))

@@ -59,6 +59,12 @@ async def types(database: Database, session_id: str) -> list[str]:
         return [event.type for event in await events.after(connection, session_id, 0)]
 
 
+async def ends(database: Database, session_id: str) -> list[bool | None]:
+    async with database.transaction(WORKSPACE) as connection:
+        found = await events.after(connection, session_id, 0)
+    return [event.payload.get("interrupted") for event in found if event.type == "session.status_idle"]
+
+
 def answer(*blocks: Any, request_id: str | None = None) -> ModelAnswered:
     request = request_id or new_id("sevt")
     usage = Usage(input_tokens=3, output_tokens=2)
@@ -262,6 +268,9 @@ async def test_an_interrupt_that_a_dead_brain_did_not_obey_ends_the_turn(
     result = await turns.begin(turn_of(session_id, "turn_2"), worker_id="wrk_2", task_token=b"")
     assert result == TurnResult(reason="interrupted", more=True)
     assert (await types(database, session_id))[-2:] == ["span.model_request_end", "session.status_idle"]
+    assert await ends(database, session_id) == [True], "its end says that it was stopped"
+    await turns.end(await begun(turns, turn_of(session_id, "turn_3")), "end_turn")
+    assert await ends(database, session_id) == [True, None], "and the next one's says nothing of the kind"
 
 
 async def test_what_postgres_cannot_keep_is_replaced(

@@ -80,9 +80,13 @@ def test_what_was_tried_again_and_came_to_an_end_is_no_trouble(account: Account)
 
 def test_who_stops_a_turn_is_not_told_that_it_is_silent(account: Account) -> None:
     stop = {"type": "user.interrupt"}
-    assert list(told(account, RUNNING, CALL, stop, idle())) == [("rests", None)]
-    assert list(told(account, stop, RUNNING, idle())) == [("rests", None)], "it was stopped before it began"
+    stopped = {**idle(), "interrupted": True}
+    assert list(told(account, RUNNING, CALL, stop, stopped)) == [("rests", None)]
+    assert list(told(account, RUNNING, stopped)) == [("rests", None)], "it was stopped before this account began"
     assert list(told(account, RUNNING, idle()))[-2][0] == SILENCE, "and the next was not"
+    assert list(told(account, stop, RUNNING, idle()))[-2][0] == SILENCE, (
+        "a stop where nothing ran means no later turn"
+    )
 
 
 def test_a_rest_that_no_turn_came_to_says_nothing(account: Account) -> None:
