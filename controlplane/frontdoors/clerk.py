@@ -111,7 +111,7 @@ class Clerk:
             await self._stop(at, item)
         elif pressed.action == "resume":
             await self._resume(at, item, rules)
-        elif not self._may_answer(at, rules):
+        elif pressed.action != "deny" and not self._may_answer(at, rules):
             await self._refuse(item, "agent_not_here", _NOT_ITS_PLACE)
         elif not rules.may_decide(inbound.place, inbound.person):
             await self._refuse(item, "may_not_decide", "you may not decide about this agent's calls here")
@@ -348,7 +348,13 @@ class Clerk:
         return at.agent_id is None or rules.may_answer(at.place, at.agent_id)
 
     async def _stuck(self, at: DoorThread) -> str | None:
-        """Return what to say of a message that is left lying as things stand; None: a turn will take it, or has."""
+        """Return what to say of a message that is left lying as things stand; None: a turn will take it, or has.
+
+        Looks twice: between a thaw, a raised budget or an end and what follows from it there is a moment.
+        """
+        if not await self._lies_still(at):
+            return None
+        await asyncio.sleep(_LOOK_PAUSE_SECONDS)
         if not await self._lies_still(at):
             return None
         explanation = await self._parts.plane.get(f"/v1/sessions/{at.session_id}/explanation")

@@ -102,6 +102,7 @@ class Courier:
         """
         kind = type(error).__name__
         async with self._database.transaction(self._door.workspace_id) as connection:
+            await front_door_posts.hold_session(connection, post_id)
             post = await front_door_posts.stumbled(connection, post_id)
             if post is None or post.failures < MOST_FAILURES:
                 return post is None
@@ -125,6 +126,7 @@ class Courier:
         """Put on record that a message does not stand as it should, and have what it says stand in another way."""
         instead = None if due.withdrawn else _instead(due, declined)
         async with self._database.transaction(self._door.workspace_id) as connection:
+            await front_door_posts.hold_session(connection, due.id)
             if not await front_door_posts.failed(connection, due):
                 return
             await frontdoors.refuse(

@@ -21,7 +21,7 @@ from controlplane.tasks import end
 _LOOK_SECONDS = 5.0  # for what was heard of by nobody; it takes a look at every thread that there is
 _FORGET_SECONDS = 300.0
 _TROUBLED_SECONDS = 1.0
-_LONGEST_TROUBLED_SECONDS = 30.0
+_LONGEST_TROUBLED_SECONDS = 60.0
 _RECONNECT_SECONDS = 0.5
 _WATCH_SECONDS = 0.5
 _ANSWER_SECONDS = 10.0  # less than `lasting.GONE_SECONDS`, after which the server may have given the locks to others

@@ -1,9 +1,10 @@
 """Who may talk with which agent where, and who may decide; read at the moment of each message and each click."""
 
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Names = Annotated[list[Name], Field(max_length=1000)]
@@ -11,6 +12,12 @@ Names = Annotated[list[Name], Field(max_length=1000)]
 
 ANY = "*"
 """In a list of names: each there is."""
+
+_NOBODY: Mapping[str, list[str]] = {"agent_ids": [], "people": [], "deciders": []}
+_INSTEAD: Mapping[str, Any] = {**_NOBODY, "agent_id": None, "vault_ids": [], "session_url": None}
+"""What holds instead of a field that cannot be read: nothing that it may have kept from anybody."""
+
+_log = structlog.get_logger(__name__)
 
 
 class PlaceRules(BaseModel):
@@ -29,7 +36,8 @@ class Rules(BaseModel):
 
     ``agent_ids``: who may be asked to answer; ``people``, ``deciders``: ids of the service. None: nothing is said, so
     every agent, everybody of the team, everybody who may talk. But once a place is limited in one of them it means
-    nobody, and the agents that answer by default: who is kept out there would go to another place.
+    nobody, and the agents that answer by default: who is kept out there would go to another place. Where people are
+    named, no limit on people keeps agents from them.
     ``places``: by the service's ids; ``direct``: conversations of two; ``elsewhere``: all others that have no rule.
     ``session_url``: where a session can be looked at, with ``{session_id}`` in it.
     """
@@ -65,7 +73,9 @@ class Rules(BaseModel):
             return True
         if at.agent_ids is None and self.agent_ids is None and agent_id == self.agent_id:
             return True
-        limited = self._limits_people() or any(_limits(each.agent_ids) for each in self._of_places())
+        limited = any(_limits(each.agent_ids) for each in self._of_places())
+        # Who is kept out of one place meets its agents in no other, unless people are named for that one too.
+        limited = limited or (self._limits_people() and not _limits(at.people))
         return _allows((at.agent_ids, self.agent_ids), agent_id, limited=limited)
 
     def default_agent(self, place: str) -> str | None:
@@ -87,6 +97,48 @@ class Rules(BaseModel):
     def _at(self, place: str) -> PlaceRules:
         others = self.direct if _is_direct(place) else self.elsewhere
         return self.places.get(place) or others or PlaceRules()
+
+
+def readable(stored: Mapping[str, Any]) -> Rules:
+    """Return rules from the record. A field that cannot be read lets nobody in, or is not said; all others hold.
+
+    Raises `ValidationError` where nothing is known to be as safe: a field of another release, or no environment.
+    """
+    try:
+        return Rules.model_validate(stored)
+    except ValidationError as error:
+        broken = {_field(each["loc"]) for each in error.errors()}
+    _log.error("front_door_rules_broken", fields=sorted(".".join(each) for each in broken))
+    mended: Any = stored
+    for path in broken:
+        mended = _mended(mended, path)
+    return Rules.model_validate(mended)
+
+
+def _field(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the field of rules, or of a place's, that an error is about."""
+    depth = {"places": 3, "direct": 2, "elsewhere": 2}.get(str(loc[0]), 1)
+    return tuple(str(each) for each in loc[:depth])
+
+
+def _mended(rules: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
+    match path:
+        case (("direct" | "elsewhere") as name, *field):
+            return {**rules, name: _place_mended(rules[name], field)}
+        case ("places", place, *field):
+            places = rules["places"]
+            return {**rules, "places": {**places, place: _place_mended(places[place], field)}}
+        case (name,) if name in _INSTEAD:
+            return {**rules, name: _INSTEAD[name]}
+        case _:
+            return rules
+
+
+def _place_mended(place: Any, field: list[str]) -> Mapping[str, Any]:
+    """Return a place's rules without what is broken; one of which nobody knows what it limits is closed."""
+    if not field or field[0] not in PlaceRules.model_fields:
+        return _NOBODY
+    return {**cast("Mapping[str, Any]", place), field[0]: _INSTEAD[field[0]]}
 
 
 def _limits(names: list[str] | None) -> bool:

@@ -36,7 +36,10 @@ class UnreadableItemError(Exception):
 
 
 async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inbound) -> Received:
-    """Put on record what came in; the caller commits before it answers the service."""
+    """Put on record what came in; the caller commits before it answers the service.
+
+    What the service gives no time for comes behind all that waits there: its clock may be ahead of ours.
+    """
     # A reply that overtakes the message that opens its thread would be left lying otherwise.
     await front_door_threads.order(connection, door.id, inbound.place, inbound.thread)
     fresh = await one(
@@ -61,7 +64,9 @@ async def receive(connection: Connection, door: FrontDoorRecord, inbound: Inboun
         connection,
         "INSERT INTO front_door_inbox (id, workspace_id, front_door_id, place, thread, message, person, body,"
         " happened_at, state) VALUES (%(id)s, %(ws)s, %(door)s, %(place)s, %(thread)s, %(message)s, %(person)s,"
-        " %(body)s, coalesce(%(at)s, clock_timestamp()), %(state)s)"
+        " %(body)s, coalesce(%(at)s, (SELECT greatest(clock_timestamp(), max(w.happened_at) + interval '1 ms')"
+        " FROM front_door_inbox w WHERE w.front_door_id = %(door)s AND w.place = %(place)s AND w.thread = %(thread)s"
+        " AND w.state IN ('parked', 'held', 'waiting'))), %(state)s)"
         " ON CONFLICT (front_door_id, place, message) DO UPDATE SET state = 'waiting'"
         " WHERE front_door_inbox.state = 'parked' AND excluded.state = 'waiting' RETURNING id",
         {

@@ -110,12 +110,12 @@ async def revise(connection: Connection, thread_id: str, name: str, body: Body) 
 
 
 async def finish(connection: Connection, thread_id: str, name: str, body: Body) -> None:
-    """Have a message that was shown while it was written say all of it.
+    """Have a message that was shown while it was written say all of it; that it could not be shown counts no more.
 
     Also if it was taken away meanwhile, or could not be shown any further: then it comes behind all that stands.
     """
     await connection.execute(
-        "UPDATE front_door_posts SET body = %(body)s, revision = revision + 1, withdrawn = false,"
+        "UPDATE front_door_posts SET body = %(body)s, revision = revision + 1, withdrawn = false, failures = 0,"
         " remote = CASE WHEN state IN ('gone', 'failed') THEN NULL ELSE remote END,"
         " ordinal = CASE WHEN state IN ('gone', 'failed')"
         " THEN nextval('front_door_posts_ordinal_seq') ELSE ordinal END,"
@@ -196,6 +196,17 @@ async def due(connection: Connection, thread_id: str) -> DuePost | None:
         return DuePost.model_validate(row)
     except ValidationError as error:
         raise UnreadablePostError(row["id"]) from error
+
+
+async def hold_session(connection: Connection, post_id: str) -> None:
+    """Keep the session that a message was said for, if it is there, from being deleted until the transaction ends.
+
+    Before the message is touched: whoever deletes a session holds it before its messages.
+    """
+    await connection.execute(
+        "SELECT FROM sessions WHERE id = (SELECT session_id FROM front_door_posts WHERE id = %s) FOR KEY SHARE",
+        (post_id,),
+    )
 
 
 async def stumbled(connection: Connection, post_id: str) -> Stumble | None:

@@ -126,12 +126,13 @@ async def of_message(connection: Connection, front_door_id: str, place: str, mes
 
 
 async def of_person(connection: Connection, front_door_id: str, place: str, person: str) -> str | None:
-    """Return the thread of ours in a place in which somebody has last said or done something."""
+    """Return the thread in a place in which somebody has last said or done something: one of ours, or one that waits
+    until it is known whether the person may talk."""
     row = await one(
         connection,
         "SELECT i.thread FROM front_door_inbox i JOIN front_door_threads t ON t.front_door_id = i.front_door_id"
         " AND t.place = i.place AND t.thread = i.thread WHERE i.front_door_id = %(door)s AND i.place = %(place)s"
-        " AND i.person = %(person)s AND t.let_in ORDER BY i.received_at DESC LIMIT 1",
+        " AND i.person = %(person)s AND (t.let_in OR i.state = 'waiting') ORDER BY i.received_at DESC LIMIT 1",
         {"door": front_door_id, "place": place, "person": person},
     )
     return row["thread"] if row else None
@@ -310,7 +311,7 @@ async def seen(connection: Connection, thread_id: str, session_id: str, seq: int
     """
     row = await one(
         connection,
-        "UPDATE front_door_threads t SET seen_seq = greatest(t.seen_seq, %(seq)s) FROM sessions s"
+        "UPDATE front_door_threads t SET seen_seq = greatest(t.seen_seq, %(seq)s), failed_seq = NULL FROM sessions s"
         " WHERE t.id = %(thread)s AND t.session_id = %(session)s AND s.id = t.session_id"
         " RETURNING s.last_seq > %(seq)s AS more",
         {"seq": seq, "thread": thread_id, "session": session_id},

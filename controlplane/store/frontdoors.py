@@ -1,15 +1,15 @@
 """Front doors: which there are, whose tokens they use, what holds there, and what was refused."""
 
 from datetime import datetime
-from typing import Literal, LiteralString
+from typing import Annotated, Literal, LiteralString
 
 from psycopg import errors
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
 
 from controlplane.definitions import stored
 from controlplane.errors import ConflictError, NotFoundError
-from controlplane.frontdoors.policy import Rules
+from controlplane.frontdoors.policy import Rules, readable
 from controlplane.ids import new_id, shown_id
 from controlplane.store import credentials, keys
 from controlplane.store.pool import Connection, one, rows
@@ -30,7 +30,7 @@ class FrontDoorRecord(BaseModel):
     kind: Literal["slack"]
     name: str
     vault_id: str
-    rules: Rules
+    rules: Annotated[Rules, BeforeValidator(readable)]
     team: str | None
     app: str | None
     created_at: datetime

@@ -87,10 +87,11 @@ class SlackService:
     part_characters = _PART_CHARACTERS
     place_pause_seconds = _PLACE_PAUSE_SECONDS
 
-    def __init__(self, client: AsyncWebClient, *, team: str, bot_user: str):
+    def __init__(self, client: AsyncWebClient, *, team: str, bot_user: str, person_seconds: float = _PERSON_SECONDS):
         self._client = client
         self._team = team
         self._bot_user = bot_user
+        self._person_seconds = person_seconds
         self._people: dict[str, tuple[float, Json]] = {}
         self._has_status = True
         self._streams: dict[str, _Stream] = {}
@@ -241,13 +242,13 @@ class SlackService:
         await self._ask(self._client.chat_postEphemeral(channel=place, user=person, thread_ts=thread, text=text))
 
     async def names(self, people: list[str]) -> Mapping[str, str]:
-        """See `Service.names`; nobody waits for Slack because of one."""
+        """See `Service.names`; nobody waits for Slack because of one: until it answers, what it last said holds."""
         found: dict[str, str] = {}
         for person in people:
             try:
                 user = await self._person(person)
             except (LimitedError, AmbiguousError, DeclinedError):
-                user = {}
+                _, user = self._people.get(person, (0.0, {}))
             found[person] = str(user.get("real_name") or user.get("name") or person)
         return found
 
@@ -262,7 +263,7 @@ class SlackService:
 
     async def _person(self, person: str) -> Json:
         known_at, user = self._people.get(person, (0.0, {}))
-        if not user or time.monotonic() - known_at > _PERSON_SECONDS:
+        if not user or time.monotonic() - known_at > self._person_seconds:
             user = (await self._ask(self._client.users_info(user=person)))["user"]
             self._people[person] = (time.monotonic(), user)
         return user

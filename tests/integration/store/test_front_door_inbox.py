@@ -36,7 +36,8 @@ async def test_a_thread_is_ours_once_who_addressed_us_was_let_in(database: Datab
         at = await mentioned(connection, door)
         reply = inbound(REPLY, message="2.0")
         assert await front_door_inbox.receive(connection, door, reply) == "not_ours"
-        assert await front_door_threads.of_person(connection, door.id, "C001", "U02BOB") is None
+        assert await front_door_threads.of_person(connection, door.id, "C001", "U01ALICE") is None
+        assert await front_door_threads.of_person(connection, door.id, "C001", "U02BOB") == "1.0", "it waits"
         first = await front_door_inbox.next_item(connection, at)
         assert first is not None
         await front_door_inbox.let_in(connection, at, first)
@@ -53,6 +54,7 @@ async def test_what_is_said_below_a_mention_that_was_refused_is_not_for_us(datab
         refused = await front_door_inbox.next_item(connection, at)
         assert refused is not None
         await front_door_inbox.settle(connection, refused.id, "refused")
+        assert await front_door_threads.of_person(connection, door.id, "C001", "U02BOB") is None
         assert await front_door_inbox.receive(connection, door, inbound(REPLY, message="3.0")) == "not_ours"
         press = inbound(Pressed(action="stop", value="stop"), message="4.0:U01ALICE:stop")
         assert await front_door_inbox.receive(connection, door, press) == "not_ours"
@@ -75,6 +77,22 @@ async def test_things_are_acted_on_in_the_order_in_which_they_happened(database:
         for each in said:
             assert await front_door_inbox.receive(connection, door, each) == "new"
         assert await done_in_turn(connection, at) == ["2.0", "3.0:U01ALICE:x", "command:1.2.3", "4.0"]
+
+
+async def test_what_comes_without_a_time_comes_behind_what_a_clock_ahead_of_ours_gave_one(database: Database) -> None:
+    ahead = datetime.now(UTC) + timedelta(seconds=5)
+    async with database.transaction(WORKSPACE) as connection:
+        door = await make_door(connection)
+        at = await make_thread(connection, door)
+        assert await done_in_turn(connection, at) == ["1.0"]
+        said = [
+            inbound(REPLY, message="2.0", happened_at=ahead),
+            inbound(Said(text="stop", addressed=False), message="command:9"),
+            inbound(Said(text="new", addressed=False), message="command:1"),
+        ]
+        for each in said:
+            assert await front_door_inbox.receive(connection, door, each) == "new"
+        assert await done_in_turn(connection, at) == ["2.0", "command:9", "command:1"]
 
 
 async def test_a_sign_to_stop_what_was_not_let_in_yet_waits_behind_it(database: Database) -> None:

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from controlplane.frontdoors.policy import ANY, Rules
+from controlplane.frontdoors.policy import ANY, Rules, readable
 
 CHANNEL, OTHER, DIRECT = "C001", "C002", "D001"
 ALICE, BOB = "U01ALICE", "U02BOB"
@@ -46,6 +47,15 @@ def test_a_limit_of_one_place_is_not_passed_by_going_to_another(place: str) -> N
     assert not of_deciders.may_decide(place, BOB)
 
 
+def test_a_limit_on_people_keeps_no_agent_from_those_who_are_named() -> None:
+    said = rules(places={CHANNEL: {"people": [ALICE]}, OTHER: {"people": [ANY]}})
+    assert said.may_answer(CHANNEL, SURGEON)
+    assert not said.may_answer(OTHER, SURGEON), "who is kept out of the one could meet its agents in the other"
+    assert not said.may_answer(DIRECT, SURGEON)
+    listed = rules(places={CHANNEL: {"people": [ALICE]}, OTHER: {"agent_ids": [SURGEON]}})
+    assert not listed.may_answer(CHANNEL, SURGEON), "a limit on agents does"
+
+
 def test_conversations_of_two_and_places_without_a_rule_have_rules_of_their_own() -> None:
     said = rules(
         places={CHANNEL: {"people": [ALICE]}},
@@ -76,3 +86,37 @@ def test_every_agent_that_is_named_anywhere_is_found() -> None:
         elsewhere={"agent_id": "agent_4"},
     )
     assert said.named_agents() == {SECRETARY, "agent_1", "agent_2", "agent_3", "agent_4"}
+
+
+@pytest.mark.parametrize("field", ["agent_ids", "people", "deciders"])
+def test_a_list_that_cannot_be_read_names_nobody_and_the_rest_holds(field: str) -> None:
+    stored = {"environment_id": "env_1", "agent_id": SECRETARY, "places": {CHANNEL: {"people": [BOB]}}}
+    broken = readable({**stored, field: [ALICE, 7]})
+    assert broken == rules(places={CHANNEL: {"people": [BOB]}}, **{field: []})
+    place = readable({**stored, "places": {CHANNEL: {"agent_id": SURGEON, field: "all"}, OTHER: {"people": [BOB]}}})
+    assert place == rules(places={CHANNEL: {"agent_id": SURGEON, field: []}, OTHER: {"people": [BOB]}})
+
+
+@pytest.mark.parametrize("place", [None, {"nights": False}, {"people": [BOB], "nights": False}])
+def test_a_place_of_which_nobody_knows_what_it_limits_is_closed(place: Any) -> None:
+    stored = {"environment_id": "env_1", "agent_id": SECRETARY}
+    closed = {"agent_ids": [], "people": [], "deciders": []}
+    assert readable({**stored, "places": {CHANNEL: place, OTHER: {}}}) == rules(places={CHANNEL: closed, OTHER: {}})
+    for name in ("direct", "elsewhere"):
+        if place is not None:
+            assert readable({**stored, name: place}) == rules(**{name: closed})
+
+
+def test_fields_that_limit_nobody_are_left_out_where_they_cannot_be_read() -> None:
+    stored = {"environment_id": "env_1", "agent_id": 7, "vault_ids": "all", "session_url": "nowhere"}
+    assert readable(stored) == rules(agent_id=None)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"environment_id": None}, {"places": []}, {"closed_at_night": True}],
+    ids=lambda given: next(iter(given)),
+)
+def test_where_nothing_is_known_to_be_as_safe_no_rules_hold(broken: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        readable({"environment_id": "env_1", "agent_id": SECRETARY, **broken})

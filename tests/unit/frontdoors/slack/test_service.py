@@ -99,3 +99,22 @@ async def test_what_slack_did_not_say_of_a_file_is_asked_for() -> None:
         found = await service_at(url).described(at("", name="F1"))
         assert (found.name, found.media_type, found.url) == ("plan.txt", "text/plain", "https://files.slack.com/x")
         assert await service_at(url).described(at("https://y")) == at("https://y")
+
+
+async def test_who_somebody_was_holds_for_a_name_while_slack_does_not_say_and_never_for_who_is_let_in() -> None:
+    said = [429, "Alice Anderson", 429, 429, "Alice Baker"]
+
+    async def people(scope: Scope, receive: Receive, send: Send) -> None:
+        name = said.pop(0)
+        user = {"ok": True, "user": {"real_name": name, "team_id": "T1"}}
+        limited = JSONResponse({"ok": False, "error": "ratelimited"}, 429)
+        await (limited if name == 429 else JSONResponse(user))(scope, receive, send)
+
+    async with listening(people) as url:
+        client = AsyncWebClient(token="xoxb-x", base_url=f"{url}/api/")
+        service = SlackService(client, team="T1", bot_user="U0BOT", person_seconds=0.0)
+        names = [(await service.names(["U1"]))["U1"] for _ in range(3)]
+        assert names == ["U1", "Alice Anderson", "Alice Anderson"]
+        with pytest.raises(LimitedError):
+            await service.is_of_team("U1")
+        assert await service.names(["U1"]) == {"U1": "Alice Baker"}, "nothing of it was kept for an answer"
