@@ -360,6 +360,8 @@ async def test_an_agent_that_may_answer_no_more_is_not_let_go_on(careful: Worksp
     await careful.slack.say("C001", "resume", thread=ts, user=CAROL)
     await whispered(careful, "C001", CAROL, "does not answer in this place any more")
     assert buttons(await card(careful, "C001", ts)), "it still waits"
+    await careful.slack.press(asked, "deny", user=BOB)
+    await replied(careful, "C001", ts, "denied by Bob Brown")
 
 
 async def test_who_writes_where_nothing_runs_is_told_why(slack: Workspace) -> None:

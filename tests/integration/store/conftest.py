@@ -1,12 +1,16 @@
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from psycopg.types.json import Jsonb
 
+from controlplane.embedded import master_key
+from controlplane.frontdoors.leaving import Leaving
 from controlplane.ids import new_id
 from controlplane.store import events
 from controlplane.store.events import Event, NewEvent
 from controlplane.store.pool import Database
+from controlplane.vault.keyring import Keyring, MasterKeySettings, open_keyring
 
 WORKSPACE = "wrkspc_default"
 
@@ -40,6 +44,19 @@ async def make_session(database: Database) -> str:
             (found, WORKSPACE, agent, Jsonb(definition), environment),
         )
     return found
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    """The master key."""
+    master_key.provision(MasterKeySettings(), tmp_path)
+    return open_keyring(MasterKeySettings(), tmp_path)
+
+
+@pytest.fixture
+def leaving(database: Database, keyring: Keyring) -> Leaving:
+    """What leaves the default workspace."""
+    return Leaving(database, keyring, WORKSPACE)
 
 
 @pytest.fixture

@@ -2,7 +2,13 @@
 
 import asyncio
 
+from slack_sdk.web.async_client import AsyncWebClient
+
 from controlplane.frontdoors.contract import Said, Text
+from controlplane.frontdoors.courier import Courier
+from controlplane.frontdoors.failures import MOST_FAILURES
+from controlplane.frontdoors.leaving import Leaving
+from controlplane.frontdoors.slack.service import SlackService
 from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, sessions
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
@@ -60,6 +66,30 @@ async def test_what_comes_in_while_a_session_is_deleted_does_not_wait_for_nobody
     async with database.transaction(WORKSPACE) as connection:
         states = [row["state"] for row in await rows(connection, "SELECT state FROM front_door_inbox", {})]
     assert sorted(states) == ["parked", "refused"]
+
+
+async def test_who_gives_up_a_message_of_a_session_that_is_being_deleted_waits_for_that(
+    database: Database, session_id: str, leaving: Leaving
+) -> None:
+    async def content(file_id: str) -> bytes:
+        raise AssertionError(file_id)
+
+    async with database.transaction(WORKSPACE) as connection:
+        door = await make_door(connection)
+        at = await opened(connection, door, session_id)
+        await front_door_posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="lost"))
+        await connection.execute("UPDATE front_door_posts SET body = '{}', failures = %s", (MOST_FAILURES - 1,))
+    nowhere = AsyncWebClient(token="xoxb-x", base_url="http://127.0.0.1:1/")
+    service = SlackService(nowhere, team="T1", bot_user="U0BOT")
+    courier = Courier(database=database, service=service, door=door, content=content, leaving=leaving)
+    async with database.transaction(WORKSPACE) as connection:
+        await connection.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", (session_id,))
+        delivering = asyncio.create_task(courier.deliver(at))
+        await waits_for_a_lock(database)
+        await sessions.delete(connection, WORKSPACE, session_id=session_id, seq=1)
+    assert await delivering, "nothing is left of it that could be told"
+    async with database.transaction(WORKSPACE) as connection:
+        assert await front_door_posts.bodies(connection, at.id, "") == {}
 
 
 async def test_what_came_of_an_item_is_forgotten_after_a_month(database: Database) -> None:

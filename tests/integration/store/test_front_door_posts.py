@@ -86,6 +86,22 @@ async def test_what_could_not_be_shown_while_it_was_written_comes_behind_what_st
     assert then.name == "answer"
 
 
+async def test_that_a_text_could_not_be_shown_while_it_was_written_does_not_count_when_it_is_whole(
+    database: Database,
+) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        at = await make_thread(connection, await make_door(connection))
+        await front_door_posts.intend(connection, at, WORKSPACE, "answer", Text(markdown="hel", live_for="U01ALICE"))
+        due = await front_door_posts.due(connection, at.id)
+        assert due is not None
+        counted = [await front_door_posts.stumbled(connection, due.id) for _ in range(3)]
+        assert [each.failures for each in counted if each] == [1, 2, 3]
+        await front_door_posts.finish(connection, at.id, "answer", Text(markdown="hello"))
+        once = await front_door_posts.stumbled(connection, due.id)
+    assert once is not None
+    assert once.failures == 1
+
+
 async def test_a_thread_that_became_another_session_has_no_more_of_the_one_that_it_left(
     database: Database, session_id: str, say: Say
 ) -> None:

@@ -1,31 +1,15 @@
 """What a front door says leaves without secrets, whatever carries them."""
 
-from pathlib import Path
-
 import pytest
 
-from controlplane.embedded import master_key
 from controlplane.frontdoors.contract import Attachment, Card, Choice
 from controlplane.frontdoors.leaving import Leaving
 from controlplane.store import recognition
 from controlplane.store.pool import Database
-from controlplane.vault.keyring import Keyring, MasterKeySettings, open_keyring
+from controlplane.vault.keyring import Keyring
 from tests.integration.store.conftest import WORKSPACE
 
 TOKEN = "ghp_" + "a1B2" * 9
-
-
-@pytest.fixture
-def keyring(tmp_path: Path) -> Keyring:
-    """The master key."""
-    master_key.provision(MasterKeySettings(), tmp_path)
-    return open_keyring(MasterKeySettings(), tmp_path)
-
-
-@pytest.fixture
-def leaving(database: Database, keyring: Keyring) -> Leaving:
-    """What leaves the default workspace."""
-    return Leaving(database, keyring, WORKSPACE)
 
 
 @pytest.mark.parametrize(
