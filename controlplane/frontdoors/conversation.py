@@ -8,11 +8,11 @@ import structlog
 from controlplane.frontdoors.account import ENDS, Account, Decided, Doing, Lost, Note, Rest, Stand
 from controlplane.frontdoors.clerk import Clerk
 from controlplane.frontdoors.contract import Attachment, Body, Card, Crossed, Pressed, Said, Text, Working
-from controlplane.frontdoors.failures import MOST_FAILURES, PASSES
+from controlplane.frontdoors.failures import MOST_FAILURES, PASSES, NotToldError
 from controlplane.frontdoors.live import Live
 from controlplane.frontdoors.parts import Parts
 from controlplane.frontdoors.pieces import cut
-from controlplane.frontdoors.plane import SHUT, RefusedError
+from controlplane.frontdoors.plane import SHUT, Json, RefusedError
 from controlplane.frontdoors.seals import seal
 from controlplane.frontdoors.status import Status
 from controlplane.store import front_door_inbox, front_door_posts, front_door_threads, frontdoors
@@ -147,6 +147,12 @@ class Conversation:
                 except RefusedError as error:
                     _log.warning("session_not_followed", session_id=thread.session_id, code=error.code)
                     await asyncio.sleep(_REFUSED_SECONDS)
+                except (*PASSES, NotToldError):
+                    raise
+                except Exception as error:
+                    # It is none of the events': nothing of the session can be read from there on.
+                    if not await self._left_out(thread, thread.seen_seq, error, with_all=True):
+                        raise
                 self._follows = False
                 continue
             with suppress(TimeoutError):
@@ -165,7 +171,7 @@ class Conversation:
                 at_the_end.push_async_callback(close)
             async for seq, event in stream:
                 if seq is None:
-                    await live.hear(event)
+                    await self._hear(live, event)
                     continue
                 try:
                     await self._noted(thread, account.read(event), seq, status, live)
@@ -173,19 +179,25 @@ class Conversation:
                     raise
                 except Exception as error:
                     if not await self._left_out(thread, seq, error):
-                        raise
+                        raise NotToldError(f"event {seq} of {session_id!r}") from error
                     if event.get("type") in ENDS:
                         account.rest()
                         await self._noted(thread, [Rest(())], seq, status, live)
                 if account.rests and not await self._has_more(thread, session_id, seq):
                     return
 
-    async def _left_out(self, thread: DoorThread, seq: int, error: Exception) -> bool:
+    async def _hear(self, live: Live, preview: Json) -> None:
+        try:
+            await live.hear(preview)
+        except (LookupError, TypeError, AttributeError) as error:
+            _log.warning("preview_unreadable", thread_id=self._thread.id, error=type(error).__name__)
+
+    async def _left_out(self, thread: DoorThread, seq: int, error: Exception, *, with_all: bool = False) -> bool:
         """Count that what a session did could not be told. After `MOST_FAILURES` the thread is told that, once.
 
-        Returns whether what comes next is to be told.
+        ``with_all``: it was everything after ``seq``. Returns whether what comes next is to be told.
         """
-        kind, name = type(error).__name__, f"unread:{thread.session_id}:{seq}"
+        kind, name = type(error).__name__, f"unread:{thread.session_id}:{seq}{':on' if with_all else ''}"
         async with self._parts.transaction() as connection:
             if not await front_door_threads.hold_session(connection, thread.session_id or ""):
                 return True
@@ -196,6 +208,9 @@ class Conversation:
             said = f":warning: Something that was done here could not be shown: it failed {MOST_FAILURES} times"
             body = Text(markdown=f"{said} (`{kind}`) and is left out.")
             await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
+            if with_all:
+                await self._give_way(connection, thread)
+                await front_door_threads.pass_over(connection, thread.id)
             await frontdoors.refuse(connection, self._parts.door, reason=f"failed: {kind}", place=thread.place)
         _log.error("event_left_out", thread_id=thread.id, session_id=thread.session_id, seq=seq, error=kind)
         self._mail.set()
@@ -229,8 +244,7 @@ class Conversation:
             if not await front_door_threads.hold_session(connection, thread.session_id or ""):
                 return
             if rests:
-                await front_door_posts.withdraw(connection, thread.id, "status:")
-                await front_door_posts.withdraw(connection, thread.id, _ASKS)
+                await self._give_way(connection, thread)
             for name, body in bodies:
                 await front_door_posts.intend(connection, thread, self._parts.door.workspace_id, name, body)
                 await front_door_posts.finish(connection, thread.id, name, body)
@@ -241,6 +255,11 @@ class Conversation:
         self._mail.set()
         if rests:
             await status.clear()
+
+    async def _give_way(self, connection: Connection, thread: DoorThread) -> None:
+        """Take away what is said for as long as something goes on."""
+        await front_door_posts.withdraw(connection, thread.id, "status:")
+        await front_door_posts.withdraw(connection, thread.id, _ASKS)
 
     async def _put(self, connection: Connection, thread: DoorThread, note: Note, seq: int) -> None:
         match note:

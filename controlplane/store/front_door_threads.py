@@ -251,6 +251,15 @@ async def stumbled(connection: Connection, thread_id: str, seq: int) -> int:
     return row["failures"] if row else 0
 
 
+async def pass_over(connection: Connection, thread_id: str) -> None:
+    """Note that nothing of what a thread's session has done by now is told any more."""
+    await connection.execute(
+        "UPDATE front_door_threads t SET seen_seq = s.last_seq, failed_seq = NULL FROM sessions s"
+        " WHERE t.id = %s AND s.id = t.session_id",
+        (thread_id,),
+    )
+
+
 async def with_news(connection: Connection, thread_id: str) -> DoorThread | None:
     """Return a thread whose session has done something that is not in the ledger yet."""
     row = await one(

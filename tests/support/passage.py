@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 _ID = re.compile(r"[a-z]+_[0-9a-hjkmnp-tv-z]{26}")
@@ -18,11 +18,12 @@ class Passage:
     """Passes requests on.
 
     ``watch`` is called with each, its ids as ``*``, when it has come, and again when the API has done it; true: no
-    more is done about it.
+    more is done about it. ``instead``: what is answered to a request that the API is not asked.
     """
 
     def __init__(self, url: str):
         self.watch: Callable[[str, Literal["came", "taken"]], Awaitable[bool]] | None = None
+        self.instead: dict[str, dict[str, Any]] = {}
         unlimited = httpx.Limits(max_connections=None)
         self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, limits=unlimited)
 
@@ -32,6 +33,9 @@ class Passage:
         asked = f"{request.method} {_ID.sub('*', request.url.path)}"
         if self.watch is not None and await self.watch(asked, "came"):
             await Response("lost", 500)(scope, receive, send)
+            return
+        if asked in self.instead:
+            await JSONResponse(self.instead[asked])(scope, receive, send)
             return
         headers = {name: value for name, value in request.headers.items() if name in _KEPT}
         url = httpx.URL(request.url.path, query=request.url.query.encode())

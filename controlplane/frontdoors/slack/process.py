@@ -156,6 +156,9 @@ async def _replaced(
         except BulkheadError as error:
             _log.warning("slack_tokens_not_replaced", error=error.code, cause=error.message)
             continue
+        except Exception as error:  # noqa: BLE001 - whatever it is, the door stays open with the tokens that it has
+            _log.error("slack_tokens_not_replaced", error=type(error).__name__, exc_info=error)
+            continue
         if (who.team, who.app) == (door.team, door.app):
             return
         _log.warning("slack_tokens_not_replaced", error="another_team", team=who.team, app=who.app)

@@ -101,8 +101,30 @@ async def test_what_a_session_did_that_nobody_can_read_is_left_out(slack: Worksp
     assert await slack.refused("failed: KeyError") == before + 2
 
 
-async def happens(connection: psycopg.AsyncConnection[tuple[Any, ...]], session_id: str, kind: str) -> None:
-    """Have something happen in a session in a form that nobody knows, which could not be told six times."""
+@pytest.mark.slow
+async def test_what_a_session_did_that_cannot_be_followed_is_left_out(slack: Workspace) -> None:
+    ts = await slack.slack.mention("C005", script({"text": "before"}))
+    (answer,) = await slack.answers("C005", ts)
+    session_id = shown(answer).rpartition("/")[2]
+    before = await slack.refused("failed: KeyError")
+    slack.passage.instead["GET /v1/sessions/*"] = {"status": "idle", "stop_reason": None}
+    async with in_its_database(slack) as connection:
+        await happens(connection, session_id, "session.status_idle", is_readable=False)
+        await slack.until(partial(left_out, slack, ts, 1), "it left out")
+    del slack.passage.instead["GET /v1/sessions/*"]
+    await slack.slack.say("C005", script({"text": "and on"}), thread=ts)
+    *_, last = await slack.answers("C005", ts, times=2)
+    assert shown(last).startswith("and on")
+    assert await slack.refused("failed: KeyError") == before + 1
+
+
+async def happens(
+    connection: psycopg.AsyncConnection[tuple[Any, ...]], session_id: str, kind: str, *, is_readable: bool = True
+) -> None:
+    """Have something happen in a session in a form that nobody knows, which could not be told six times.
+
+    ``is_readable``: otherwise it was not even read.
+    """
     async with connection.transaction():
         await connection.execute("UPDATE sessions SET last_seq = last_seq + 1 WHERE id = %s", (session_id,))
         await connection.execute(
@@ -112,9 +134,10 @@ async def happens(connection: psycopg.AsyncConnection[tuple[Any, ...]], session_
             (kind, session_id),
         )
         await connection.execute(
-            "UPDATE front_door_threads t SET failures = 6, failed_seq = s.last_seq FROM sessions s"
+            "UPDATE front_door_threads t SET failures = 6,"
+            " failed_seq = CASE WHEN %s THEN s.last_seq ELSE t.seen_seq END FROM sessions s"
             " WHERE s.id = t.session_id AND s.id = %s",
-            (session_id,),
+            (is_readable, session_id),
         )
         await connection.execute("SELECT pg_notify('bulkhead_front_doors', '')")
 

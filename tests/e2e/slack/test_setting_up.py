@@ -134,12 +134,18 @@ async def test_a_token_that_was_replaced_is_used_as_soon_as_it_is_in_the_vault(s
         async def said_no() -> bool:
             return "slack_tokens_not_replaced" in opened.door.known.tail()
 
+        async def confused() -> bool:
+            return "TypeError" in opened.door.known.tail()
+
         opened.relay.revoked = {BOT_TOKEN, "xoxb-mistyped"}
         opened.relay.issued = {"xoxb-issued"}
         ts = await opened.slack.mention("C001", script({"text": "after all"}))
         await rotate("xoxb-mistyped")
         await opened.until(said_no, "that Slack does not take the new one either")
+        opened.relay.stubs["bots.info"] = lambda _: {"ok": True}
         await rotate("xoxb-issued")
+        await opened.until(confused, "that nothing is known of the new one")
+        del opened.relay.stubs["bots.info"]
         (answer,) = await opened.answers("C001", ts)
         assert shown(answer).startswith("after all")
         assert opened.door.known.running.poll() is None, "nobody had to start it again"
