@@ -206,15 +206,17 @@ async def told_before(connection: Connection, session_id: str, item: Item) -> bo
 
 
 async def forget(connection: Connection, front_door_id: str) -> None:
-    """Forget what nobody tells again: deliveries after three days, what was said to others after ten minutes, and
-    what became of the rest after thirty days."""
+    """Forget what nobody tells again: deliveries after three days, what was said to others after ten minutes unless
+    something in its thread still waits that may make it ours, and what became of the rest after thirty days."""
     await connection.execute(
         "DELETE FROM front_door_deliveries WHERE front_door_id = %s AND received_at < now() - interval '3 days'",
         (front_door_id,),
     )
     await connection.execute(
-        "DELETE FROM front_door_inbox WHERE front_door_id = %s AND state = 'parked'"
-        " AND received_at < now() - interval '10 minutes'",
+        "DELETE FROM front_door_inbox said WHERE front_door_id = %s AND state = 'parked'"
+        " AND received_at < now() - interval '10 minutes' AND NOT EXISTS (SELECT FROM front_door_inbox waiting"
+        " WHERE waiting.front_door_id = said.front_door_id AND waiting.place = said.place"
+        " AND waiting.thread = said.thread AND waiting.state IN ('held', 'waiting'))",
         (front_door_id,),
     )
     await connection.execute(

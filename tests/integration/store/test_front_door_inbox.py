@@ -6,7 +6,7 @@ from controlplane.frontdoors.contract import Crossed, Pressed, Said
 from controlplane.store import front_door_inbox, front_door_threads
 from controlplane.store.front_door_threads import DoorThread
 from controlplane.store.frontdoors import FrontDoorRecord
-from controlplane.store.pool import Connection, Database
+from controlplane.store.pool import Connection, Database, rows
 from tests.integration.store.conftest import WORKSPACE
 from tests.support.frontdoors import inbound, make_door, make_thread
 
@@ -44,6 +44,25 @@ async def test_a_thread_is_ours_once_who_addressed_us_was_let_in(database: Datab
         assert await front_door_inbox.receive(connection, door, inbound(REPLY, message="3.0")) == "new"
         assert await done_in_turn(connection, at) == ["1.0", "2.0", "3.0"], "what was said meanwhile is not lost"
         assert await front_door_threads.of_person(connection, door.id, "C001", "U02BOB") == "1.0"
+
+
+async def test_what_is_said_below_a_mention_is_kept_as_long_as_the_mention_waits(database: Database) -> None:
+    async with database.transaction(WORKSPACE) as connection:
+        door = await make_door(connection)
+        at = await mentioned(connection, door)
+        for thread in ("1.0", "9.0"):
+            reply = inbound(REPLY, thread=thread, message=f"{thread}1")
+            assert await front_door_inbox.receive(connection, door, reply) == "not_ours"
+        await connection.execute("UPDATE front_door_inbox SET received_at = now() - interval '11 minutes'")
+        await front_door_inbox.forget(connection, door.id)
+        kept = await rows(connection, "SELECT message FROM front_door_inbox ORDER BY message", {})
+        assert [each["message"] for each in kept] == ["1.0", "1.01"], "nobody was asked into the other thread"
+        first = await front_door_inbox.next_item(connection, at)
+        assert first is not None
+        await front_door_inbox.settle(connection, first.id, "refused")
+        await front_door_inbox.forget(connection, door.id)
+        kept = await rows(connection, "SELECT state FROM front_door_inbox", {})
+    assert [each["state"] for each in kept] == ["refused"]
 
 
 async def test_what_is_said_below_a_mention_that_was_refused_is_not_for_us(database: Database) -> None:
