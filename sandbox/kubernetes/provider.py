@@ -92,7 +92,7 @@ class KubernetesProvider(Supervised):
             started = time.monotonic()
             facts, _ = await asyncio.wait_for(self._ask(sandbox_id, {"op": "hello"}), HELLO_SECONDS)
             connected = time.monotonic()
-            self._refuse_faults(sandbox_id, facts, spec)
+            self._refuse_faults(facts, spec)
             info = SandboxInfo(
                 sandbox_id=sandbox_id,
                 provider="kubernetes",
@@ -123,14 +123,14 @@ class KubernetesProvider(Supervised):
             raise away("process 1 of a pod that runs does not answer") from error
         return SandboxInfo.model_validate_json(record)
 
-    def _refuse_faults(self, sandbox_id: str, facts: Header, spec: SandboxSpec) -> None:
+    def _refuse_faults(self, facts: Header, spec: SandboxSpec) -> None:
         if not (faults := isolation_faults(facts, spec)):
             return
         hint = ""
         if facts["canary"]["reached"]:
             hint = (
-                f"; the cluster's network does not keep to the NetworkPolicy of {self._options.namespace!r}, or there "
-                "is none: install a network plugin that enforces policies (Calico, Cilium, kube-router)"
+                f"; the cluster's network does not keep to the NetworkPolicy of {self._options.namespace!r}, or "
+                "there is none: install a network plugin that enforces policies (Calico, Cilium, kube-router)"
             )
         raise SandboxError(f"it is not isolated: {'; '.join(faults)}{hint}", code="provision_failed")
 
@@ -326,18 +326,19 @@ class KubernetesProvider(Supervised):
 
 def _isolation(facts: Header) -> dict[str, bool | str]:
     looks = facts["looks"]
+    held = f"seen to hold after {looks['late_ms']} ms: {looks['targets']} targets, {looks['rounds']} times"
     return {
         "user_namespace": facts["user_namespace"],
         "pid_namespace": facts["pid"] == 1,
         "network": "none",
-        "network_policy": f"seen to hold after {looks['late_ms']} ms: {looks['targets']} targets, {looks['rounds']} times",
+        "network_policy": held,
         "no_capabilities": facts["capabilities"] == 0,
         "no_new_privileges": facts["no_new_privileges"],
         "seccomp": facts["seccomp"],
         "read_only_root": facts["read_only_root"],
         "workspace_limit": True,
         "host_user": f"one per sandbox ({facts['uid']})",
-        "supervisor": "same user as the commands; process 1, non-dumpable, and hears only what is sealed with its key",
+        "supervisor": "same user as the commands; process 1, non-dumpable, and hears only what its key has sealed",
     }
 
 

@@ -1,4 +1,4 @@
-"""The ways in: process 1 itself, the bridge to it through a container engine, and how its runtime comes into a pod."""
+"""The ways in: process 1 itself, the bridge to it through an engine, and how the runtime comes into a pod."""
 
 import json
 import os

@@ -128,7 +128,7 @@ def become_command(
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)  # also what a worker ignores that was started with nohup
         if not shielded:
-            # Only a dumpable process may write its own file in /proc; by now nothing but its standard streams is open.
+            # Only a dumpable process may write its own file in /proc; by now only its standard streams are open.
             prctl(PR_SET_DUMPABLE, 1)
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write(OOM_SCORE)
