@@ -139,7 +139,7 @@ class KubernetesProvider(Supervised):
         async with self._preparing:
             if self._cluster is None:
                 cluster = await Cluster.look(self._api, self._options)
-                if self._options.gate is not None:
+                if cluster.gate is None:
                     await policy.check(self._api, self._options.namespace)
                 else:
                     await policy.make(self._api, self._options, cluster.gate)
@@ -148,6 +148,10 @@ class KubernetesProvider(Supervised):
 
     async def _opened_gate(self) -> tuple[str, int]:
         cluster = await self._prepared()
+        if cluster.gate is None:
+            raise SandboxError(
+                "a pod's way out leads to the gate in the cluster, not to this host", code="provision_failed"
+            )
         async with self._preparing:
             return self._gate.address or await self._gate.open(*cluster.gate)
 
@@ -214,10 +218,6 @@ class KubernetesProvider(Supervised):
 
     async def ear(self, sandbox_id: str) -> socket.socket:
         """Return a listening socket of this host, at which the pod's own ear is heard."""
-        if self.has_remote_gate:
-            raise SandboxError(
-                "a pod's way out leads to the gate in the cluster, not to this host", code="provision_failed"
-            )
         gate = await self._opened_gate()
         await self._lead_to(sandbox_id, gate, self._derived("gate", sandbox_id).hex())
         return self._gate.ear(sandbox_id)

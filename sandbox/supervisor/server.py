@@ -123,8 +123,8 @@ class Supervisor:
                 return
             if run := self.runs.pop(pid, None):
                 run.keeper_gone(status)
-            else:
-                self._ear.gone(pid)
+            elif pid == self._ear.relay:
+                self.later(SWEEP_PAUSE_SECONDS, self._ear.renew_relay)
 
     def kill_strays(self) -> None:
         """Kill processes that process 1 got because somebody inside killed their keeper."""

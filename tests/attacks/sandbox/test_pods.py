@@ -153,6 +153,19 @@ async def test_a_bridge_that_is_killed_only_interrupts(box: Box) -> None:
     assert (result.status, result.stdout) == ("exited", "before\nafter\n")
 
 
+async def test_a_bridge_that_is_killed_while_a_file_is_written_loses_no_sandbox(box: Box) -> None:
+    async def content() -> AsyncGenerator[bytes]:
+        yield b"first"
+        # It is gone before it can tell its own end, so that the answer comes over the next one.
+        await box.run(f"kill -9 $({_BRIDGES})")
+        yield b"second"
+
+    with pytest.raises(SandboxError, match="broke while") as caught:
+        await box.provider.write_file(box.sandbox_id, "/workspace/file", content())
+    assert caught.value.code == "engine_away"
+    assert (await box.run("ls -A /workspace")).stdout == ""
+
+
 async def test_a_bridge_cannot_be_read_or_traced(box: Box) -> None:
     bridge = (await box.run(_BRIDGES)).stdout.split()[0]
     tried = await box.run(f"cat /proc/{bridge}/environ; ls /proc/{bridge}/fd; head -c 1 /proc/{bridge}/mem")
