@@ -82,7 +82,7 @@ def manifest(
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},
         "securityContext": {
-            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
+            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": options.node_selector,
