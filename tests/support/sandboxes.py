@@ -16,8 +16,7 @@ from sandbox.docker import DockerProvider
 from sandbox.kubernetes import KubernetesProvider
 from sandbox.namespace import NamespaceProvider
 from tests.support import cluster
-from tests.support.images import TEST_IMAGE as TEST_IMAGE
-from tests.support.images import busybox_root
+from tests.support.images import TEST_IMAGE, busybox_root
 
 SMALL = SandboxSpec(memory_mb=256, workspace_mb=128, pids=256, lifetime_seconds=300)
 KINDS = [
@@ -117,7 +116,9 @@ def make_provider(
     return lambda: provider_of(request.param, tmp_path / "sandboxes", cache, installation)
 
 
-def provider_of(kind: str, state: Path, cache: Path, installation: str, *, bwrap: Path | None = None) -> SandboxProvider:
+def provider_of(
+    kind: str, state: Path, cache: Path, installation: str, *, bwrap: Path | None = None
+) -> SandboxProvider:
     """Make a provider of a kind; `busybox_image` must be there for a container."""
     if kind == "namespace":
         return NamespaceProvider(state_dir=state, cache_dir=cache, installation=installation, bwrap=bwrap)
