@@ -40,7 +40,7 @@ RUN pip3 --python /opt/bulkhead/bin/python install --quiet --no-index --no-deps 
 FROM system
 COPY --from=packages /opt/bulkhead /opt/bulkhead
 COPY --from=program /opt/bulkhead/program /opt/bulkhead/program
-ENV PATH=/opt/bulkhead/program/bin:/opt/bulkhead/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bulkhead/program/bin \
     LANG=C.UTF-8 \
     HOME=/var/lib/bulkhead \
     BULKHEAD_DATA_DIR=/var/lib/bulkhead
