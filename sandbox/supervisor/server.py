@@ -9,17 +9,22 @@ import struct
 import time
 from collections.abc import Callable
 
+from sandbox.supervisor.canary import Canary, surroundings
 from sandbox.supervisor.commands import Commands
 from sandbox.supervisor.confinement import controls, network_canary
 from sandbox.supervisor.connection import Connection
 from sandbox.supervisor.ear import Ear
 from sandbox.supervisor.files import RefusedError
 from sandbox.supervisor.frames import Header
-from sandbox.supervisor.processes import Processes, send_signal
-from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Run
+from sandbox.supervisor.processes import Processes, parent_of, send_signal
+from sandbox.supervisor.relay import Gate
+from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Run
+from sandbox.supervisor.seal import Keyhole, SealedEnd
 
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
+PROOF_SECONDS = 120.0
+"""A pod's life begins when its network was seen to let nothing through; one that nobody asks for that ends itself."""
 ANCHOR_SECONDS = 10.0
 """How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
@@ -30,7 +35,8 @@ class Supervisor:
     def __init__(self, listener: socket.socket, options: Header, *, filtered: bool):
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.limits: Header = options.get("limits", {})
-        self.facts = {"canary": network_canary(), **controls(filtered=filtered)}
+        self.shielded: bool = options.get("sealed", False)
+        self.facts: Header = controls(filtered=filtered)
         self.runs: dict[int, Run] = {}
         self._commands = Commands(self, spool_bytes=options["spool_bytes"], tasks=options["tasks"])
         self._ear = Ear()
@@ -40,9 +46,19 @@ class Supervisor:
         self._sequence = 0
         self._greeted = False
         self._deadline = self._next_look = float("inf")
-        self._renew(options["lifetime_seconds"])
+        self._lifetime: float = options["lifetime_seconds"]
         self._anchor: int | None = options.get("anchor_fd")
         self.later(ANCHOR_SECONDS, self._check_anchor)
+        self._keyhole = Keyhole() if options.get("sealed") else None
+        self._awaiting: list[Answer] = []
+        self._canary: Canary | None = None
+        if "canary" in options:
+            targets = surroundings() + [(host, port) for host, port in options["canary"]["targets"]]
+            self._canary = Canary(self, targets, options["canary"]["quiet_seconds"], self._tell_facts)
+            self._renew(PROOF_SECONDS)
+            return
+        self.facts["canary"] = network_canary()
+        self._renew(self._lifetime)
         self.later(GREETING_SECONDS, lambda: None if self._greeted else self._end())
 
     def later(self, delay: float, callback: Callable[[], None]) -> None:
@@ -79,11 +95,16 @@ class Supervisor:
             sock, _ = self._listener.accept()
         except OSError:
             return
-        peer = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        pid, peer, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if self._peer_uid is not None and peer != self._peer_uid:
             sock.close()
             return
-        Connection(self, sock)
+        if self._keyhole is None:
+            Connection(self, sock)
+        elif parent_of(pid) == 0:
+            Connection(self, sock, SealedEnd(self._keyhole))
+        else:
+            sock.close()  # No child of process 1: only who was started from outside has no parent here.
 
     def reap(self) -> None:
         """Take note of every child that has ended."""
@@ -96,14 +117,17 @@ class Supervisor:
                 return
             if run := self.runs.pop(pid, None):
                 run.keeper_gone(status)
+            else:
+                self._ear.gone(pid)
 
     def kill_strays(self) -> None:
         """Kill processes that process 1 got because somebody inside killed their keeper."""
         processes = Processes()
         children = {pid for pid, parent in processes.parents.items() if parent == 1}
-        for stray in children - self.runs.keys():
+        children -= self.runs.keys() | {self._ear.relay}
+        for stray in children:
             send_signal({stray} | processes.below(stray), signal.SIGKILL)
-        if children - self.runs.keys():
+        if children:
             self.later(SWEEP_PAUSE_SECONDS, self.kill_strays)
 
     def oom_kills(self) -> int:
@@ -138,6 +162,17 @@ class Supervisor:
         if time.monotonic() >= self._next_look:
             self._look_again()
 
+    def _tell_facts(self) -> None:
+        """Answer who has asked what confines this sandbox, once that is known; its life begins then."""
+        verdict = self._canary.verdict if self._canary is not None else None
+        if "canary" not in self.facts and verdict is not None and self._awaiting:
+            self.facts |= {"canary": {"reached": verdict["reached"]}, "looks": verdict}
+            self._renew(self._lifetime)
+        if "canary" in self.facts:
+            for answer in self._awaiting:
+                answer(self.facts, b"")
+            self._awaiting.clear()
+
     def obey(self, connection: Connection, order: Header, payload: bytes) -> None:
         """Carry out one order."""
         self._greeted = True
@@ -148,7 +183,17 @@ class Supervisor:
         try:
             match order["op"]:
                 case "hello":
-                    answer(self.facts)
+                    self._awaiting.append(answer)
+                    self._tell_facts()
+                case "end":
+                    answer({})
+                    self._end()
+                case _ if "canary" not in self.facts:
+                    raise RefusedError("bad_request", "this sandbox has not been seen to reach nothing yet")
+                case "ear" if "gate" in order:
+                    host, port = order["gate"]
+                    self._ear.lead_to(Gate((host, port), order["preamble"].encode()))
+                    answer({})
                 case "ear":
                     connection.send_descriptor({"id": order["id"]}, self._ear.descriptor())
                 case "renew":
