@@ -34,12 +34,12 @@ FROM packages AS program
 COPY bulkhead /bulkhead
 RUN pip3 --python /opt/bulkhead/bin/python install --quiet --no-index --no-deps --target /opt/bulkhead/program /bulkhead/*.whl && \
     sed -i '1s|.*|#!/opt/bulkhead/bin/python|' /opt/bulkhead/program/bin/bulkhead && \
-    mkdir /opt/bulkhead/program/cache && \
-    cd / && /opt/bulkhead/bin/python -c "from pathlib import Path; from sandbox.runtime import build; build(Path('/opt/bulkhead/program/cache'))"
+    cd / && /opt/bulkhead/bin/python -c "from pathlib import Path; from sandbox.runtime import install; install(Path('/.bulkhead'))"
 
 FROM system
 COPY --from=packages /opt/bulkhead /opt/bulkhead
 COPY --from=program /opt/bulkhead/program /opt/bulkhead/program
+COPY --from=program /.bulkhead /.bulkhead
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bulkhead/program/bin \
     LANG=C.UTF-8 \
     HOME=/var/lib/bulkhead \

@@ -26,6 +26,9 @@ from tests.support.emulator import free_port
 
 CHECKOUT = Path(__file__).parents[2]
 CHART = CHECKOUT / "helm" / "bulkhead"
+KUBE_VERSION = (
+    "--kube-version=1.34.0"  # what `helm` takes for the cluster where it asks none depends on how it was built
+)
 _COMMAND_SECONDS = 400
 _ANSWER_SECONDS = 60
 _LOOK_SECONDS = 0.2
@@ -34,9 +37,7 @@ _MISSES = 15  # looks in which nobody answered: the pod behind the port is anoth
 
 def call(*command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command; that it fails fails the test with what it said."""
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
-    )
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
     assert not check or done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
     return done
 
@@ -78,13 +79,15 @@ def require_cluster() -> None:
 
 def render(*options: str, release: str = "bulkhead", namespace: str = "bulkhead") -> list[dict[str, Any]]:
     """Return the objects of the chart with these options."""
-    text = call("helm", "template", release, str(CHART), f"--namespace={namespace}", *options).stdout
+    text = call("helm", "template", release, str(CHART), f"--namespace={namespace}", KUBE_VERSION, *options).stdout
     return [each for each in yaml.safe_load_all(text) if each]
 
 
 def refusal(*options: str) -> str:
     """Return what the chart says of options that it must refuse."""
-    done = call("helm", "template", "bulkhead", str(CHART), "--namespace=bulkhead", *options, check=False)
+    done = call(
+        "helm", "template", "bulkhead", str(CHART), "--namespace=bulkhead", KUBE_VERSION, *options, check=False
+    )
     assert done.returncode != 0, "the chart takes them"
     return done.stderr
 

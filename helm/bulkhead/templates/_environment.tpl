@@ -6,7 +6,7 @@
 - name: BULKHEAD_LOG_FORMAT
   value: json
 - name: BULKHEAD_DATABASE_URL
-  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "database" "wanted" "a Postgres URL") }}}
+  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "database") }}}
 {{- if not (has .part (list "gateway" "egress" "slack" "migrate")) }}
 - name: BULKHEAD_TEMPORAL_ADDRESS
   value: {{ include "bulkhead.temporal" $root | quote }}
@@ -29,7 +29,7 @@
 {{- end }}
 {{- if has .part (list "api" "egress" "memory-worker" "slack") }}
 - name: BULKHEAD_MASTER_KEY
-  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "masterKey" "wanted" "base64 of 32 random bytes") }}}
+  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "masterKey") }}}
 {{- end }}
 {{- if has .part (list "sandboxes" "egress" "clear") }}
 - name: BULKHEAD_WORKER_NAME
@@ -85,7 +85,7 @@
   value: "8403"
 {{- else if eq .part "migrate" }}
 - name: BULKHEAD_API_KEY
-  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "apiKey" "wanted" "the first API key") }}}
+  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "apiKey") }}}
 {{- end }}
 {{- end }}
 
@@ -106,9 +106,11 @@
 - name: BULKHEAD_KUBERNETES_RUNTIME_CLASS
   value: {{ $values.sandbox.runtimeClass | quote }}
 - name: BULKHEAD_KUBERNETES_NODE_SELECTOR
-  value: {{ range $key, $value := $values.sandbox.nodeSelector }}{{ printf "%s=%s," $key $value }}{{ end | trimSuffix "," | quote }}
+  {{- $labels := list }}
+  {{- range $key, $value := $values.sandbox.nodeSelector }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
+  value: {{ join "," $labels | quote }}
 - name: BULKHEAD_KUBERNETES_KEY
-  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" . "secret" "sandboxKey" "wanted" "16 random characters or more") }}}
+  valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" . "secret" "sandboxKey") }}}
 - name: BULKHEAD_KUBERNETES_GATE
   value: {{ include "bulkhead.name" . }}-egress.{{ .Release.Namespace }}:3129
 - name: BULKHEAD_KUBERNETES_CANARY

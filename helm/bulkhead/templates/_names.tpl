@@ -28,7 +28,7 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
-{{/* {root, secret, wanted}: where a secret is, as a secretKeyRef. */}}
+{{/* {root, secret}: where a secret is, as a secretKeyRef. */}}
 {{- define "bulkhead.secret" -}}
 {{- $given := index .root.Values.secrets .secret -}}
 {{- if $given.name -}}
@@ -36,7 +36,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- else if .root.Values.embedded.enabled -}}
 {name: {{ include "bulkhead.name" .root }}-embedded, key: {{ $given.key | quote }}}
 {{- else -}}
-{{- fail (printf "secrets.%s.name is not set: make a secret with the key %s (%s) in the release's namespace and name it, or try Bulkhead out with embedded.enabled=true" .secret $given.key .wanted) -}}
+{{- $missing := list -}}
+{{- range $name := list "database" "masterKey" "apiKey" "sandboxKey" -}}
+{{- $each := index $.root.Values.secrets $name -}}
+{{- if not $each.name }}{{ $missing = append $missing (printf "secrets.%s.name (its key: %s)" $name $each.key) }}{{ end -}}
+{{- end -}}
+{{- fail (printf "not set: %s. Make a secret in the namespace %s and name it, or try Bulkhead out with embedded.enabled=true" (join ", " $missing) .root.Release.Namespace) -}}
 {{- end -}}
 {{- end }}
 

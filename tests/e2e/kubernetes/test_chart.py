@@ -1,6 +1,7 @@
 """The chart as it is rendered, with nothing installed."""
 
 import json
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ EVERYTHING = (
     "--set=networkPolicies.apiFrom[0].podSelector.matchLabels.app=proxy",
     "--set=settings.BULKHEAD_MODEL_LOG_DAYS=30,gateway.settings.OPENAI_BASE_URL=https://models.example.com/v1",
 )
-SETS = {"embedded": EMBEDDED, "external": EXTERNAL, "everything": EVERYTHING}
-OWN_NAMESPACES = {"release": "bulkhead-dryrun", "sandboxes": "bulkhead-dryrun-sandboxes"}
+TRYING = (f"--values={CHART.parent / 'trying.yaml'}",)
+SETS = {"embedded": EMBEDDED, "trying": TRYING, "external": EXTERNAL, "everything": EVERYTHING}
+ALONE: dict[str, Any] = {"serviceAccountName": "default"}
+"""What a pod of the chart is given to be looked at without the rest of it."""
 HARMFUL_FIELDS = {"hostNetwork", "hostPID", "hostIPC", "hostPath", "hostPort", "privileged"}
 
 
@@ -155,7 +158,7 @@ def test_every_pod_is_under_a_policy(rendered: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "secrets.database.name is not set: make a secret with the key database-url"),
+        ((), "not set: secrets.database.name (its key: database-url), secrets.masterKey.name"),
         ((EXTERNAL[0],), "temporal.address is not set: give the host:port of a Temporal frontend"),
         ((*EMBEDDED, "--set=sandbox.namespace=bulkhead"), "sandboxes need one of their own"),
         ((*EMBEDDED, "--set=ingress.enabled=true"), "ingress.host is not set"),
@@ -165,7 +168,7 @@ def test_every_pod_is_under_a_policy(rendered: list[dict[str, Any]]) -> None:
         ((*EMBEDDED, "--set=brain.replica=3"), "additional properties 'replica' not allowed"),
         ((*EMBEDDED, "--set=sandbox.canary=none"), "canary"),
         ((*EMBEDDED, "--set=image.pullPolicy=Sometimes"), "pullPolicy"),
-        ((*EMBEDDED, "--set=settings.PATH=/"), "settings"),
+        ((*EMBEDDED, "--set=settings.PATH=/"), "invalid propertyName 'PATH'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: tuple[str, ...], said: str) -> None:
@@ -182,27 +185,32 @@ def test_replicas_are_left_to_who_scales_them() -> None:
     assert deployments["bulkhead-sandboxes"] == 2
 
 
-@pytest.mark.parametrize("options", SETS.values(), ids=SETS)
-def test_the_api_server_takes_every_object(options: tuple[str, ...]) -> None:
+@pytest.fixture(scope="module")
+def strict_namespaces() -> Generator[tuple[str, str]]:
+    """Two namespaces, for a release and for sandboxes, that take pods of Pod Security `restricted` alone."""
     require_cluster()
-    release, sandboxes = OWN_NAMESPACES["release"], OWN_NAMESPACES["sandboxes"]
-    for name in (release, sandboxes):
-        label = "pod-security.kubernetes.io/enforce=restricted"
-        kubectl("apply", "--filename=-", stdin=json.dumps(namespace(name)))
-        kubectl("label", "--overwrite", "namespace", name, label)
-    try:
-        found = render(*options, f"--set=sandbox.namespace={sandboxes}", namespace=release)
-        for each in found:
-            if each["kind"] != "Namespace":
-                each["metadata"].setdefault("namespace", release)
-        listing = {"apiVersion": "v1", "kind": "List", "items": found}
-        said = call("kubectl", "apply", "--dry-run=server", "--filename=-", stdin=json.dumps(listing))
-        assert said.stdout.count("server dry run") == len(found)
-        assert "violate" not in said.stderr, "Pod Security `restricted` takes every pod"
-    finally:
-        kubectl("delete", "namespace", "--wait=false", release, sandboxes)
+    names = ("bulkhead-dryrun", "bulkhead-dryrun-sandboxes")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    for name in names:
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        kubectl("apply", "--filename=-", stdin=json.dumps(space))
+    yield names
+    kubectl("delete", "namespace", "--wait=false", *names)
 
 
-def namespace(name: str) -> dict[str, Any]:
-    """Return a bare namespace."""
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+@pytest.mark.parametrize("options", SETS.values(), ids=SETS)
+def test_the_api_server_takes_every_object(options: tuple[str, ...], strict_namespaces: tuple[str, str]) -> None:
+    release, sandboxes = strict_namespaces
+    found = render(*options, f"--set=sandbox.namespace={sandboxes}", namespace=release)
+    pods_alone = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"only-{name}"}, "spec": {**spec, **ALONE}}
+        for name, spec in pods(found).items()
+        if any(volume["name"] == "data" for volume in spec["volumes"])  # not a claim of its stateful set
+    ]
+    for each in [*found, *pods_alone]:
+        if each["kind"] != "Namespace":
+            each["metadata"].setdefault("namespace", release)
+    listing = {"apiVersion": "v1", "kind": "List", "items": [*found, *pods_alone]}
+    said = call("kubectl", "apply", "--dry-run=server", "--filename=-", stdin=json.dumps(listing))
+    assert said.stdout.count("server dry run") == len(listing["items"])
+    assert "violate" not in said.stderr, "Pod Security `restricted` takes every pod"
