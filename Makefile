@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow lint bench soak image clean
+.PHONY: setup demo test test-slow test-kubernetes lint bench soak image clean
 
 minutes ?= 60
 base ?=
@@ -11,10 +11,14 @@ demo: setup
 	@.venv/bin/bulkhead demo
 
 test: setup
-	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker and not kubernetes"
 
 test-slow: setup
-	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "slow or docker"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "(slow or docker) and not kubernetes"
+
+# On the cluster that KUBECONFIG names, with images from `tests/support/cluster.py`; skipped with a reason without one.
+test-kubernetes: setup
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m kubernetes
 
 lint: setup
 	.venv/bin/ruff format --check .

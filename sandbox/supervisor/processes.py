@@ -147,9 +147,7 @@ def become_command(
     os._exit(CANNOT_START)
 
 
-def run_command(
-    order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header, *, shielded: bool
-) -> None:
+def run_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header, *, shielded: bool) -> None:
     """Be the command's keeper: its orphans become children of this process, so that none gets away. Never returns."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.set_wakeup_fd(-1)

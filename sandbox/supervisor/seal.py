@@ -1,8 +1,8 @@
 """Frames that only the worker and process 1 can have written, whoever carries them.
 
 In a pod the bridge runs as the same user as the commands, which may stop it, trace it or put themselves in its place.
-So each piece of a connection is numbered and has a tag of a key that no command has ever seen: process 1 takes it from
-its first connection, before any command can run. Whoever is in between can break the connection, and no more.
+So each piece of a connection is numbered and has a tag of a key that no command has ever seen: process 1 takes it
+from its first connection, before any command can run. Whoever is in between can break the connection, and no more.
 """
 
 import os

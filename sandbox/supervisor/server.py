@@ -23,6 +23,8 @@ from sandbox.supervisor.seal import Keyhole, SealedEnd
 
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
+END_SECONDS = 0.05
+"""Between the answer that it will end and the end, for the answer to leave."""
 PROOF_SECONDS = 120.0
 """A pod's life begins when its network was seen to let nothing through; one that nobody asks for that ends itself."""
 ANCHOR_SECONDS = 10.0
@@ -187,7 +189,7 @@ class Supervisor:
                     self._tell_facts()
                 case "end":
                     answer({})
-                    self._end()
+                    self.later(END_SECONDS, self._end)
                 case _ if "canary" not in self.facts:
                     raise RefusedError("bad_request", "this sandbox has not been seen to reach nothing yet")
                 case "ear" if "gate" in order:
