@@ -3,17 +3,19 @@
 from controlplane.egress import ears_path
 from controlplane.settings import Settings
 from controlplane.store.checkpoints import PostgresCheckpoints
+from controlplane.store.egress import PostgresAdmissions
 from controlplane.store.pool import Database
 from controlplane.store.sandboxes import PostgresSandboxes
 from controlplane.store.warm import PostgresWarm
 from sandbox import choice
+from sandbox.admission import Admissions
 from sandbox.checkpoint import Checkpoints
 from sandbox.contract import ProviderName, SandboxError, SandboxProvider
 from sandbox.docker import DockerProvider
 from sandbox.egress import EarsClient
 from sandbox.keeper import Keeper, ProviderChoice
 from sandbox.namespace import NamespaceProvider
-from sandbox.outlet import Outlets
+from sandbox.outlet import Outlets, WaysOut
 from sandbox.pool import Pool
 from sandbox.reaper import Reaper
 from sandbox.records import Wish
@@ -25,7 +27,7 @@ class Sandboxes:
     def __init__(self, settings: Settings, database: Database):
         self.providers = providers(settings)
         records = PostgresSandboxes(database)
-        self.outlets = Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
+        self.outlets = ways_out(settings, database)
         self.pool = Pool(
             records=PostgresWarm(database),
             providers=self.providers,
@@ -52,8 +54,21 @@ class Sandboxes:
         )
 
 
+def ways_out(settings: Settings, database: Database) -> WaysOut:
+    """Return how sandboxes get to a proxy: over the network if the settings say where its gate is."""
+    gate = gate_address(settings, "kubernetes_gate") if settings.sandbox == "kubernetes" else None
+    if gate is not None:
+        return Admissions(gate, PostgresAdmissions(database), ca_file=settings.egress_ca_file)
+    return Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
+
+
 def providers(settings: Settings) -> dict[ProviderName, SandboxProvider]:
-    """Return the providers that the settings allow, by name."""
+    """Return the providers that the settings allow, by name; raises `InvalidRequestError` that names the variable."""
+    if settings.sandbox == "kubernetes":
+        from controlplane.kubernetes import kubernetes_options
+        from sandbox.kubernetes import KubernetesProvider
+
+        return {"kubernetes": KubernetesProvider(kubernetes_options(settings))}
     installation = settings.host_name
     cache = settings.data_dir / "cache"
     found: dict[ProviderName, SandboxProvider] = {
@@ -70,7 +85,7 @@ def provider_choice(settings: Settings, available: dict[ProviderName, SandboxPro
 
     async def choose(wish: Wish) -> SandboxProvider:
         wanted = settings.sandbox if wish.provider == "auto" else wish.provider
-        if wanted == "kubernetes" or (wanted != "auto" and wanted not in available):
+        if wanted != "auto" and wanted not in available:
             raise SandboxError(
                 f"the environment asks for provider {wanted!r}, and this control plane runs with"
                 f" --sandbox {settings.sandbox}",

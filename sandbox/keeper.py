@@ -16,7 +16,7 @@ from sandbox.pool import Pool
 from sandbox.records import EndReason, Kind, Restored, SandboxDetails, SandboxRecords, SandboxRow, Wish
 
 if TYPE_CHECKING:  # the brain imports this module, and need not carry the proxy's libraries
-    from sandbox.outlet import Outlets
+    from sandbox.outlet import WaysOut
 
 RENEWAL_SECONDS = 60.0
 """How long a sandbox must outlive the command that it is about to run: time for its result and a checkpoint."""
@@ -37,7 +37,7 @@ class Keeper:
         pool: Pool,
         providers: Mapping[ProviderName, SandboxProvider],
         choose: ProviderChoice,
-        outlets: "Outlets",
+        outlets: "WaysOut",
         host: str,
     ):
         self._records = records

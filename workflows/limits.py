@@ -74,8 +74,8 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """The SDK's default holds heartbeats back for most of the time-out, and with them the cancellations they bring."""
 
 DRAIN = _seconds("BULKHEAD_DRAIN_SECONDS", 2)
-"""How long a stopping brain lets turns go on; what is left goes on in another attempt. In a cluster, where nobody waits
-for it to end, it may be longer."""
+"""How long a stopping brain lets turns go on; what is left goes on in another attempt. In a cluster, where
+nobody waits for it to end, it may be longer."""
 
 TOOL_DRAIN = _seconds("BULKHEAD_DRAIN_SECONDS", 1)
 """Likewise for a stopping sandbox worker; a command runs on in its sandbox, and the next attempt attaches to it."""
