@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate() -> None:
-    """Bring the database up to date, and make BULKHEAD_API_KEY, if it is set, the first key of the default workspace."""
+    """Bring the database up to date, and make BULKHEAD_API_KEY, if it is set, the first API key."""
     from controlplane.settings import Settings
 
     settings = Settings()

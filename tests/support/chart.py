@@ -92,23 +92,22 @@ def refusal(*options: str) -> str:
     return done.stderr
 
 
-def image_on_the_nodes() -> str:
-    """Build the image of this checkout, see to it that the nodes have it, and return its name."""
+def built_image() -> str:
+    """Build the image of this checkout and return a name for it that no other content has."""
     built = call(str(CHECKOUT / "image" / "build.sh")).stdout.strip()
     image_id = call("docker", "image", "inspect", "--format={{.Id}}", built).stdout.strip()
     name = f"bulkhead-test:{image_id.removeprefix('sha256:')[:12]}"
-    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
-    had = {each for node in nodes for image in node["status"]["images"] for each in image.get("names", [])}
-    if f"docker.io/library/{name}" not in had:
-        loader = os.environ.get("BULKHEAD_TEST_LOAD_IMAGE")
-        if not loader:
-            pytest.skip(f"the nodes lack {name}, and BULKHEAD_TEST_LOAD_IMAGE names no command that loads it")
-        archive = CHECKOUT / "build" / "image.tar"
-        call("docker", "tag", built, name)
-        call("docker", "save", name, f"--output={archive}")
-        call(*shlex.split(loader), str(archive))
-        archive.unlink()
+    call("docker", "tag", built, name)
     return name
+
+
+def nodes_have(image: str) -> bool:
+    """Whether every node has an image."""
+    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    return all(
+        any(f"docker.io/library/{image}" in each.get("names", []) for each in node["status"]["images"])
+        for node in nodes
+    )
 
 
 class Release:
@@ -180,7 +179,8 @@ class Release:
 
     def _forward(self) -> None:
         command: Sequence[str] = (
-            "kubectl", "--namespace", self.namespace, "port-forward", f"service/{self.full_name}-api", f"{self._port}:8400",
+            "kubectl", f"--namespace={self.namespace}", "port-forward", f"service/{self.full_name}-api",
+            f"{self._port}:8400",
         )  # fmt: skip
         while not self._stopping.is_set():
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -117,7 +117,9 @@ def make_provider(
     return lambda: provider_of(request.param, tmp_path / "sandboxes", cache, installation)
 
 
-def provider_of(kind: str, state: Path, cache: Path, installation: str, *, bwrap: Path | None = None) -> SandboxProvider:
+def provider_of(
+    kind: str, state: Path, cache: Path, installation: str, *, bwrap: Path | None = None
+) -> SandboxProvider:
     """Make a provider of a kind; `busybox_image` must be there for a container."""
     if kind == "namespace":
         return NamespaceProvider(state_dir=state, cache_dir=cache, installation=installation, bwrap=bwrap)

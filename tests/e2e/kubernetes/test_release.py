@@ -1,20 +1,35 @@
-"""One installation of the chart, from its first session to the end of it: nothing is lost on the way, nothing is left."""
+"""One installation of the chart, from its first session to its end: nothing is lost on the way, nothing is left."""
 
 import asyncio
+import contextlib
 import json
+import os
+import re
+import signal
+import subprocess
 import time
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import pytest
 
-from tests.support.chart import CHART, Release, call, image_on_the_nodes, kubectl, objects, require_cluster
+from tests.support.chart import (
+    CHART,
+    CHECKOUT,
+    Release,
+    built_image,
+    call,
+    kubectl,
+    nodes_have,
+    objects,
+    require_cluster,
+)
 from tests.support.client import Client, run, script, text
+from tests.support.emulator import free_port
 from tests.support.watch import Watcher
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
-SMALL = CHART.parent / "trying.yaml"
 PARTS = ("api", "gateway", "brain", "sandboxes", "egress", "memory-worker")
 VALUES = {"api": "api", "memory-worker": "memoryWorker"}
 STEPS = ("one", "two", "three")
@@ -23,22 +38,68 @@ GONE_SECONDS = 60
 LEFT_BY_KUBERNETES = {"serviceaccount/default", "configmap/kube-root-ca.crt"}
 
 
+def ten_commands() -> list[str]:
+    """The commands that the document begins with."""
+    document = (CHECKOUT / "docs" / "kubernetes.md").read_text()
+    found = re.search(r"^```sh\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1].splitlines()
+
+
+def as_documented(release: Release) -> str:
+    """Install as the document says, in namespaces of the test's own; return what the last command showed."""
+    commands, image, folder = ten_commands(), built_image(), CHECKOUT / "build"
+    assert len(commands) == 10
+    if nodes_have(image):
+        commands = [each for each in commands if "bulkhead.tar" not in each]
+    elif "BULKHEAD_TEST_LOAD_IMAGE" not in os.environ:
+        pytest.skip(f"the nodes lack {image}, and BULKHEAD_TEST_LOAD_IMAGE names no command that loads it")
+    script = "\n".join(["set -euo pipefail", *commands])
+    script = script.replace("namespace bulkhead ", f"namespace {release.namespace} ")
+    script = script.replace("namespace=bulkhead-sandboxes", f"namespace={release.sandboxes}")
+    environment = {
+        **os.environ,
+        "BULKHEAD_IMAGE": image,
+        "BULKHEAD_PORT": str(free_port()),
+        "LOAD_IMAGE": os.environ.get("BULKHEAD_TEST_LOAD_IMAGE", ""),
+        "BULKHEAD_DATA_DIR": str(folder / "no-such-folder"),
+    }
+    shell = subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=CHECKOUT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = shell.communicate(timeout=500)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)  # the forwarded port with it
+    assert shell.returncode == 0, f"{said}\n{release.state()}"
+    return said
+
+
 @pytest.fixture(scope="module")
-def release() -> Generator[Release]:
-    """The installation that the tests of this module share; the last of them removes it."""
+def shown() -> list[str]:
+    """What the document's commands showed, once `release` has run them."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def release(shown: list[str]) -> Generator[Release]:
+    """The installation that the tests of this module share, made as documented; the last test removes it."""
     require_cluster()
-    repository, tag = image_on_the_nodes().split(":")
     made = Release("bulkhead", "bulkhead-e2e", "bulkhead-e2e-sandboxes")
     try:
-        done = call(
-            "helm", "install", made.name, str(CHART), f"--namespace={made.namespace}", "--create-namespace",
-            "--wait", "--timeout=5m", f"--values={SMALL}", f"--set=image.repository={repository},image.tag={tag}",
-            f"--set=sandbox.namespace={made.sandboxes}", check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{done.stderr}\n{made.state()}"
+        shown.append(as_documented(made))
         with made.forwarded():
             yield made
     finally:
+        for name in ("bulkhead.tar", "port-forward.log"):
+            (CHECKOUT / name).unlink(missing_ok=True)
         call("helm", "uninstall", made.name, f"--namespace={made.namespace}", "--ignore-not-found", check=False)
         kubectl("delete", "namespace", "--ignore-not-found", "--wait=false", made.namespace, made.sandboxes)
 
@@ -73,12 +134,17 @@ async def finished(watcher: Watcher, release: Release) -> None:
     assert said.count(STEPS[0]) == 1, said
 
 
+def test_ten_commands_lead_to_the_first_session(release: Release, shown: list[str]) -> None:
+    assert "It said:" in shown[0]
+    assert "sandbox" in shown[0].rpartition("It said:")[2], "the name of the pod's host"
+
+
 async def test_a_session_works_in_a_pod(client: Client, release: Release) -> None:
     session_id = await client.session()
     async with client.watching(session_id) as watcher:
         await client.say(session_id, work(0))
         await finished(watcher, release)
-    [pod] = objects("pods", release.sandboxes)
+    pod = objects("pods", release.sandboxes)[-1]
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "bulkhead"
     await client.delete(f"/v1/sessions/{session_id}")
