@@ -35,6 +35,10 @@
 - name: BULKHEAD_WORKER_NAME
   value: {{ include "bulkhead.installation" $root | quote }}
 {{- end }}
+{{- if and (has .part (list "sandboxes" "egress")) $values.secrets.egressAuthorities.name }}
+- name: BULKHEAD_EGRESS_CA_FILE
+  value: /etc/bulkhead/authorities/{{ $values.secrets.egressAuthorities.key }}
+{{- end }}
 {{- if has .part (list "sandboxes" "clear") }}
 {{ include "bulkhead.sandboxEnvironment" $root }}
 {{- end }}
@@ -61,10 +65,6 @@
 {{- else if eq .part "egress" }}
 - name: BULKHEAD_EGRESS_GATE_LISTEN
   value: 0.0.0.0:3129
-{{- if $values.secrets.egressAuthorities.name }}
-- name: BULKHEAD_EGRESS_CA_FILE
-  value: /etc/bulkhead/authorities/{{ $values.secrets.egressAuthorities.key }}
-{{- end }}
 {{- else if eq .part "memory-worker" }}
 - name: BULKHEAD_MEMORY_HOST
   value: 0.0.0.0
