@@ -1,8 +1,8 @@
 """Sandboxes that are pods, as the settings describe them."""
 
+from controlplane.egress import gate_address
 from controlplane.errors import InvalidRequestError
 from controlplane.settings import Settings
-from sandbox.egress.gate import parse_address
 from sandbox.kubernetes import KubernetesOptions
 
 _SHORTEST_KEY = 16
@@ -21,7 +21,7 @@ def kubernetes_options(settings: Settings) -> KubernetesOptions:
         raise _bad(
             "KUBERNETES_KEY",
             "not set" if key is None else f"shorter than {_SHORTEST_KEY} characters",
-            "give every sandbox worker of the installation the same random text, for example of `openssl rand -hex 32`",
+            "give all sandbox workers of the installation the same random text, such as `openssl rand -hex 32` makes",
         )
     return KubernetesOptions(
         installation=settings.host_name,
@@ -37,17 +37,6 @@ def kubernetes_options(settings: Settings) -> KubernetesOptions:
         gate_listen=gate_address(settings, "kubernetes_gate_listen"),
         canary=settings.kubernetes_canary,
     )
-
-
-def gate_address(settings: Settings, name: str) -> tuple[str, int] | None:
-    """Return the address in a setting, None if it is not set; raises `InvalidRequestError` that names the variable."""
-    text: str = getattr(settings, name)
-    if not text:
-        return None
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise _bad(name.upper(), error, "write host:port, or [address]:port for IPv6") from error
 
 
 def _labels(text: str) -> dict[str, str]:

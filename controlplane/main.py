@@ -218,21 +218,24 @@ async def run_sandboxes(settings: Settings) -> None:
 
 async def run_egress(settings: Settings) -> None:
     """The proxy that is the only way out of this host's sandboxes; only the API and it can open a secret."""
-    from controlplane.egress import ears_path, egress_settings
+    from controlplane.egress import ears_path, egress_settings, gate_address
     from controlplane.store.decisions import PostgresAudit
     from controlplane.store.egress import PostgresPolicySource
     from controlplane.store.line import Line
     from controlplane.store.workers import PostgresLeases
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
-    from sandbox.egress import Ears, Proxy, SystemResolver
+    from sandbox.egress import Ears, Gate, Proxy, SystemResolver
+    from workflows.limits import DRAIN
 
+    gate = gate_address(settings, "egress_gate_listen")
     database = Database(settings.database_url, max_connections=_EGRESS_CONNECTIONS)
     await database.open()
     line = Line(settings.database_url)
     keyring = open_keyring(MasterKeySettings(), settings.data_dir)
     resolver = SystemResolver()
+    policies = PostgresPolicySource(database=database, line=line, keyring=keyring)
     proxy = Proxy(
-        policies=PostgresPolicySource(database=database, line=line, keyring=keyring),
+        policies=policies,
         audit=PostgresAudit(line),
         resolver=resolver,
         settings=egress_settings(settings),
@@ -242,7 +245,12 @@ async def run_egress(settings: Settings) -> None:
         # Before the line is up nothing could be decided or recorded; who asks already waits at its ear.
         while not line.is_up:  # noqa: ASYNC110 - a line is up or not, from moment to moment
             await asyncio.sleep(_LINE_LOOK_SECONDS)
-        async with Ears(ears_path(settings), proxy):
+        async with contextlib.AsyncExitStack() as stack:
+            if gate is None:
+                await stack.enter_async_context(Ears(ears_path(settings), proxy))
+            else:
+                drain_seconds = DRAIN.total_seconds()
+                await stack.enter_async_context(Gate(gate, proxy, policies, drain_seconds=drain_seconds))
             await PostgresLeases(database).hold(new_id("wrk"), "egress", host=settings.host_name)
 
     try:

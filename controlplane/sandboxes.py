@@ -1,6 +1,6 @@
 """The sandboxes of this host: providers, keeper, warm pool and reaper put together; which provider a session gets."""
 
-from controlplane.egress import ears_path
+from controlplane.egress import ears_path, gate_address
 from controlplane.settings import Settings
 from controlplane.store.checkpoints import PostgresCheckpoints
 from controlplane.store.egress import PostgresAdmissions
