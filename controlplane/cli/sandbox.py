@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,12 +10,10 @@ from controlplane.cli.failure import Failure
 from controlplane.cli.output import Output
 from controlplane.cli.server import JsonOption
 
-app = typer.Typer(help="What sandboxes are made of.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from controlplane.settings import Settings
 
-
-@app.callback()
-def group() -> None:
-    """Make typer keep ``image`` a command of this group, though it is the only one."""
+app = typer.Typer(help="What sandboxes are made of, and an end to all of them.", no_args_is_help=True)
 
 
 @app.command("image")
@@ -36,3 +34,35 @@ def image(
         raise Failure(str(error), code=error.code, next_step="see what `bulkhead doctor` says of docker") from error
     if as_json:
         Output(as_json=True).json({"image": DEFAULT_IMAGE})
+
+
+@app.command("clear")
+def clear(as_json: JsonOption = False) -> None:
+    """End every sandbox of this installation, with what is in it; the settings say which installation."""
+    from controlplane.settings import Settings
+    from sandbox.contract import SandboxError
+
+    try:
+        ended = asyncio.run(_clear(Settings()))
+    except SandboxError as error:
+        raise Failure(
+            str(error), code=error.code, next_step="run it where the sandbox worker runs, with its settings"
+        ) from error
+    if as_json:
+        Output(as_json=True).json({"ended": ended})
+    else:
+        typer.echo(f"sandboxes ended: {len(ended)}")
+
+
+async def _clear(settings: "Settings") -> list[str]:
+    from controlplane.sandboxes import providers
+
+    ended: list[str] = []
+    for provider in providers(settings).values():
+        try:
+            found = await provider.list_ids()
+            await asyncio.gather(*(provider.destroy(sandbox_id) for sandbox_id in found))
+            ended += found
+        finally:
+            await provider.close()
+    return ended
