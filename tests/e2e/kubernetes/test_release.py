@@ -154,10 +154,13 @@ async def test_a_sandbox_reaches_nothing_but_the_proxy(client: Client, release: 
     addresses = [each["spec"]["clusterIP"] for each in objects("services", release.namespace)]
     tries = " ".join(f"{address}/{port}" for address in addresses for port in (8400, 8401, 8402, 5432, 7233))
     command = (
-        f"for to in {tries}; do timeout 2 bash -c ': < /dev/tcp/'$to 2> /dev/null && echo open $to; done; echo tried"
+        f"for to in {tries}; do (timeout 3 bash -c ': < /dev/tcp/'$to 2> /dev/null && echo open $to) & done;"
+        " wait; echo tried"
     )
     asked = "curl -sS -o /dev/null -w '%{http_code}' http://refused.example.com/"
-    session_id = await client.session(config={"networking": {"type": "limited", "allowed_hosts": []}})
+    session_id = await client.session(
+        config={"networking": {"type": "limited", "allowed_hosts": ["allowed.example.com"]}}
+    )
     async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run(command), run(asked), {"text": "done"}))
         await watcher.until_idle(timeout_seconds=TURN_SECONDS)
