@@ -35,7 +35,7 @@ def egress_settings(settings: Settings) -> EgressSettings:
 def gate_address(
     settings: Settings, name: Literal["egress_gate_listen", "kubernetes_gate", "kubernetes_gate_listen"]
 ) -> tuple[str, int] | None:
-    """Return the address in a setting, None if it is not set; raises `InvalidRequestError` with the variable's name."""
+    """Return the address in a setting, None if it is not set; raises `InvalidRequestError` that names it."""
     text: str = getattr(settings, name)
     if not text:
         return None

@@ -1,9 +1,16 @@
 """The sandboxes of this host: providers, keeper, warm pool and reaper put together; which provider a session gets."""
 
+import asyncio
+
+import psycopg
+import structlog
+from psycopg_pool import PoolTimeout
+
 from controlplane.egress import ears_path, gate_address
 from controlplane.settings import Settings
 from controlplane.store.checkpoints import PostgresCheckpoints
 from controlplane.store.egress import PostgresAdmissions
+from controlplane.store.exclusion import PostgresExclusion
 from controlplane.store.pool import Database
 from controlplane.store.sandboxes import PostgresSandboxes
 from controlplane.store.warm import PostgresWarm
@@ -19,6 +26,11 @@ from sandbox.outlet import Outlets, WaysOut
 from sandbox.pool import Pool
 from sandbox.reaper import Reaper
 from sandbox.records import Wish
+
+_KEEP_SECONDS = 60.0  # for checkpoints of full size from a few sandboxes
+_END_SECONDS = 60.0  # a pod takes a second to be gone, a container less
+
+_log = structlog.get_logger(__name__)
 
 
 class Sandboxes:
@@ -43,6 +55,7 @@ class Sandboxes:
             providers=self.providers,
             choose=provider_choice(settings, self.providers),
             outlets=self.outlets,
+            exclusion=PostgresExclusion(database.url),
             host=settings.host_name,
         )
         self.reaper = Reaper(
@@ -52,6 +65,30 @@ class Sandboxes:
             host=settings.host_name,
             idle_seconds=settings.sandbox_idle_seconds,
         )
+
+    async def clear(self) -> tuple[int, int]:
+        """End all sandboxes; return how many were put away with what they hold, and how many more were ended.
+
+        What cannot be kept in time, or while Postgres is away, is ended without.
+        """
+        kept = 0
+        try:
+            async with asyncio.timeout(_KEEP_SECONDS):
+                kept, left = await self.keeper.put_all_away("stopped")
+            if left:
+                _log.warning(f"sandboxes ended: {left}, with the files in them")
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
+        ended = 0
+        for name, provider in self.providers.items():
+            try:
+                async with asyncio.timeout(_END_SECONDS):
+                    for sandbox_id in await provider.list_ids():
+                        await provider.destroy(sandbox_id)
+                        ended += 1
+            except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
+                _log.debug("sandboxes_not_ended", provider=name, error=str(error))
+        return kept, ended
 
 
 def ways_out(settings: Settings, database: Database) -> WaysOut:

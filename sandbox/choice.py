@@ -23,7 +23,7 @@ async def choose(wanted: Wanted, *, image: str | None = None, way_out: bool = Fa
 
     ``way_out``: the sandbox needs one to the egress proxy.
     """
-    if wanted in {"namespace", "kubernetes"}:
+    if wanted == "namespace" or wanted == "kubernetes":  # noqa: PLR1714 - so that pyright sees that it is not "auto"
         return Choice(provider=wanted, reason="it was asked for by name")
     missing = await docker_available(image)
     if missing is None and way_out and (obstacle := entry_obstacle()) is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,10 @@ from controlplane.cli.server import JsonOption
 if TYPE_CHECKING:
     from controlplane.settings import Settings
 
-app = typer.Typer(help="What sandboxes are made of, and an end to all of them.", no_args_is_help=True)
+_CONNECTIONS = 4
+_WAIT_SECONDS = 5.0
+
+app = typer.Typer(help="What sandboxes are made of.", no_args_is_help=True)
 
 
 @app.command("image")
@@ -36,33 +40,50 @@ def image(
         Output(as_json=True).json({"image": DEFAULT_IMAGE})
 
 
-@app.command("clear")
-def clear(as_json: JsonOption = False) -> None:
-    """End every sandbox of this installation, with what is in it; the settings say which installation."""
-    from controlplane.settings import Settings
-    from sandbox.contract import SandboxError
+@app.command("runtime")
+def runtime(
+    into: Annotated[Path, typer.Option("--into", help="A folder that is not there yet; /.bulkhead in an image.")],
+) -> None:
+    """Put what every sandbox begins with into an image that is being made."""
+    from sandbox.runtime import install
 
     try:
-        ended = asyncio.run(_clear(Settings()))
-    except SandboxError as error:
+        install(into)
+    except OSError as error:
         raise Failure(
-            str(error), code=error.code, next_step="run it where the sandbox worker runs, with its settings"
+            f"the runtime cannot be put into {into}: {error}",
+            code="runtime_not_installed",
+            field="--into",
+            next_step="name a folder that is not there yet, in one that may be written",
         ) from error
-    if as_json:
-        Output(as_json=True).json({"ended": ended})
-    else:
-        typer.echo(f"sandboxes ended: {len(ended)}")
 
 
-async def _clear(settings: "Settings") -> list[str]:
-    from controlplane.sandboxes import providers
+@app.command("clear")
+def clear() -> None:
+    """Keep the files of all sandboxes of this installation and end them; its workers, if not stopped, make others."""
+    from controlplane.settings import Settings
 
-    ended: list[str] = []
-    for provider in providers(settings).values():
-        try:
-            found = await provider.list_ids()
-            await asyncio.gather(*(provider.destroy(sandbox_id) for sandbox_id in found))
-            ended += found
-        finally:
-            await provider.close()
-    return ended
+    settings = Settings()
+    if not settings.database_url:
+        raise Failure(
+            "`bulkhead sandbox clear` needs the installation's Postgres",
+            code="missing_setting",
+            field="BULKHEAD_DATABASE_URL",
+            next_step="set it, or stop `bulkhead up`, which ends its sandboxes itself",
+        )
+    kept, ended = asyncio.run(_clear(settings))
+    typer.echo(f"{kept} kept, {ended} more ended")
+
+
+async def _clear(settings: "Settings") -> tuple[int, int]:
+    from controlplane.sandboxes import Sandboxes
+    from controlplane.store.pool import Database
+
+    database = Database(settings.database_url, max_connections=_CONNECTIONS, wait_seconds=_WAIT_SECONDS)
+    await database.open()
+    sandboxes = Sandboxes(settings, database)
+    try:
+        return await sandboxes.clear()
+    finally:
+        await sandboxes.keeper.close()
+        await database.close()

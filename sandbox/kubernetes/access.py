@@ -25,7 +25,7 @@ _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _HELPER_SECONDS = 60
 """A program that asks a cloud for a token may ask the network twice."""
 _TOKEN_SECONDS = 60.0
-"""How long a token from a file is used before the file is read again; the kubelet renews it minutes before its end."""
+"""How long a token from a file is used before it is read again; the kubelet renews it minutes before its end."""
 
 Token = Callable[[], str | None]
 

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from sandbox.contract import SandboxError
 from sandbox.kubernetes.api import Api, ApiError
 from sandbox.kubernetes.gate import FIRST_PORT, address_towards
 from sandbox.kubernetes.options import KubernetesOptions
@@ -23,7 +24,8 @@ class Cluster:
 
     targets: list[Target]
     own_users: bool
-    gate: tuple[str, int]
+    gate: tuple[str, int] | None
+    """Where this host's gate is to be, if it is to have one."""
 
     @classmethod
     async def look(cls, api: Api, options: KubernetesOptions) -> "Cluster":
@@ -33,7 +35,9 @@ class Cluster:
         targets = [target] if (target := await _resolved(*await api.server())) else []
         if address := service.get("spec", {}).get("clusterIP"):
             targets.append((address, 53))
-        gate = options.gate_listen or (address_towards(_address_of(nodes) or targets[0][0]), FIRST_PORT)
+        gate = None
+        if options.gate is None:
+            gate = options.gate_listen or (_own_address(nodes, targets), FIRST_PORT)
         return cls(targets=targets, own_users=_have_own_users(nodes, options.runtime_class), gate=gate)
 
 
@@ -52,6 +56,16 @@ async def _resolved(host: str, port: int) -> Target | None:
         return None
     address = str(found[0][4][0])
     return None if ipaddress.ip_address(address).is_loopback else (address, port)
+
+
+def _own_address(nodes: list[Json], targets: list[Target]) -> str:
+    if (towards := _address_of(nodes) or next((host for host, _ in targets), None)) is None:
+        raise SandboxError(
+            "this host does not know by which of its addresses pods reach it, for it may not read the cluster's "
+            "nodes; set BULKHEAD_KUBERNETES_GATE_LISTEN to ADDRESS:PORT",
+            code="provision_failed",
+        )
+    return address_towards(towards)
 
 
 def _address_of(nodes: list[Json]) -> str | None:

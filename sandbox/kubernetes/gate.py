@@ -1,7 +1,7 @@
 """The gate of a worker that is outside the cluster: what comes in from a pod goes to that sandbox's ear on this host.
 
-Nothing of it is state: password and place of an ear follow from the installation's key and the sandbox's id, so that the
-worker that takes the place of a dead one goes on for the same pods.
+Nothing of it is state: password and place of an ear follow from the installation's key and the sandbox's id, so that
+the worker that takes the place of a dead one goes on for the same pods.
 """
 
 import asyncio
@@ -52,8 +52,8 @@ class HostGate:
             self.address = address, port
             return self.address
         raise SandboxError(
-            f"no port from {first_port} on can be listened at on {address} for the sandboxes' way out: {problem}; set "
-            "BULKHEAD_KUBERNETES_GATE_LISTEN to an address of this host that pods reach",
+            f"no port from {first_port} on can be listened at on {address} for the sandboxes' way out: {problem}; "
+            "set BULKHEAD_KUBERNETES_GATE_LISTEN to an address of this host that pods reach",
             code="provision_failed",
         )
 

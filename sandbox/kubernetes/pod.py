@@ -17,9 +17,9 @@ SUPERVISOR_MB = 64
 SPOOL_BYTES = 32 << 20
 OPEN_FILES = 4096
 HARD_LIMIT_SECONDS = 7 * 24 * 3600
-"""Process 1 ends itself when it is not renewed. This is for one that is not itself any more, and no renewal moves it."""
+"""Process 1 ends itself when it is not renewed. This is for one that is not itself any more; no renewal moves it."""
 QUIET_SECONDS = {"full": 1.0, "glance": 0.3}
-"""How long a pod must have reached nothing. On a cluster whose policies bite late the first 0.4 to 0.9 s were open."""
+"""How long a pod must have reached nothing. On a cluster whose policies bite late its first 0.9 s were open."""
 ALWAYS_TRIED: tuple[Target, ...] = (("169.254.169.254", 80), ("192.0.2.1", 80))
 """The metadata service of clouds, and an address of which only a route is there."""
 CONTAINER = "sandbox"
@@ -82,7 +82,7 @@ def manifest(
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},
         "securityContext": {
-            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
+            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": options.node_selector,
@@ -137,6 +137,7 @@ def _container(
 ) -> Json:
     supervisor = {
         "sealed": True,
+        "last_words": _END_FILE,
         "lifetime_seconds": spec.lifetime_seconds,
         "spool_bytes": SPOOL_BYTES,
         "tasks": spec.pids,

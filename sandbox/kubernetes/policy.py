@@ -79,7 +79,7 @@ async def _created(api: Api, folder: str, wanted: Json) -> None:
 
 
 async def check(api: Api, namespace: str) -> None:
-    """See that whoever installed the gate has shut in the namespace; raises `SandboxError` that says what is missing."""
+    """See that whoever installed the gate has shut in the namespace; raises `SandboxError` with what is missing."""
     try:
         found = await api.ask("GET", f"/api/v1/namespaces/{namespace}")
         policies = (await api.ask("GET", _POLICIES.format(namespace)))["items"]

@@ -92,7 +92,7 @@ class KubernetesProvider(Supervised):
             started = time.monotonic()
             facts, _ = await asyncio.wait_for(self._ask(sandbox_id, {"op": "hello"}), HELLO_SECONDS)
             connected = time.monotonic()
-            self._refuse_faults(sandbox_id, facts, spec)
+            self._refuse_faults(facts, spec)
             info = SandboxInfo(
                 sandbox_id=sandbox_id,
                 provider="kubernetes",
@@ -123,14 +123,14 @@ class KubernetesProvider(Supervised):
             raise away("process 1 of a pod that runs does not answer") from error
         return SandboxInfo.model_validate_json(record)
 
-    def _refuse_faults(self, sandbox_id: str, facts: Header, spec: SandboxSpec) -> None:
+    def _refuse_faults(self, facts: Header, spec: SandboxSpec) -> None:
         if not (faults := isolation_faults(facts, spec)):
             return
         hint = ""
         if facts["canary"]["reached"]:
             hint = (
-                f"; the cluster's network does not keep to the NetworkPolicy of {self._options.namespace!r}, or there "
-                "is none: install a network plugin that enforces policies (Calico, Cilium, kube-router)"
+                f"; the cluster's network does not keep to the NetworkPolicy of {self._options.namespace!r}, or "
+                "there is none: install a network plugin that enforces policies (Calico, Cilium, kube-router)"
             )
         raise SandboxError(f"it is not isolated: {'; '.join(faults)}{hint}", code="provision_failed")
 
@@ -139,7 +139,7 @@ class KubernetesProvider(Supervised):
         async with self._preparing:
             if self._cluster is None:
                 cluster = await Cluster.look(self._api, self._options)
-                if self._options.gate is not None:
+                if cluster.gate is None:
                     await policy.check(self._api, self._options.namespace)
                 else:
                     await policy.make(self._api, self._options, cluster.gate)
@@ -148,6 +148,10 @@ class KubernetesProvider(Supervised):
 
     async def _opened_gate(self) -> tuple[str, int]:
         cluster = await self._prepared()
+        if cluster.gate is None:
+            raise SandboxError(
+                "a pod's way out leads to the gate in the cluster, not to this host", code="provision_failed"
+            )
         async with self._preparing:
             return self._gate.address or await self._gate.open(*cluster.gate)
 
@@ -214,10 +218,6 @@ class KubernetesProvider(Supervised):
 
     async def ear(self, sandbox_id: str) -> socket.socket:
         """Return a listening socket of this host, at which the pod's own ear is heard."""
-        if self.has_remote_gate:
-            raise SandboxError(
-                "a pod's way out leads to the gate in the cluster, not to this host", code="provision_failed"
-            )
         gate = await self._opened_gate()
         await self._lead_to(sandbox_id, gate, self._derived("gate", sandbox_id).hex())
         return self._gate.ear(sandbox_id)
@@ -326,18 +326,19 @@ class KubernetesProvider(Supervised):
 
 def _isolation(facts: Header) -> dict[str, bool | str]:
     looks = facts["looks"]
+    held = f"seen to hold after {looks['late_ms']} ms: {looks['targets']} targets, {looks['rounds']} times"
     return {
         "user_namespace": facts["user_namespace"],
         "pid_namespace": facts["pid"] == 1,
         "network": "none",
-        "network_policy": f"seen to hold after {looks['late_ms']} ms: {looks['targets']} targets, {looks['rounds']} times",
+        "network_policy": held,
         "no_capabilities": facts["capabilities"] == 0,
         "no_new_privileges": facts["no_new_privileges"],
         "seccomp": facts["seccomp"],
         "read_only_root": facts["read_only_root"],
         "workspace_limit": True,
         "host_user": f"one per sandbox ({facts['uid']})",
-        "supervisor": "same user as the commands; process 1, non-dumpable, and hears only what is sealed with its key",
+        "supervisor": "same user as the commands; process 1, non-dumpable, and hears only what its key has sealed",
     }
 
 

@@ -1,4 +1,4 @@
-"""A program's standard streams through the API server, as bytes for a channel, sealed so that only process 1 is heard."""
+"""A program's standard streams through the API server, as bytes for a channel, sealed for process 1 alone."""
 
 import asyncio
 import os
@@ -69,7 +69,7 @@ class SealedStream:
         self._writing = asyncio.Lock()
 
     async def read(self) -> bytes:
-        """Return the next bytes that process 1 wrote; none at the end. Raises ValueError for what it did not write."""
+        """Return the next bytes that process 1 wrote; none at the end. Raises ValueError for what another wrote."""
         while data := await self._stream.read():
             if opened := self._theirs.open(data):
                 return opened
@@ -105,5 +105,4 @@ async def sealed(stream: ExecStream, key: bytes, *, may_claim: bool) -> ByteStre
     if state != CLAIMED and not may_claim:
         raise StreamBrokenError("process 1 claims to know no key although its sandbox has been proven")
     await stream.write(nonce + (key if state != CLAIMED else b""))
-    made = SealedStream(stream, *seals(key, theirs + nonce))
-    return made
+    return SealedStream(stream, *seals(key, theirs + nonce))

@@ -1,4 +1,4 @@
-"""How the runtime comes into a pod of any image: its first container copies it into a folder that the second one sees."""
+"""How the runtime comes into a pod of any image: a first container copies it into a folder that the second sees."""
 
 import os
 

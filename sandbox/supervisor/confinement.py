@@ -58,9 +58,9 @@ _LIMIT_FILES = {
 def call_filter(machine: str, *, networked: bool = False) -> bytes:
     """Return the filter's program (classic BPF) for a machine; empty if its call numbers are not known here.
 
-    ``networked``: for a sandbox that has a network card and a policy in front of it. Of the internet it may use TCP over
-    version 4 only, which is what policies see on every network: no datagrams (name servers, multicast), and no link-local
-    version 6, by which a node listens to its pods.
+    ``networked``: for a sandbox that has a network card and a policy in front of it. Of the internet it may use TCP
+    over version 4 only, which is what policies see on every network: no datagrams (name servers, multicast), and no
+    link-local version 6, by which a node listens to its pods.
     """
     if machine not in _ARCHITECTURES:
         return b""

@@ -55,9 +55,9 @@ class Ear:
         assert self._gate is not None  # noqa: S101 -- there is no relay without a gate
         self._relay, self._control = relay.start(listener, self._gate)
 
-    def gone(self, pid: int) -> None:
+    def renew_relay(self) -> None:
         """Start the next relay in place of one that a command has killed."""
-        if pid == self._relay and self._listener is not None:
+        if self._listener is not None:
             self._start_relay(self._listener)
 
     @property

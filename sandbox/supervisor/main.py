@@ -1,4 +1,4 @@
-"""The ways in: process 1 itself, the bridge to it through a container engine, and how its runtime comes into a pod."""
+"""The ways in: process 1 itself, the bridge to it through an engine, and how the runtime comes into a pod."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 from sandbox.supervisor.carrying import carry_in
 from sandbox.supervisor.confinement import forbid_calls
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
-from sandbox.supervisor.processes import PR_SET_DUMPABLE, prctl
+from sandbox.supervisor.processes import PR_SET_DUMPABLE, become_last_choice, prctl
 from sandbox.supervisor.server import GREETING_SECONDS, Supervisor
 
 OUTPUTS = "/mnt/session/outputs"
@@ -46,6 +46,8 @@ def connect() -> None:
 def serve(options: Header) -> None:
     """Be process 1."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if options.get("sealed"):
+        become_last_choice()
     prctl(PR_SET_DUMPABLE, 0)
     filtered = forbid_calls(networked="canary" in options)
     listener = socket.socket(socket.AF_UNIX, fileno=options.get("listen_fd"))

@@ -12,7 +12,9 @@ from sandbox.supervisor.frames import Header
 
 OOM_SCORE = "500"
 """Commands are the kernel's first choice when memory runs out, process 1 its last."""
-_SCORED = f'echo {OOM_SCORE} > /proc/self/oom_score_adj; exec "$@"'
+_HIGHEST_SCORE, _LOWEST_SCORE = "1000", "0"
+"""A pod starts with a score of nearly a thousand, unless all of its memory is its own; anyone may raise it."""
+_SCORED = f'echo {_HIGHEST_SCORE} > /proc/self/oom_score_adj; exec "$@"'
 CANNOT_START = 126
 STATUS = struct.Struct("!iB")
 """A number and what it is: the main process's wait status, with or without others left, or first its process id."""
@@ -31,6 +33,12 @@ def prctl(option: int, value: int, pointer: int = 0) -> None:
 
 def _pids() -> Iterator[str]:
     return filter(str.isdigit, os.listdir("/proc"))
+
+
+def become_last_choice() -> None:
+    """Have the kernel end this process last when memory runs out, as far as it may choose that itself."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(_LOWEST_SCORE)
 
 
 def parent_of(pid: int) -> int:
@@ -128,7 +136,7 @@ def become_command(
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)  # also what a worker ignores that was started with nohup
         if not shielded:
-            # Only a dumpable process may write its own file in /proc; by now nothing but its standard streams is open.
+            # Only a dumpable process may write its own file in /proc; by now only its standard streams are open.
             prctl(PR_SET_DUMPABLE, 1)
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write(OOM_SCORE)

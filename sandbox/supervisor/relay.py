@@ -1,4 +1,4 @@
-"""The way from a pod's ear to the egress proxy's gate: a child of process 1 that carries bytes and holds nothing else.
+"""The way from a pod's ear to the egress proxy's gate: a child of process 1 that carries bytes and nothing else.
 
 It greets the gate with the sandbox's name and password, which no command can read: like process 1 it is non-dumpable.
 A command of the same user can kill it; process 1 then starts the next, and who connects meanwhile waits at the ear.

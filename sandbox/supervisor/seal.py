@@ -7,7 +7,6 @@ from its first connection, before any command can run. Whoever is in between can
 
 import os
 import struct
-
 from _blake2 import blake2b
 
 KEY_BYTES = NONCE_BYTES = 32

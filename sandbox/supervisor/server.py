@@ -27,6 +27,9 @@ END_SECONDS = 0.05
 """Between the answer that it will end and the end, for the answer to leave."""
 PROOF_SECONDS = 120.0
 """A pod's life begins when its network was seen to let nothing through; one that nobody asks for that ends itself."""
+TRIM_SECONDS = 1.0
+LAST_WORDS_BYTES = 64 * 1024
+"""A pod has a file for last words, which lies on its node's disk, everyone may write to, and no limit counts."""
 ANCHOR_SECONDS = 10.0
 """How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
@@ -58,6 +61,7 @@ class Supervisor:
             targets = surroundings() + [(host, port) for host, port in options["canary"]["targets"]]
             self._canary = Canary(self, targets, options["canary"]["quiet_seconds"], self._tell_facts)
             self._renew(PROOF_SECONDS)
+            self.later(TRIM_SECONDS, lambda: self._trim(options["last_words"]))
             return
         self.facts["canary"] = network_canary()
         self._renew(self._lifetime)
@@ -119,8 +123,8 @@ class Supervisor:
                 return
             if run := self.runs.pop(pid, None):
                 run.keeper_gone(status)
-            else:
-                self._ear.gone(pid)
+            elif pid == self._ear.relay:
+                self.later(SWEEP_PAUSE_SECONDS, self._ear.renew_relay)
 
     def kill_strays(self) -> None:
         """Kill processes that process 1 got because somebody inside killed their keeper."""
@@ -144,6 +148,11 @@ class Supervisor:
         if self._anchor is not None and os.fstat(self._anchor).st_nlink == 0:
             self._end()
         self.later(ANCHOR_SECONDS, self._check_anchor)
+
+    def _trim(self, path: str) -> None:
+        if os.stat(path).st_size > LAST_WORDS_BYTES:
+            os.truncate(path, 0)
+        self.later(TRIM_SECONDS, lambda: self._trim(path))
 
     def _end(self) -> None:
         send_signal({-1}, signal.SIGKILL)
@@ -191,7 +200,8 @@ class Supervisor:
                     answer({})
                     self.later(END_SECONDS, self._end)
                 case _ if "canary" not in self.facts:
-                    raise RefusedError("bad_request", "this sandbox has not been seen to reach nothing yet")
+                    refusal = "this sandbox has not been seen to reach nothing yet"
+                    answer({"error": "bad_request", "message": refusal})
                 case "ear" if "gate" in order:
                     host, port = order["gate"]
                     self._ear.lead_to(Gate((host, port), order["preamble"].encode()))

