@@ -187,6 +187,7 @@ async def test_a_killed_part_loses_nothing(client: Client, release: Release, par
 
 async def test_an_upgrade_and_a_rollback_lose_nothing(client: Client, release: Release) -> None:
     rolled = ",".join(f"{VALUES.get(part, part)}.podAnnotations.rolled=again" for part in PARTS)
+    rolled += ",brain.replicas=2,sandboxes.replicas=2,egress.replicas=2"
     changes = (
         ("upgrade", str(CHART), "--reuse-values", f"--set={rolled}", "--wait", "--timeout=5m"),
         ("rollback", "1", "--wait", "--timeout=5m"),
