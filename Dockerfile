@@ -34,7 +34,7 @@ FROM packages AS program
 COPY bulkhead /bulkhead
 RUN pip3 --python /opt/bulkhead/bin/python install --quiet --no-index --no-deps --target /opt/bulkhead/program /bulkhead/*.whl && \
     sed -i '1s|.*|#!/opt/bulkhead/bin/python|' /opt/bulkhead/program/bin/bulkhead && \
-    cd / && /opt/bulkhead/bin/python -c "from pathlib import Path; from sandbox.runtime import install; install(Path('/.bulkhead'))"
+    /opt/bulkhead/program/bin/bulkhead sandbox runtime --into /.bulkhead
 
 FROM system
 COPY --from=packages /opt/bulkhead /opt/bulkhead

@@ -62,6 +62,7 @@ async def _provision(settings: "Settings", key: str) -> None:
     from controlplane.embedded.api_key import provision
     from controlplane.store.pool import Database
 
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database_url, max_connections=1)
     await database.open()
     try:

@@ -14,7 +14,10 @@ from controlplane.cli.server import JsonOption
 if TYPE_CHECKING:
     from controlplane.settings import Settings
 
-app = typer.Typer(help="What sandboxes are made of, and an end to all of them.", no_args_is_help=True)
+_CONNECTIONS = 4
+_WAIT_SECONDS = 5.0
+
+app = typer.Typer(help="What sandboxes are made of.", no_args_is_help=True)
 
 
 @app.command("image")
@@ -41,7 +44,7 @@ def image(
 def runtime(
     into: Annotated[Path, typer.Option("--into", help="A folder that is not there yet; /.bulkhead in an image.")],
 ) -> None:
-    """Put what every sandbox that is a pod begins with into an image that is being made."""
+    """Put what every sandbox begins with into an image that is being made."""
     from sandbox.runtime import install
 
     try:
@@ -56,32 +59,31 @@ def runtime(
 
 
 @app.command("clear")
-def clear(as_json: JsonOption = False) -> None:
-    """End every sandbox of this installation, with what is in it; the settings say which installation."""
+def clear() -> None:
+    """Keep the files of all sandboxes of this installation and end them; its workers, if not stopped, make others."""
     from controlplane.settings import Settings
-    from sandbox.contract import SandboxError
 
-    try:
-        ended = asyncio.run(_clear(Settings()))
-    except SandboxError as error:
+    settings = Settings()
+    if not settings.database_url:
         raise Failure(
-            str(error), code=error.code, next_step="run it where the sandbox worker runs, with its settings"
-        ) from error
-    if as_json:
-        Output(as_json=True).json({"ended": ended})
-    else:
-        typer.echo(f"sandboxes ended: {len(ended)}")
+            "`bulkhead sandbox clear` needs the installation's Postgres",
+            code="missing_setting",
+            field="BULKHEAD_DATABASE_URL",
+            next_step="set it, or stop `bulkhead up`, which ends its sandboxes itself",
+        )
+    kept, ended = asyncio.run(_clear(settings))
+    typer.echo(f"{kept} kept, {ended} more ended")
 
 
-async def _clear(settings: "Settings") -> list[str]:
-    from controlplane.sandboxes import providers
+async def _clear(settings: "Settings") -> tuple[int, int]:
+    from controlplane.sandboxes import Sandboxes
+    from controlplane.store.pool import Database
 
-    ended: list[str] = []
-    for provider in providers(settings).values():
-        try:
-            found = await provider.list_ids()
-            await asyncio.gather(*(provider.destroy(sandbox_id) for sandbox_id in found))
-            ended += found
-        finally:
-            await provider.close()
-    return ended
+    database = Database(settings.database_url, max_connections=_CONNECTIONS, wait_seconds=_WAIT_SECONDS)
+    await database.open()
+    sandboxes = Sandboxes(settings, database)
+    try:
+        return await sandboxes.clear()
+    finally:
+        await sandboxes.keeper.close()
+        await database.close()

@@ -87,9 +87,10 @@ class PostgresExclusion:
             try:
                 if await asyncio.shield(trying):
                     return connection
-            except asyncio.CancelledError:
+            except BaseException as error:
                 self._holding.discard(scope)
-                trying.add_done_callback(partial(_give_back_late, connection, session_id))
+                if isinstance(error, asyncio.CancelledError):
+                    trying.add_done_callback(partial(_give_back_late, connection, session_id))
                 raise
             self._holding.discard(scope)
             await asyncio.sleep(pause)

@@ -76,6 +76,6 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{- define "bulkhead.jobResources" -}}
-requests: {cpu: 100m, memory: 192Mi, ephemeral-storage: 16Mi}
+requests: {cpu: 10m, memory: 64Mi, ephemeral-storage: 16Mi}
 limits: {cpu: "1", memory: 512Mi, ephemeral-storage: 256Mi}
 {{- end }}

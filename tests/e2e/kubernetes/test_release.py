@@ -109,6 +109,10 @@ async def client(release: Release) -> AsyncGenerator[Client]:
     """A client of the installation."""
     release.until_answers()
     async with Client(release) as made:
+        for session in (await made.get("/v1/sessions", limit="100"))["data"]:
+            await made.delete(
+                f"/v1/sessions/{session['id']}"
+            )  # so that its sandbox takes no room from the next test's
         yield made
 
 
@@ -147,17 +151,19 @@ async def test_a_session_works_in_a_pod(client: Client, release: Release) -> Non
     pod = objects("pods", release.sandboxes)[-1]
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "bulkhead"
-    await client.delete(f"/v1/sessions/{session_id}")
 
 
 async def test_a_sandbox_reaches_nothing_but_the_proxy(client: Client, release: Release) -> None:
     addresses = [each["spec"]["clusterIP"] for each in objects("services", release.namespace)]
     tries = " ".join(f"{address}/{port}" for address in addresses for port in (8400, 8401, 8402, 5432, 7233))
     command = (
-        f"for to in {tries}; do timeout 2 bash -c ': < /dev/tcp/'$to 2> /dev/null && echo open $to; done; echo tried"
+        f"for to in {tries}; do (timeout 3 bash -c ': < /dev/tcp/'$to 2> /dev/null && echo open $to) & done;"
+        " wait; echo tried"
     )
     asked = "curl -sS -o /dev/null -w '%{http_code}' http://refused.example.com/"
-    session_id = await client.session(config={"networking": {"type": "limited", "allowed_hosts": []}})
+    session_id = await client.session(
+        config={"networking": {"type": "limited", "allowed_hosts": ["allowed.example.com"]}}
+    )
     async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run(command), run(asked), {"text": "done"}))
         await watcher.until_idle(timeout_seconds=TURN_SECONDS)
@@ -181,6 +187,7 @@ async def test_a_killed_part_loses_nothing(client: Client, release: Release, par
 
 async def test_an_upgrade_and_a_rollback_lose_nothing(client: Client, release: Release) -> None:
     rolled = ",".join(f"{VALUES.get(part, part)}.podAnnotations.rolled=again" for part in PARTS)
+    rolled += ",brain.replicas=2,sandboxes.replicas=2,egress.replicas=2"
     changes = (
         ("upgrade", str(CHART), "--reuse-values", f"--set={rolled}", "--wait", "--timeout=5m"),
         ("rollback", "1", "--wait", "--timeout=5m"),
