@@ -1,6 +1,7 @@
-.PHONY: setup demo test test-slow lint bench soak clean
+.PHONY: setup demo test test-slow test-kubernetes lint bench soak image clean
 
 minutes ?= 60
+base ?=
 
 # Everything that a command needs is installed by the command itself, into .venv.
 setup:
@@ -10,10 +11,14 @@ demo: setup
 	@.venv/bin/bulkhead demo
 
 test: setup
-	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker and not kubernetes"
 
 test-slow: setup
-	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "slow or docker"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "(slow or docker) and not kubernetes"
+
+# On the cluster that KUBECONFIG names, with images from `tests/support/cluster.py`; skipped with a reason without one.
+test-kubernetes: setup
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m kubernetes
 
 lint: setup
 	.venv/bin/ruff format --check .
@@ -32,5 +37,9 @@ soak: setup
 	  tests/attacks/egress/test_limits.py tests/e2e/slack/test_many.py
 	.venv/bin/python -m tests.soak
 
+# The image of every part, on what `bulkhead sandbox image` makes or on another: `make image base=debian:12-slim`.
+image: setup
+	@./image/build.sh $(base)
+
 clean:
-	rm -rf .venv .venv-mitmproxy .bulkhead .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build .venv .venv-mitmproxy .bulkhead .ruff_cache .import_linter_cache .hypothesis

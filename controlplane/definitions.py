@@ -277,7 +277,7 @@ class EnvironmentConfig(_Frozen):
     workspace_mb: int | None = None
     pids: int | None = None
     lifetime_seconds: int | None = None
-    provider: Literal["auto", "docker", "namespace"] = "auto"
+    provider: Literal["auto", "docker", "namespace", "kubernetes"] = "auto"
 
 
 def stored(model: BaseModel) -> dict[str, Any]:

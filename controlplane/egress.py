@@ -3,10 +3,11 @@
 import os
 import ssl
 from pathlib import Path
+from typing import Literal
 
 from controlplane.errors import InvalidRequestError
 from controlplane.settings import Settings
-from sandbox.egress import AddressRules, EgressSettings, parse_cidrs, parse_hosts
+from sandbox.egress import AddressRules, EgressSettings, parse_address, parse_cidrs, parse_hosts
 
 _LONGEST_PATH = 107
 """Of a Unix socket, in bytes (unix(7))."""
@@ -29,6 +30,24 @@ def egress_settings(settings: Settings) -> EgressSettings:
             reason = f"{settings.egress_ca_file}: {error.strerror or error}"
             raise _bad("CA_FILE", reason, "name a file of certificates in PEM format") from error
     return EgressSettings(ca_file=settings.egress_ca_file, addresses=AddressRules(allow_cidrs=cidrs, hosts=hosts))
+
+
+def gate_address(
+    settings: Settings, name: Literal["egress_gate_listen", "kubernetes_gate", "kubernetes_gate_listen"]
+) -> tuple[str, int] | None:
+    """Return the address in a setting, None if it is not set; raises `InvalidRequestError` that names it."""
+    text: str = getattr(settings, name)
+    if not text:
+        return None
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"BULKHEAD_{name.upper()}: {error}",
+            code="bad_configuration",
+            field=f"BULKHEAD_{name.upper()}",
+            next_step="write host:port, or [address]:port for IPv6",
+        ) from error
 
 
 def ears_path(settings: Settings) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from controlplane.health import Health, temporal
 from controlplane.ids import new_id
 from controlplane.settings import Settings
 from controlplane.store.pool import Database
@@ -35,7 +36,7 @@ _REAP_SECONDS = 10.0
 _WORKER_PAUSE_SECONDS = 1.0
 
 
-async def run_api(settings: Settings) -> None:
+async def run_api(settings: Settings, health: Health) -> None:
     """The REST API, the reconciler that wakes neglected sessions, and what fires deployments."""
     from controlplane.api.app import create_app
     from controlplane.api.server import ApiServer, serve_beside
@@ -49,6 +50,7 @@ async def run_api(settings: Settings) -> None:
     database = Database(settings.database_url, max_connections=_API_CONNECTIONS, wait_seconds=_API_PATIENCE_SECONDS)
     await database.open()
     client = await connect(settings.temporal_address, settings.temporal_namespace)
+    health.watch("temporal", temporal(client))
     wakeups = Wakeups(client)
     app = create_app(
         database=database,
@@ -63,6 +65,7 @@ async def run_api(settings: Settings) -> None:
     try:
         await serve_beside(
             ApiServer(app, host=settings.host, port=settings.port),
+            health,
             Reconciler(database=database, wakeups=wakeups).run(),
             scheduler.run(),
             _fire_deployments(settings, scheduler),
@@ -85,15 +88,15 @@ async def _fire_deployments(settings: Settings, firings: Firings) -> None:
         await asyncio.sleep(_WORKER_PAUSE_SECONDS)
 
 
-async def run_gateway(settings: Settings) -> None:
+async def run_gateway(settings: Settings, health: Health) -> None:
     """The model gateway, the only process that sees provider keys."""
     from controlplane.models.gateway import serve
     from controlplane.settings import ProviderSettings
 
-    await serve(settings, ProviderSettings())
+    await serve(settings, ProviderSettings(), health=health)
 
 
-async def run_brain(settings: Settings) -> None:
+async def run_brain(settings: Settings, health: Health) -> None:
     """Holds sessions and runs their turns."""
     from controlplane.memory.recall import Recall
     from controlplane.memory.remote import RemotePreparer
@@ -113,6 +116,7 @@ async def run_brain(settings: Settings) -> None:
     database = Database(settings.database_url, max_connections=_BRAIN_CONNECTIONS)
     await database.open()
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    health.watch("temporal", temporal(client))
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     available = harnesses(
         partial(new_id, "sevt"),
@@ -145,6 +149,7 @@ async def run_brain(settings: Settings) -> None:
     worker = brain_worker(client, turns, max_concurrent_turns=settings.max_concurrent_turns)
     try:
         await _until_stopped(
+            health,
             leases.hold(worker_id, "brain", host=settings.host_name),
             interrupts.hear(settings.database_url, stops),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
@@ -156,7 +161,7 @@ async def run_brain(settings: Settings) -> None:
         await database.close()
 
 
-async def run_sandboxes(settings: Settings) -> None:
+async def run_sandboxes(settings: Settings, health: Health) -> None:
     """Runs tool calls in the sandboxes of this host, and reaps what is left over."""
     from controlplane.memory.folder import MemoryFolder
     from controlplane.memory.remote import RemotePreparer
@@ -177,6 +182,7 @@ async def run_sandboxes(settings: Settings) -> None:
     database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
     await database.open()
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    health.watch("temporal", temporal(client))
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     sandboxes = Sandboxes(settings, database)
     tools = ToolRunner(
@@ -202,6 +208,7 @@ async def run_sandboxes(settings: Settings) -> None:
 
     try:
         await _until_stopped(
+            health,
             leases.hold(worker_id, "sandbox", host=settings.host_name),
             listen(settings.database_url, [HALTED], halted, connected=sandboxes.reaper.hurry),
             interrupts.hear(settings.database_url, stops),
@@ -216,44 +223,57 @@ async def run_sandboxes(settings: Settings) -> None:
         await database.close()
 
 
-async def run_egress(settings: Settings) -> None:
+async def run_egress(settings: Settings, health: Health) -> None:
     """The proxy that is the only way out of this host's sandboxes; only the API and it can open a secret."""
-    from controlplane.egress import ears_path, egress_settings
+    from controlplane.egress import ears_path, egress_settings, gate_address
     from controlplane.store.decisions import PostgresAudit
     from controlplane.store.egress import PostgresPolicySource
     from controlplane.store.line import Line
     from controlplane.store.workers import PostgresLeases
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
-    from sandbox.egress import Ears, Proxy, SystemResolver
+    from sandbox.egress import Ears, Gate, Proxy, SystemResolver
+    from workflows.limits import DRAIN
 
+    gate = gate_address(settings, "egress_gate_listen")
     database = Database(settings.database_url, max_connections=_EGRESS_CONNECTIONS)
     await database.open()
     line = Line(settings.database_url)
     keyring = open_keyring(MasterKeySettings(), settings.data_dir)
     resolver = SystemResolver()
+    policies = PostgresPolicySource(database=database, line=line, keyring=keyring)
     proxy = Proxy(
-        policies=PostgresPolicySource(database=database, line=line, keyring=keyring),
+        policies=policies,
         audit=PostgresAudit(line),
         resolver=resolver,
         settings=egress_settings(settings),
     )
 
+    async def line_is_up() -> str | None:
+        return None if line.is_up else "what may leave cannot be decided or recorded at the moment"
+
+    health.watch("line", line_is_up)
+
     async def listen() -> None:
         # Before the line is up nothing could be decided or recorded; who asks already waits at its ear.
         while not line.is_up:  # noqa: ASYNC110 - a line is up or not, from moment to moment
             await asyncio.sleep(_LINE_LOOK_SECONDS)
-        async with Ears(ears_path(settings), proxy):
+        async with contextlib.AsyncExitStack() as stack:
+            if gate is None:
+                await stack.enter_async_context(Ears(ears_path(settings), proxy))
+            else:
+                drain_seconds = DRAIN.total_seconds()
+                await stack.enter_async_context(Gate(gate, proxy, policies, drain_seconds=drain_seconds))
             await PostgresLeases(database).hold(new_id("wrk"), "egress", host=settings.host_name)
 
     try:
         async with proxy:
-            await _until_stopped(line.run(), listen())
+            await _until_stopped(health, line.run(), listen())
     finally:
         resolver.close()
         await database.close()
 
 
-async def run_memory(settings: Settings) -> None:
+async def run_memory(settings: Settings, health: Health) -> None:
     """Takes secrets out of what is to be kept, embeds it, and runs the memory tools."""
     from controlplane.memory.embedding import EMBEDDED, NONE, embedder
     from controlplane.memory.keeping import Upkeep
@@ -284,6 +304,7 @@ async def run_memory(settings: Settings) -> None:
         [each for each in found if each is not None],
     )
     client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    health.watch("temporal", temporal(client))
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
     journal = PostgresJournal(database)
     upkeep = Upkeep(database, preparer, client)
@@ -295,6 +316,7 @@ async def run_memory(settings: Settings) -> None:
     )
     try:
         await _until_stopped(
+            health,
             leases.hold(worker_id, "memory", host=settings.host_name),
             listen(settings.database_url, [PENDING], upkeep.hurry, connected=upkeep.hurry_at_once),
             Sweeper(worker_id=worker_id, client=client, leases=leases).run(),
@@ -307,7 +329,7 @@ async def run_memory(settings: Settings) -> None:
         await database.close()
 
 
-async def run_slack(settings: Settings, *, api_url: str) -> None:
+async def run_slack(settings: Settings, health: Health, *, api_url: str) -> None:
     """The front door in Slack. It asks the API like any client; the ledger and its own vault it opens by itself."""
     from controlplane.frontdoors.slack.process import serve
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
@@ -316,7 +338,7 @@ async def run_slack(settings: Settings, *, api_url: str) -> None:
     await database.open()
     keyring = open_keyring(MasterKeySettings(), settings.data_dir)
     try:
-        await _until_stopped(serve(settings, database, keyring, api_url))
+        await _until_stopped(health, serve(settings, database, keyring, api_url))
     finally:
         await database.close()
 
@@ -339,16 +361,23 @@ async def check_slack(settings: Settings, *, request_url: str | None) -> "list[F
 
 
 async def _until_stopped(
-    *background: Coroutine[Any, Any, None], within: AbstractAsyncContextManager[Any] | None = None
+    health: Health, *background: Coroutine[Any, Any, None], within: AbstractAsyncContextManager[Any] | None = None
 ) -> None:
     """Run tasks until SIGTERM or SIGINT, or until one of them fails; a worker drains while they still run."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        health.stops()
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop)
     tasks = [asyncio.create_task(each) for each in background]
     try:
         async with within or contextlib.nullcontext():
+            if not stopping.is_set():
+                health.serves()
             waiting = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await end(waiting)

@@ -1,22 +1,36 @@
 """The sandboxes of this host: providers, keeper, warm pool and reaper put together; which provider a session gets."""
 
-from controlplane.egress import ears_path
+import asyncio
+
+import psycopg
+import structlog
+from psycopg_pool import PoolTimeout
+
+from controlplane.egress import ears_path, gate_address
 from controlplane.settings import Settings
 from controlplane.store.checkpoints import PostgresCheckpoints
+from controlplane.store.egress import PostgresAdmissions
+from controlplane.store.exclusion import PostgresExclusion
 from controlplane.store.pool import Database
 from controlplane.store.sandboxes import PostgresSandboxes
 from controlplane.store.warm import PostgresWarm
 from sandbox import choice
+from sandbox.admission import Admissions
 from sandbox.checkpoint import Checkpoints
 from sandbox.contract import ProviderName, SandboxError, SandboxProvider
 from sandbox.docker import DockerProvider
 from sandbox.egress import EarsClient
 from sandbox.keeper import Keeper, ProviderChoice
 from sandbox.namespace import NamespaceProvider
-from sandbox.outlet import Outlets
+from sandbox.outlet import Outlets, WaysOut
 from sandbox.pool import Pool
 from sandbox.reaper import Reaper
 from sandbox.records import Wish
+
+_KEEP_SECONDS = 60.0  # for checkpoints of full size from a few sandboxes
+_END_SECONDS = 60.0  # a pod takes a second to be gone, a container less
+
+_log = structlog.get_logger(__name__)
 
 
 class Sandboxes:
@@ -25,7 +39,7 @@ class Sandboxes:
     def __init__(self, settings: Settings, database: Database):
         self.providers = providers(settings)
         records = PostgresSandboxes(database)
-        self.outlets = Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
+        self.outlets = ways_out(settings, database)
         self.pool = Pool(
             records=PostgresWarm(database),
             providers=self.providers,
@@ -41,6 +55,7 @@ class Sandboxes:
             providers=self.providers,
             choose=provider_choice(settings, self.providers),
             outlets=self.outlets,
+            exclusion=PostgresExclusion(database.url),
             host=settings.host_name,
         )
         self.reaper = Reaper(
@@ -51,9 +66,46 @@ class Sandboxes:
             idle_seconds=settings.sandbox_idle_seconds,
         )
 
+    async def clear(self) -> tuple[int, int]:
+        """End all sandboxes; return how many were put away with what they hold, and how many more were ended.
+
+        What cannot be kept in time, or while Postgres is away, is ended without.
+        """
+        kept = 0
+        try:
+            async with asyncio.timeout(_KEEP_SECONDS):
+                kept, left = await self.keeper.put_all_away("stopped")
+            if left:
+                _log.warning(f"sandboxes ended: {left}, with the files in them")
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
+        ended = 0
+        for name, provider in self.providers.items():
+            try:
+                async with asyncio.timeout(_END_SECONDS):
+                    for sandbox_id in await provider.list_ids():
+                        await provider.destroy(sandbox_id)
+                        ended += 1
+            except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
+                _log.debug("sandboxes_not_ended", provider=name, error=str(error))
+        return kept, ended
+
+
+def ways_out(settings: Settings, database: Database) -> WaysOut:
+    """Return how sandboxes get to a proxy: over the network if the settings say where its gate is."""
+    gate = gate_address(settings, "kubernetes_gate") if settings.sandbox == "kubernetes" else None
+    if gate is not None:
+        return Admissions(gate, PostgresAdmissions(database), ca_file=settings.egress_ca_file)
+    return Outlets(EarsClient(ears_path(settings)), ca_file=settings.egress_ca_file)
+
 
 def providers(settings: Settings) -> dict[ProviderName, SandboxProvider]:
-    """Return the providers that the settings allow, by name."""
+    """Return the providers that the settings allow, by name; raises `InvalidRequestError` that names the variable."""
+    if settings.sandbox == "kubernetes":
+        from controlplane.kubernetes import kubernetes_options
+        from sandbox.kubernetes import KubernetesProvider
+
+        return {"kubernetes": KubernetesProvider(kubernetes_options(settings))}
     installation = settings.host_name
     cache = settings.data_dir / "cache"
     found: dict[ProviderName, SandboxProvider] = {
@@ -70,7 +122,7 @@ def provider_choice(settings: Settings, available: dict[ProviderName, SandboxPro
 
     async def choose(wish: Wish) -> SandboxProvider:
         wanted = settings.sandbox if wish.provider == "auto" else wish.provider
-        if wanted == "kubernetes" or (wanted != "auto" and wanted not in available):
+        if wanted != "auto" and wanted not in available:
             raise SandboxError(
                 f"the environment asks for provider {wanted!r}, and this control plane runs with"
                 f" --sandbox {settings.sandbox}",

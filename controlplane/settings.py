@@ -54,10 +54,17 @@ class Settings(BaseSettings):
     temporal_namespace: str = "default"
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8401
+    gateway_address: str = ""
+    """Where the other parts find the gateway, as ``host:port``; where it listens if not set."""
+
+    health_host: str = "0.0.0.0"  # noqa: S104 - who asks is outside, and is told nothing but whether this part is well
+    health_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where a part answers ``/livez`` and ``/readyz`` (`controlplane/health.py`); nowhere if not set."""
+
     worker_name: str = ""
     """What stays the same when this worker is started again; the host's name if not set."""
 
-    sandbox: Literal["auto", "docker", "namespace"] = "auto"
+    sandbox: Literal["auto", "docker", "namespace", "kubernetes"] = "auto"
     sandbox_idle_seconds: float = 900
     """How long a sandbox stays without use; then what is in it is kept as a checkpoint, and it ends."""
 
@@ -87,6 +94,9 @@ class Settings(BaseSettings):
 
     memory_host: str = "127.0.0.1"
     memory_port: int = 8402
+    memory_address: str = ""
+    """Where the other parts find the memory worker, as ``host:port``; where it listens if not set."""
+
     embedding_model: str = "wordllama"
     """What memories are found by: ``wordllama`` (embedded), ``minilm`` (an extra), ``none``, or an endpoint's."""
 
@@ -118,6 +128,40 @@ class Settings(BaseSettings):
     egress_allow_cidrs: str = ""
     """Private ranges that sandboxes may reach all the same, if their environment allows the host: ``10.1.0.0/16``."""
 
+    egress_gate_listen: str = ""
+    """Where the egress proxy takes the connections of sandboxes that are pods, as ``address:port``."""
+
+    kubernetes_namespace: str = "bulkhead-sandboxes"
+    """Where sandboxes are pods; nothing else should run there."""
+
+    kubernetes_runtime_image: str = ""
+    """An image that has Bulkhead's runtime (`bulkhead sandbox runtime`); every pod begins with it."""
+
+    kubernetes_image: str = ""
+    """What a sandbox is made of where its environment names no image; the runtime's image if not set."""
+
+    kubernetes_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    kubernetes_pull_secrets: str = ""
+    """Names of the secrets that images are pulled with, separated by commas."""
+
+    kubernetes_runtime_class: str = ""
+    """A RuntimeClass of the cluster, such as gVisor's."""
+
+    kubernetes_node_selector: str = ""
+    """Labels that a node must have for sandboxes to run there: ``key=value``, several separated by commas."""
+
+    kubernetes_key: SecretStr | None = None
+    """What a sandbox knows its workers by: 16 characters or more, the same for all of them."""
+
+    kubernetes_gate: str = ""
+    """Where pods find the gate of the egress proxies, as ``host:port``; the worker opens one itself if not set."""
+
+    kubernetes_gate_listen: str = ""
+    """Where the worker opens gates itself: ``address:first_port``, an address of this host that pods reach."""
+
+    kubernetes_canary: Literal["full", "glance"] = "full"
+    """How thoroughly a new pod is seen to reach nothing before its first command."""
+
     log_format: Literal["auto", "json", "text"] = "auto"
 
     @property
@@ -138,12 +182,12 @@ class Settings(BaseSettings):
     @property
     def memory_url(self) -> str:
         """Where texts are prepared before they are kept."""
-        return f"http://{self.memory_host}:{self.memory_port}"
+        return f"http://{self.memory_address or f'{self.memory_host}:{self.memory_port}'}"
 
     @property
     def gateway_url(self) -> str:
         """Where the brain asks for model answers."""
-        return f"http://{self.gateway_host}:{self.gateway_port}"
+        return f"http://{self.gateway_address or f'{self.gateway_host}:{self.gateway_port}'}"
 
 
 class ProviderSettings(BaseSettings):

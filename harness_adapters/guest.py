@@ -12,8 +12,10 @@ SHUTDOWN_SECONDS = 2
 """Streams still open then are cut; their turns ask again."""
 
 
-def quiet(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
-    """Return how our inner servers run."""
+def quiet(
+    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, shutdown_seconds: int = SHUTDOWN_SECONDS
+) -> uvicorn.Config:
+    """Return how our inner servers run; ``shutdown_seconds``: what an answer under way has to end."""
     return uvicorn.Config(
         app,
         host=host,
@@ -24,7 +26,7 @@ def quiet(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Co
         date_header=False,
         lifespan="off",
         ws="none",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=shutdown_seconds,
     )
 
 

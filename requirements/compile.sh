@@ -8,6 +8,8 @@ compile() {
 }
 compile pyproject.toml -o requirements/base.txt
 compile pyproject.toml --extra slack --group dev -c requirements/base.txt -o requirements/dev.txt
+# What the image has: every part, with the Slack front door.
+compile pyproject.toml --extra slack -c requirements/dev.txt -o requirements/image.txt
 compile --group build -o requirements/build.txt
 # What `make bench` compares the egress proxy with, in an environment of its own; the last that runs on Python 3.11.
 compile - -o requirements/mitmproxy.txt <<< "mitmproxy==11.0.2"

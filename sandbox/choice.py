@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sandbox.contract import SandboxError
+from sandbox.contract import ProviderName, SandboxError
 from sandbox.docker import docker_available
 from sandbox.ear import NO_ENTRY_STEP, entry_obstacle
 
-Wanted = Literal["auto", "docker", "namespace"]
+Wanted = Literal["auto", "docker", "namespace", "kubernetes"]
 
 
 @dataclass(frozen=True)
 class Choice:
     """A provider's name, and why it is the one."""
 
-    provider: Literal["docker", "namespace"]
+    provider: ProviderName
     reason: str
 
 
@@ -23,8 +23,8 @@ async def choose(wanted: Wanted, *, image: str | None = None, way_out: bool = Fa
 
     ``way_out``: the sandbox needs one to the egress proxy.
     """
-    if wanted == "namespace":
-        return Choice(provider="namespace", reason="it was asked for by name")
+    if wanted == "namespace" or wanted == "kubernetes":  # noqa: PLR1714 - so that pyright sees that it is not "auto"
+        return Choice(provider=wanted, reason="it was asked for by name")
     missing = await docker_available(image)
     if missing is None and way_out and (obstacle := entry_obstacle()) is not None:
         missing = f"a container here cannot have a way out, because {obstacle}; {NO_ENTRY_STEP}"

@@ -5,7 +5,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import structlog
 
@@ -13,10 +12,10 @@ from sandbox import outfit
 from sandbox.checkpoint import Checkpoints
 from sandbox.contract import ProviderName, SandboxError, SandboxHaltedError, SandboxLostError, SandboxProvider
 from sandbox.pool import Pool
-from sandbox.records import EndReason, Kind, Restored, SandboxDetails, SandboxRecords, SandboxRow, Wish
+from sandbox.records import EndReason, Exclusion, Kind, Restored, SandboxDetails, SandboxRecords, SandboxRow, Wish
 
 if TYPE_CHECKING:  # the brain imports this module, and need not carry the proxy's libraries
-    from sandbox.outlet import Outlets
+    from sandbox.outlet import WaysOut
 
 RENEWAL_SECONDS = 60.0
 """How long a sandbox must outlive the command that it is about to run: time for its result and a checkpoint."""
@@ -37,7 +36,8 @@ class Keeper:
         pool: Pool,
         providers: Mapping[ProviderName, SandboxProvider],
         choose: ProviderChoice,
-        outlets: "Outlets",
+        outlets: "WaysOut",
+        exclusion: Exclusion,
         host: str,
     ):
         self._records = records
@@ -47,7 +47,7 @@ class Keeper:
         self._choose = choose
         self._outlets = outlets
         self._host = host
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._exclusion = exclusion
 
     def provider(self, row: SandboxRow) -> SandboxProvider:
         """Return the provider that holds a sandbox."""
@@ -59,7 +59,7 @@ class Keeper:
         Raises `SandboxError` if none can be had: ``wrong_host`` if it is on another host that lives,
         ``sandbox_halted`` if a person stopped it after this call had been dispatched.
         """
-        async with self._lock(session_id):
+        async with self._exclusion.hold(session_id):
             row = await self._records.current(workspace_id, session_id, tool_use_id=tool_use_id)
             if row is not None and await self._serves(row):
                 return row
@@ -113,11 +113,11 @@ class Keeper:
 
     async def put_away(self, row: SandboxRow) -> None:
         """Keep what a retiring sandbox holds, then end it; what cannot be done now is done at the next call."""
-        async with self._lock(row.session_id):
-            try:
+        try:
+            async with self._exclusion.hold(row.session_id):
                 await self._keep(row)
-            except SandboxError as error:
-                _log.warning("sandbox_not_put_away", sandbox_id=row.id, cause=str(error))
+        except SandboxError as error:
+            _log.warning("sandbox_not_put_away", sandbox_id=row.id, cause=str(error))
 
     async def put_all_away(self, reason: EndReason) -> tuple[int, int]:
         """Put away every sandbox of this host; return how many were, and how many could not be."""
@@ -133,12 +133,10 @@ class Keeper:
         await self._outlets.close(sandbox_id)
 
     async def close(self) -> None:
-        """Release the providers; the sandboxes stay."""
+        """Release the providers, and what this worker holds; the sandboxes stay."""
+        await self._exclusion.close()
         for provider in self._providers.values():
             await provider.close()
-
-    def _lock(self, session_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(session_id, asyncio.Lock())
 
     async def _serves(self, row: SandboxRow) -> bool:
         """Say whether a sandbox can run the next command; one that cannot is ended, and what it holds is kept."""

@@ -1,9 +1,9 @@
-"""The way out of each sandbox: its ear in the hands of this host's proxy, and back there when either has died."""
+"""The way out of each sandbox of a host: its ear in the hands of the proxy, and back there when either has died."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -24,6 +24,30 @@ Holders = Callable[[], Awaitable[Mapping[str, SandboxProvider | None]]]
 """Every live sandbox of this host by id, with its provider if it is to have a way out and can have it by now."""
 
 
+class WaysOut(Protocol):
+    """How sandboxes get to a proxy: `Outlets` on this host, `sandbox.admission.Admissions` over the network."""
+
+    async def prepare(self, sandbox_id: str, provider: SandboxProvider) -> None:
+        """Do what can be done before the sandbox belongs to a session; raises what the provider raises."""
+        ...
+
+    async def open(self, sandbox_id: str, provider: SandboxProvider) -> None:
+        """Give a prepared sandbox its way out, and the certificate of its session's own authority.
+
+        Raises `SandboxError`: ``egress_away`` if the proxy does not answer, ``provision_failed`` if it will not until
+        somebody has done something, else what the provider raises.
+        """
+        ...
+
+    async def close(self, sandbox_id: str) -> None:
+        """Take a way out back; a proxy that does not answer is told later."""
+        ...
+
+    async def keep(self, holders: Holders) -> None:
+        """Put back what the proxy has lost, and take back what is no more, until cancelled."""
+        ...
+
+
 class Outlets:
     """Hands ears to the proxy of this host."""
 
@@ -34,26 +58,22 @@ class Outlets:
         self._changes = 0
 
     async def prepare(self, sandbox_id: str, provider: SandboxProvider) -> None:
-        """Do what can be done before the sandbox belongs to a session: take the ear's place, write common files."""
+        """See `WaysOut.prepare`: take the ear's place, write common files."""
         (await provider.ear(sandbox_id)).close()
-        await _write(sandbox_id, provider, await asyncio.to_thread(outfit.common_files))
+        await write(sandbox_id, provider, await asyncio.to_thread(outfit.common_files))
 
     async def open(self, sandbox_id: str, provider: SandboxProvider) -> None:
-        """Give a prepared sandbox its way out, and the certificate of its session's own authority.
-
-        Raises `SandboxError`: ``egress_away`` if the proxy does not answer, ``provision_failed`` if it will not until
-        somebody has done something, else what the provider raises.
-        """
+        """See `WaysOut.open`."""
         with await provider.ear(sandbox_id) as ear:
             self._note_change()
-            await self._patiently(lambda: self._proxy.attach(sandbox_id, ear))
+            await patiently(lambda: self._proxy.attach(sandbox_id, ear))
             self._note_change()
-        authority = await self._patiently(lambda: self._proxy.authority(sandbox_id))
+        authority = await patiently(lambda: self._proxy.authority(sandbox_id))
         own = await asyncio.to_thread(outfit.own_files, authority, ca_file=self._ca_file)
-        await _write(sandbox_id, provider, own)
+        await write(sandbox_id, provider, own)
 
     async def close(self, sandbox_id: str) -> None:
-        """Take a way out back; a proxy that does not answer is told later."""
+        """See `WaysOut.close`."""
         self._note_change()
         try:
             await self._proxy.detach(sandbox_id)
@@ -61,7 +81,7 @@ class Outlets:
             _log.info("ear_not_taken_back", sandbox_id=sandbox_id, cause=str(error))
 
     async def keep(self, holders: Holders) -> None:
-        """Put back what the proxy has lost, and take back what is no more, until cancelled."""
+        """See `WaysOut.keep`."""
         trouble = ""
         while True:
             try:
@@ -101,21 +121,23 @@ class Outlets:
         else:
             _log.info("ear_put_back", sandbox_id=sandbox_id)
 
-    @staticmethod
-    async def _patiently(order: Callable[[], Awaitable[T]]) -> T:
-        until = asyncio.get_running_loop().time() + PATIENCE_SECONDS
-        while True:
-            try:
-                return await order()
-            except EarsRefusedError as error:
-                raise SandboxError(f"the sandbox has no way out: {error}", code="provision_failed") from error
-            except EarsError as error:
-                if asyncio.get_running_loop().time() > until:
-                    raise SandboxError(f"the sandbox has no way out yet: {error}", code="egress_away") from error
-            await asyncio.sleep(LOOK_SECONDS)
+
+async def patiently(order: Callable[[], Awaitable[T]]) -> T:
+    """Return what the proxy answers, which may just be started again; raises as `WaysOut.open` says."""
+    until = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await order()
+        except EarsRefusedError as error:
+            raise SandboxError(f"the sandbox has no way out: {error}", code="provision_failed") from error
+        except EarsError as error:
+            if asyncio.get_running_loop().time() > until:
+                raise SandboxError(f"the sandbox has no way out yet: {error}", code="egress_away") from error
+        await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _write(sandbox_id: str, provider: SandboxProvider, files: Mapping[str, bytes]) -> None:
+async def write(sandbox_id: str, provider: SandboxProvider, files: Mapping[str, bytes]) -> None:
+    """Write files whole, by path."""
     for path, content in files.items():
         await provider.write_file(sandbox_id, path, _whole(content))
 

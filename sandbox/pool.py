@@ -13,7 +13,7 @@ from sandbox.contract import ProviderName, SandboxError, SandboxProvider
 from sandbox.records import Kind, WarmRecords
 
 if TYPE_CHECKING:  # as in `keeper.py`
-    from sandbox.outlet import Outlets
+    from sandbox.outlet import WaysOut
 
 WANTED = timedelta(minutes=30)
 """A kind that no session has asked for in this long is kept warm no more."""
@@ -44,7 +44,7 @@ class Pool:
         *,
         records: WarmRecords,
         providers: Mapping[ProviderName, SandboxProvider],
-        outlets: "Outlets",
+        outlets: "WaysOut",
         host: str,
         size: int,
     ):

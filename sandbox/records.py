@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
@@ -111,6 +112,22 @@ class SandboxRow(_Frozen):
     expires_at: datetime
     first_tool_use_id: str | None = None
     details: SandboxDetails = Field(default_factory=SandboxDetails)
+
+
+class Exclusion(Protocol):
+    """Keeps workers out of one another's way; implemented in `controlplane/store/exclusion.py`."""
+
+    def hold(self, session_id: str) -> AbstractAsyncContextManager[None]:
+        """Have nobody else within this for the same session, in this process or in another worker's.
+
+        What its holder holds is free when the holder dies. Raises `SandboxError` (``engine_away``), and ends what
+        runs within, as soon as others may be there too.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        ...
 
 
 class SandboxRecords(Protocol):

@@ -30,6 +30,8 @@ ETC = {
 }
 """Files of /etc for a sandbox that has no image: nobody of the host is in them. Debian's own profile asks another
 program who its user is, for each command, which takes as long as the shell itself."""
+ANY_LOADER = "loader"
+"""A second name of the loader in an image, the same on every architecture: a worker need not know a pod's node."""
 _START = "from sandbox.supervisor.main import main; main()"
 _LIST = f"import sys, json; sys.path.append(sys.argv[1]); {_START.partition(';')[0]}; import encodings.ascii; " + (
     "[__import__(name) for name in sys.argv[2:]]; "
@@ -88,6 +90,15 @@ def build(
     if not target.exists():
         _assemble(files, target, runtime, modules)
     return runtime
+
+
+def install(into: Path) -> Runtime:
+    """Put a runtime into a folder of an image that is being made, to be there at `MOUNT`; raises OSError if it is."""
+    with tempfile.TemporaryDirectory() as cache:
+        built = build(Path(cache))
+        shutil.copytree(built.path, into, symlinks=True)
+        (into / "lib" / ANY_LOADER).symlink_to(built.loader)
+    return Runtime(path=into, loader=ANY_LOADER)
 
 
 def _is_kept_link(name: str, path: Path) -> bool:

@@ -68,6 +68,19 @@ class Supervised(abc.ABC):
             return _checked(answer)
         raise SandboxLostError(f"sandbox {sandbox_id!r}: its supervisor hangs up on every connection")
 
+    async def _broken(self, sandbox_id: str, meanwhile: str) -> SandboxError:
+        """Return what a connection's end in the middle of something means: the sandbox's end, or the bridge's alone.
+
+        A bridge ends with the engine or server that carries it, and in a pod any command can end it.
+        """
+        try:
+            await self._channel(sandbox_id)
+        except SandboxLostError:
+            return SandboxLostError(f"sandbox {sandbox_id!r} was lost while {meanwhile}")
+        return SandboxError(
+            f"the connection to sandbox {sandbox_id!r} broke while {meanwhile}; try again", code="engine_away"
+        )
+
     async def execute(self, sandbox_id: str, request: ExecRequest) -> ExecResult:
         """Run the command, or attach to the run of the same exec id, and wait for its end or until it is to yield."""
         header = {"op": "exec", **request.model_dump(exclude={"stdin"})}
@@ -138,7 +151,7 @@ class Supervised(abc.ABC):
                 raise
             await self._file(channel, {"op": "close", "handle": handle, "path": path, "commit": True})
         except ConnectionError as error:
-            raise SandboxLostError(f"sandbox {sandbox_id!r} was lost while {path!r} was written") from error
+            raise await self._broken(sandbox_id, f"{path!r} was written") from error
         return size
 
     async def read_file(self, sandbox_id: str, path: str) -> AsyncIterator[bytes]:
@@ -152,7 +165,7 @@ class Supervised(abc.ABC):
             finally:
                 await self._file(channel, {"op": "close", "handle": handle, "path": path, "commit": False})
         except ConnectionError as error:
-            raise SandboxLostError(f"sandbox {sandbox_id!r} was lost while {path!r} was read") from error
+            raise await self._broken(sandbox_id, f"{path!r} was read") from error
 
     async def list_files(self, sandbox_id: str, path: str) -> list[FileStat]:
         """Return the entries of a folder, or the one entry of a file."""
@@ -177,7 +190,7 @@ class Supervised(abc.ABC):
             finally:
                 await self._file(channel, {"op": "archive_close", "handle": handle})
         except ConnectionError as error:
-            raise SandboxLostError(f"sandbox {sandbox_id!r} was lost while {path!r} was read") from error
+            raise await self._broken(sandbox_id, f"{path!r} was read") from error
 
     async def write_archive(
         self, sandbox_id: str, path: str, content: AsyncIterator[bytes], *, max_bytes: int
@@ -197,7 +210,7 @@ class Supervised(abc.ABC):
             finally:
                 await self._file(channel, {"op": "archive_close", "handle": handle})
         except ConnectionError as error:
-            raise SandboxLostError(f"sandbox {sandbox_id!r} was lost while {path!r} was written") from error
+            raise await self._broken(sandbox_id, f"{path!r} was written") from error
 
     async def stat_file(self, sandbox_id: str, path: str) -> FileStat:
         """Return what a path is itself, also if it is a link."""

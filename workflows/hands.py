@@ -23,7 +23,7 @@ from sandbox.records import SandboxRow
 from workflows.contracts import RUN_TOOL, WRONG_HOST, ToolCallInput
 from workflows.heartbeat import heartbeats
 from workflows.interrupts import Interrupts, interrupted, to_its_end
-from workflows.limits import KILL_WAIT_SECONDS, MAX_TOOL_CRASHES, TOOL_DRAIN, TOOL_PATIENCE
+from workflows.limits import KILL_WAIT_SECONDS, LAST_WORD, MAX_TOOL_CRASHES, TOOL_PATIENCE
 from workflows.outcomes import (
     described,
     failure,
@@ -228,7 +228,7 @@ class ToolRunner:
     async def _stopped(self, call: ToolCallInput) -> None:
         """Record that a worker that stops has laid the call down; what cannot be recorded in time is lost."""
         recording = asyncio.ensure_future(self._journal.attempt_ended(call))
-        await asyncio.wait({recording}, timeout=TOOL_DRAIN.total_seconds())
+        await asyncio.wait({recording}, timeout=LAST_WORD.total_seconds())
         if not recording.done() or recording.exception() is not None:
             recording.cancel()
             _log.warning("attempt_end_lost")

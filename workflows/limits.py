@@ -73,11 +73,15 @@ KILL_WAIT_SECONDS = 10.0
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """The SDK's default holds heartbeats back for most of the time-out, and with them the cancellations they bring."""
 
-DRAIN = timedelta(seconds=2)
-"""How long a stopping brain lets turns finish a step; what is left goes on in another attempt."""
+DRAIN = _seconds("BULKHEAD_DRAIN_SECONDS", 2)
+"""How long a stopping brain lets turns go on; what is left goes on in another attempt. In a cluster, where
+nobody waits for it to end, it may be longer."""
 
-TOOL_DRAIN = timedelta(seconds=1)
+TOOL_DRAIN = _seconds("BULKHEAD_DRAIN_SECONDS", 1)
 """Likewise for a stopping sandbox worker; a command runs on in its sandbox, and the next attempt attaches to it."""
+
+LAST_WORD = timedelta(seconds=2)
+"""How long it then tries to record that a turn or a call was laid down; Postgres may be what is away."""
 
 CONNECT_RETRY_SECONDS = 0.1
 """Temporal is up within a second of being started; nobody should wait longer than that for it."""

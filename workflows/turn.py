@@ -28,7 +28,7 @@ from workflows.contracts import RUN_TURN, TurnEnd, TurnInput, TurnResult
 from workflows.heartbeat import heartbeats
 from workflows.history import is_unfinished
 from workflows.interrupts import Interrupts, cancelled_once, interrupted, to_its_end
-from workflows.limits import DRAIN
+from workflows.limits import LAST_WORD
 from workflows.outputs import OutputDispatcher
 from workflows.records import CutAnswer, SessionGoneError, SupersededError, TurnRecords, TurnStart
 from workflows.tools import ToolDispatcher
@@ -96,7 +96,7 @@ class TurnRunner:
     ) -> None:
         """Record how an attempt ended, if it can be recorded: the next one draws its own conclusion otherwise."""
         recording = asyncio.ensure_future(self._records.attempt_ended(start, ending, error=error))
-        await asyncio.wait({recording}, timeout=DRAIN.total_seconds())
+        await asyncio.wait({recording}, timeout=LAST_WORD.total_seconds())
         if not recording.done() or recording.cancelled() or recording.exception() is not None:
             recording.cancel()
             _log.warning("attempt_end_lost", ending=ending, error=error)

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from controlplane.api.parts import Parts
+from controlplane.health import Health, serve_well
 
 GRACE_SECONDS = 5
 """For requests that are under way; a stream ends at once and resumes elsewhere."""
@@ -42,7 +43,7 @@ class ApiServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def serve_beside(server: uvicorn.Server, *background: Coroutine[Any, Any, None]) -> None:
+async def serve_beside(server: uvicorn.Server, health: Health, *background: Coroutine[Any, Any, None]) -> None:
     """Serve until told to exit, with ``background`` running as long.
 
     Should a part of it end, the server exits and this raises: an API that fires nothing any more, and answers as if
@@ -56,7 +57,7 @@ async def serve_beside(server: uvicorn.Server, *background: Coroutine[Any, Any, 
     for task in tasks:
         task.add_done_callback(exits)
     try:
-        await server.serve()
+        await serve_well(server, health)
         for task in tasks:
             if task.done():
                 task.result()

@@ -23,6 +23,7 @@ from controlplane.cli import (
     keys,
     live,
     memory,
+    migrate,
     prices,
     rules,
     sandbox,
@@ -61,6 +62,7 @@ app.add_typer(harness.app, name="harness")
 chat.register(app)
 demo.register(app)
 doctor.register(app)
+migrate.register(app)
 serve.register(app)
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,12 +11,13 @@ from controlplane.cli.failure import Failure
 from controlplane.cli.output import Output
 from controlplane.cli.server import JsonOption
 
+if TYPE_CHECKING:
+    from controlplane.settings import Settings
+
+_CONNECTIONS = 4
+_WAIT_SECONDS = 5.0
+
 app = typer.Typer(help="What sandboxes are made of.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Make typer keep ``image`` a command of this group, though it is the only one."""
 
 
 @app.command("image")
@@ -36,3 +38,52 @@ def image(
         raise Failure(str(error), code=error.code, next_step="see what `bulkhead doctor` says of docker") from error
     if as_json:
         Output(as_json=True).json({"image": DEFAULT_IMAGE})
+
+
+@app.command("runtime")
+def runtime(
+    into: Annotated[Path, typer.Option("--into", help="A folder that is not there yet; /.bulkhead in an image.")],
+) -> None:
+    """Put what every sandbox begins with into an image that is being made."""
+    from sandbox.runtime import install
+
+    try:
+        install(into)
+    except OSError as error:
+        raise Failure(
+            f"the runtime cannot be put into {into}: {error}",
+            code="runtime_not_installed",
+            field="--into",
+            next_step="name a folder that is not there yet, in one that may be written",
+        ) from error
+
+
+@app.command("clear")
+def clear() -> None:
+    """Keep the files of all sandboxes of this installation and end them; its workers, if not stopped, make others."""
+    from controlplane.settings import Settings
+
+    settings = Settings()
+    if not settings.database_url:
+        raise Failure(
+            "`bulkhead sandbox clear` needs the installation's Postgres",
+            code="missing_setting",
+            field="BULKHEAD_DATABASE_URL",
+            next_step="set it, or stop `bulkhead up`, which ends its sandboxes itself",
+        )
+    kept, ended = asyncio.run(_clear(settings))
+    typer.echo(f"{kept} kept, {ended} more ended")
+
+
+async def _clear(settings: "Settings") -> tuple[int, int]:
+    from controlplane.sandboxes import Sandboxes
+    from controlplane.store.pool import Database
+
+    database = Database(settings.database_url, max_connections=_CONNECTIONS, wait_seconds=_WAIT_SECONDS)
+    await database.open()
+    sandboxes = Sandboxes(settings, database)
+    try:
+        return await sandboxes.clear()
+    finally:
+        await sandboxes.keeper.close()
+        await database.close()

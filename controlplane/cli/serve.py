@@ -19,7 +19,8 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", readable=False, help="Where everything is kept; .bulkhead if not given.")
 ]
 Sandbox = Annotated[
-    Literal["auto", "docker", "namespace"] | None, typer.Option("--sandbox", help="What isolates the sandboxes.")
+    Literal["auto", "docker", "namespace", "kubernetes"] | None,
+    typer.Option("--sandbox", help="What isolates the sandboxes."),
 ]
 
 

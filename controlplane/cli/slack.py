@@ -46,11 +46,19 @@ def run(context: typer.Context, url: UrlOption = None, data_dir: DataDirOption =
         return
     _require_extra()
     from controlplane import logs
-    from controlplane.main import run_slack
 
     settings = _settings(data_dir)
     logs.configure("slack", settings.log_format)
-    asyncio.run(run_slack(settings, api_url=Server(url, settings.data_dir, as_json=False).url))
+    asyncio.run(_serve(settings, Server(url, settings.data_dir, as_json=False).url))
+
+
+async def _serve(settings: "Settings", api_url: str) -> None:
+    from controlplane.health import Health, migrated
+    from controlplane.main import run_slack
+
+    async with Health(settings) as health:
+        await migrated(settings.database_url)
+        await run_slack(settings, health, api_url=api_url)
 
 
 @app.command("manifest")

@@ -29,6 +29,7 @@ def run_part(name: PartName, settings: Settings) -> int:
 
 async def _run(name: PartName, settings: Settings) -> None:
     from controlplane import main
+    from controlplane.health import Health, migrated
 
     run = {
         "gateway": main.run_gateway,
@@ -39,7 +40,9 @@ async def _run(name: PartName, settings: Settings) -> None:
         "api": main.run_api,
     }
     try:
-        await run[name](settings)
+        async with Health(settings) as health:
+            await migrated(settings.database_url)
+            await run[name](settings, health)
     except BulkheadError as error:
         _log.error(
             "part_failed", message=error.message, code=error.code, field=error.field, next_step=error.next_step

@@ -14,10 +14,10 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import structlog
+from pydantic import SecretStr
 
 from controlplane import logs
 from controlplane.egress import egress_settings
@@ -42,19 +42,17 @@ from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, 
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
 from controlplane.vault.keyring import MasterKeySettings
-from sandbox.contract import SandboxError
-
-if TYPE_CHECKING:
-    from sandbox.keeper import Keeper
 
 _ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
 _STOP_SECONDS = 10.0  # a part hands over or finishes what it does in a few seconds, or is killed
 _SAME_SIGNAL_SECONDS = 0.5  # `timeout` and some shells send one Ctrl-C twice: to the process and to its group
-_KEEP_SECONDS = 60.0  # for checkpoints of full size from a few sandboxes; a second Ctrl-C does without
 _KEEPING_CONNECTIONS = 4
 _LOOK_SECONDS = 0.05
 _STILL_WAITING_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
+_KEY_BYTES = 32
+_KEYS = {name: f"BULKHEAD_{name.upper()}" for name in ("embedding_api_key", "kubernetes_key")}
+"""Settings that are secret, and their variables; each is told to the one part that reads it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +78,7 @@ class Up:
         """Run until told to stop; raises `BulkheadError` if the data directory, the host or the port won't do."""
         model_providers(self._settings, ProviderSettings())
         egress_settings(self._settings)
+        _check_pods(self._settings)
         _check_host(self._settings.host)
         await self._take_data_directory()
         loop = asyncio.get_running_loop()
@@ -134,6 +133,7 @@ class Up:
         await asyncio.to_thread(_migrate, self._settings.database_url)
         await self._provision_key()
         master_key.provision(MasterKeySettings(), self._data)
+        self._settings = _with_key_of_pods(self._settings, self._data)
         for name in PART_NAMES:
             stopper = self._stop_sandboxes if name == "sandboxes" else _stop_part
             await self._supervisor.start(Part(name, start=partial(self._start_part, name), stop=stopper))
@@ -197,29 +197,14 @@ class Up:
         await database.open()
         sandboxes = Sandboxes(self._settings, database)
         try:
-            await self._keep_sandboxes(sandboxes.keeper)
-            for name, provider in sandboxes.providers.items():
-                try:
-                    async with asyncio.timeout(_STOP_SECONDS):
-                        for sandbox_id in await provider.list_ids():
-                            await provider.destroy(sandbox_id)
-                except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
-                    _log.debug("sandboxes_not_ended", provider=name, error=str(error))
+            kept, _ = await sandboxes.clear()
+            if kept:
+                _log.info(
+                    f"sandboxes put away: {kept}; the files in them come back with their session's next command"
+                )
         finally:
             await sandboxes.keeper.close()
             await database.close()
-
-    async def _keep_sandboxes(self, keeper: "Keeper") -> None:
-        try:
-            async with asyncio.timeout(_KEEP_SECONDS):
-                kept, lost = await keeper.put_all_away("stopped")
-        except (psycopg.Error, TimeoutError) as error:
-            _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
-            return
-        if kept:
-            _log.info(f"sandboxes put away: {kept}; the files in them come back with their session's next command")
-        if lost:
-            _log.warning(f"sandboxes ended: {lost}, with the files in them")
 
     async def _until_ready(self) -> None:
         looks = 0
@@ -310,6 +295,47 @@ def _with_name(settings: Settings, data: Path) -> Settings:
     return settings.model_copy(update={"worker_name": record.read_text()})
 
 
+def _check_pods(settings: Settings) -> None:
+    """Raise `InvalidRequestError` if sandboxes are to be pods, and the settings for that are wrong."""
+    if settings.sandbox != "kubernetes":
+        return
+    from controlplane.kubernetes import kubernetes_options
+    from sandbox.contract import SandboxError
+    from sandbox.kubernetes.access import find_access
+
+    try:
+        find_access()
+    except SandboxError as error:
+        raise InvalidRequestError(
+            f"sandboxes are to be pods, and there is {error}",
+            code="bad_configuration",
+            field="KUBECONFIG",
+            next_step="name the file, or choose another --sandbox",
+        ) from error
+    kubernetes_options(_with_given_key(settings, settings.kubernetes_key or SecretStr(secrets.token_hex(_KEY_BYTES))))
+    if settings.kubernetes_gate:
+        raise InvalidRequestError(
+            "BULKHEAD_KUBERNETES_GATE: `bulkhead up` has its egress proxy on this host, where pods find no gate",
+            code="bad_configuration",
+            field="BULKHEAD_KUBERNETES_GATE",
+            next_step="unset it; BULKHEAD_KUBERNETES_GATE_LISTEN names an address of this host that pods reach",
+        )
+
+
+def _with_key_of_pods(settings: Settings, data: Path) -> Settings:
+    """Give the workers a key that pods know them by, made at the first start, where none is given."""
+    if settings.sandbox != "kubernetes" or settings.kubernetes_key is not None:
+        return settings
+    record = data / "kubernetes-key"
+    if not record.exists():
+        write_whole(record, secrets.token_hex(_KEY_BYTES), mode=0o600)
+    return _with_given_key(settings, SecretStr(record.read_text()))
+
+
+def _with_given_key(settings: Settings, key: SecretStr) -> Settings:
+    return settings.model_copy(update={"kubernetes_key": key})
+
+
 def _config_file(settings: Settings, data: Path) -> Path | None:
     candidates = [settings.config_file] if settings.config_file else [Path("bulkhead.toml"), data / "bulkhead.toml"]
     found = [path.resolve() for path in candidates if path == settings.config_file or os.access(path, os.F_OK)]
@@ -318,16 +344,17 @@ def _config_file(settings: Settings, data: Path) -> Path | None:
 
 def _environment(settings: Settings, part: PartName) -> dict[str, str]:
     """Return what a part sees: every setting, no API key, and other keys only where they are used."""
-    secret = {*SECRET_VARIABLES, *master_key.VARIABLES, "BULKHEAD_API_KEY", "BULKHEAD_EMBEDDING_API_KEY"}
+    secret = {*SECRET_VARIABLES, *master_key.VARIABLES, "BULKHEAD_API_KEY", *_KEYS.values()}
     kept = {name: value for name, value in os.environ.items() if name not in secret} | master_key.environment(part)
-    for name, value in settings.model_dump(exclude={"api_key", "embedding_api_key"}).items():
+    for name, value in settings.model_dump(exclude={"api_key", *_KEYS}).items():
         if value is not None:
             kept[f"BULKHEAD_{name.upper()}"] = str(value)
     kept["BULKHEAD_LOG_FORMAT"] = "json"
     if part == "gateway":
         kept |= {name: os.environ[name] for name in SECRET_VARIABLES if name in os.environ}
-    if part == "memory" and settings.embedding_api_key is not None:
-        kept["BULKHEAD_EMBEDDING_API_KEY"] = settings.embedding_api_key.get_secret_value()
+    reads = {"memory": "embedding_api_key", "sandboxes": "kubernetes_key"}.get(part, "")
+    if reads and (key := getattr(settings, reads)) is not None:
+        kept[_KEYS[reads]] = key.get_secret_value()
     return kept
 
 

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
+from controlplane.health import Health, serve_well
 from controlplane.ids import new_id, shown_id
 from controlplane.models.asked import Asked
 from controlplane.models.booking import POSTGRES_AWAY, Booking
@@ -30,7 +31,8 @@ from controlplane.settings import ModelProvider, ProviderSettings, Settings, mod
 from controlplane.store.ledger import RefusedError, Wanted
 from controlplane.store.pool import Database
 from harness_adapters.contract import REQUEST_ID_HEADER, WireFormat
-from harness_adapters.guest import quiet
+from harness_adapters.guest import SHUTDOWN_SECONDS, quiet
+from workflows.limits import DRAIN
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Twice what Anthropic takes: the provider's own limit should be the one that is met."""
@@ -76,7 +78,7 @@ def create_gateway(
     )
 
 
-async def serve(settings: Settings, keys: ProviderSettings) -> None:
+async def serve(settings: Settings, keys: ProviderSettings, *, health: Health) -> None:
     """Run the gateway, with the scripted model beside it on a loopback socket, until a signal ends it."""
     database = Database(settings.database_url, max_connections=_CONNECTIONS)
     await database.open()
@@ -86,7 +88,11 @@ async def serve(settings: Settings, keys: ProviderSettings) -> None:
             providers = model_providers(settings, keys) | scripted_providers(scripted_url)
             app = create_gateway(providers, gate=TurnGate(database), client=client, log=log)
             _log.info("model_gateway_listening", port=settings.gateway_port, providers=sorted(providers))
-            await uvicorn.Server(quiet(app, host=settings.gateway_host, port=settings.gateway_port)).serve()
+            drain_seconds = max(SHUTDOWN_SECONDS, round(DRAIN.total_seconds()))
+            config = quiet(
+                app, host=settings.gateway_host, port=settings.gateway_port, shutdown_seconds=drain_seconds
+            )
+            await serve_well(uvicorn.Server(config), health)
     finally:
         await database.close()
 

@@ -48,15 +48,19 @@ PACKAGE_REGISTRIES = [
 
 @dataclass
 class _Held:
-    """A policy, what it was made from (as `line.CHANNEL` names it), and the secrets that were asked for since."""
+    """A policy, what it was made from (as `line.CHANNEL` names it), and the secrets that were asked for since.
+
+    ``gate``: the hash of what the sandbox says at a gate.
+    """
 
     policy: SandboxPolicy
     sources: frozenset[str]
+    gate: bytes | None = None
     secrets: dict[str, SecretStr] = field(default_factory=dict[str, SecretStr])
 
 
 class PostgresPolicySource:
-    """`sandbox.egress.contract.PolicySource` on Postgres.
+    """`sandbox.egress.contract.PolicySource` and `sandbox.egress.gate.GateKeys` on Postgres.
 
     A policy is held for as long as the line is up and has told of no change; without a line every look-up is a query.
     The epoch grows in this process whenever a policy is read that differs from the one before.
@@ -79,6 +83,14 @@ class PostgresPolicySource:
             return held.policy
         held = await self._read(sandbox_id)
         return held.policy if held else None
+
+    async def gate_sha256(self, sandbox_id: str, *, fresh: bool = False) -> bytes | None:
+        """See `GateKeys.gate_sha256`."""
+        if fresh:
+            held = await self._read(sandbox_id)
+        else:
+            held = self._held.get(sandbox_id) if self._line.is_up else None
+        return held.gate if held else None
 
     async def secret(self, policy: SandboxPolicy, credential_id: str) -> SecretStr | None:
         """See `PolicySource.secret`; also None if anything has changed since ``policy`` was read."""
@@ -112,7 +124,8 @@ class PostgresPolicySource:
         if row is None:
             self._held.pop(sandbox_id, None)
             return None
-        held = _Held(policy=_policy(row, self._epoch(sandbox_id, row)), sources=_sources(row))
+        gate = row.pop("gate_sha256")
+        held = _Held(policy=_policy(row, self._epoch(sandbox_id, row)), sources=_sources(row), gate=gate)
         # What was notified while the query ran may be newer than what it read.
         if self._line.is_up and changes == self._changes:
             self._held[sandbox_id] = held
@@ -137,6 +150,21 @@ class PostgresPolicySource:
             return
         for sandbox_id in [key for key, held in self._held.items() if source in held.sources]:
             del self._held[sandbox_id]
+
+
+class PostgresAdmissions:
+    """`sandbox.admission.AdmissionRecords` on Postgres."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    async def expect(self, sandbox_id: str, password_sha256: bytes) -> None:
+        """See `AdmissionRecords.expect`."""
+        async with self._database.transaction(ALL_WORKSPACES) as connection:
+            await connection.execute(
+                "UPDATE sandboxes SET gate_sha256 = %s WHERE id = %s AND status <> 'ended'",
+                (password_sha256, sandbox_id),
+            )
 
 
 async def issue_stubs(connection: Connection, sandbox_id: str) -> dict[str, str]:
@@ -185,7 +213,7 @@ async def _policy_row(connection: Connection, sandbox_id: str) -> DictRow | None
                s.agent -> 'mcp_servers' AS mcp_servers,
                s.archived_at IS NOT NULL OR s.egress_revoked_at IS NOT NULL OR s.status = 'terminated'
                OR a.frozen_at IS NOT NULL OR (b.status = 'retiring' AND b.end_reason = 'halted') AS closed,
-               s.agent_id,
+               s.agent_id, b.gate_sha256,
                coalesce((SELECT jsonb_agg(jsonb_build_object(
                                     'credential_id', k.credential_id, 'stub', k.stub, 'version', c.version,
                                     'name', coalesce(c.name, k.name), 'binding', coalesce(c.binding, k.binding),

@@ -16,6 +16,17 @@ def migrations() -> list[tuple[str, str]]:
     return [(entry.name.removesuffix(".sql"), entry.read_text()) for entry in sorted(found, key=lambda e: e.name)]
 
 
+async def missing(url: str) -> list[str]:
+    """Return the migrations that the database at ``url`` lacks; raises `psycopg.OperationalError` if it is away."""
+    async with await psycopg.AsyncConnection.connect(lasting(url), autocommit=True, connect_timeout=5) as connection:
+        try:
+            found = await connection.execute("SELECT name FROM schema_migrations")
+            present = {row[0] for row in await found.fetchall()}
+        except psycopg.errors.UndefinedTable:
+            present = set[str]()
+    return [name for name, _ in migrations() if name not in present]
+
+
 def migrate(url: str) -> list[str]:
     """Apply what is missing to the database at ``url`` and return the names of what was applied.
 

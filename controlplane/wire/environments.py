@@ -82,7 +82,7 @@ class CloudRequest(Request):
     lifetime_seconds: Annotated[int, Field(ge=300, le=604_800)] | None = Field(
         default=None, description="How long the sandbox outlives its last command, should nobody be there to end it."
     )
-    provider: Literal["auto", "docker", "namespace"] | None = Field(
+    provider: Literal["auto", "docker", "namespace", "kubernetes"] | None = Field(
         default=None, description="What isolates the sandbox."
     )
 

@@ -13,6 +13,7 @@ from sandbox.egress.contract import (
     Verdict,
 )
 from sandbox.egress.ears import Ears, EarsClient, EarsError, EarsRefusedError
+from sandbox.egress.gate import Gate, GateKeys, parse_address
 from sandbox.egress.server import EgressSettings, Proxy
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "EarsError",
     "EarsRefusedError",
     "EgressSettings",
+    "Gate",
+    "GateKeys",
     "GrantedCredential",
     "PolicySource",
     "Proxy",
@@ -34,6 +37,7 @@ __all__ = [
     "SandboxPolicy",
     "SystemResolver",
     "Verdict",
+    "parse_address",
     "parse_cidrs",
     "parse_hosts",
 ]

@@ -79,3 +79,20 @@ TUNNEL_BYTES = 256 * 1024
 
 MAX_AUDIT_PATH = 512
 """Characters of a path in the audit."""
+
+MAX_GUESTS = 4096
+"""Sandboxes that are remembered after their last connection from another machine; some hundred bytes each."""
+
+MAX_PREAMBLE_BYTES = 512
+"""Who a connection from another machine is of: a name, an id and a password have about 100 bytes."""
+
+PREAMBLE_SECONDS = 5
+"""The relay in a pod sends it with the connection's first packet; a busy node may take a second."""
+
+MAX_UNKNOWN = 2048
+MAX_UNKNOWN_PER_ADDRESS = 64
+"""Connections that have not said yet whose they are. An honest one has within milliseconds, so that one address never
+has many; whoever opens more keeps only its own out."""
+
+MAX_LOOKUPS = 4
+"""Of ids or passwords that are not known here already, at a time: who guesses must not keep the store busy."""

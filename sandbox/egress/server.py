@@ -1,8 +1,12 @@
-"""The proxy: takes listening sockets, each of which is one sandbox, and serves what connects to them."""
+"""The proxy: takes listening sockets, each of which is one sandbox, and serves what connects to them.
+
+Of a sandbox on another machine it takes the connected sockets themselves, from the gate (`gate.py`).
+"""
 
 import asyncio
 import contextlib
 import socket
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from sandbox.egress.addresses import AddressRules, Resolver
 from sandbox.egress.certificates import Authority, Certificates
 from sandbox.egress.connection import Connection, Services
 from sandbox.egress.contract import AuditSink, PolicySource
-from sandbox.egress.limits import MAX_CONNECTIONS_PER_SANDBOX
+from sandbox.egress.limits import MAX_CONNECTIONS_PER_SANDBOX, MAX_GUESTS
 from sandbox.egress.pace import RefusalPace
 from sandbox.egress.revocation import Watch
 from sandbox.egress.tunnel import Buffers
@@ -31,12 +35,19 @@ class EgressSettings:
     addresses: AddressRules = field(default_factory=AddressRules)
 
 
-class _Ear:
-    def __init__(self, listener: socket.socket):
-        self.listener = listener
+class _Guest:
+    """One sandbox: what it has open, and how fast it may be refused."""
+
+    def __init__(self) -> None:
         self.connections: set[asyncio.Task[None]] = set()
-        self.accepting: asyncio.Task[None] | None = None
         self.refusals = RefusalPace()
+
+
+class _Ear(_Guest):
+    def __init__(self, listener: socket.socket):
+        super().__init__()
+        self.listener = listener
+        self.accepting: asyncio.Task[None] | None = None
 
 
 class Proxy:
@@ -50,6 +61,7 @@ class Proxy:
         dialler = Dialler(chosen.addresses, resolver, upstream_context(chosen.ca_file))
         self._services = Services(policies, audit, dialler, Certificates(), self._watch, Buffers())
         self._ears: dict[str, _Ear] = {}
+        self._guests: OrderedDict[str, _Guest] = OrderedDict()
         self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Proxy":
@@ -59,6 +71,7 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         for sandbox_id in self.attached():
             await self.detach(sandbox_id)
+        await _cancelled([task for guest in self._guests.values() for task in guest.connections])
         if self._watching:
             await _cancelled([self._watching])
 
@@ -82,6 +95,21 @@ class Proxy:
         ear.listener.close()
         await _cancelled(list(ear.connections))
 
+    def serve(self, sandbox_id: str, connected: socket.socket) -> None:
+        """Serve a connected socket in the name of a sandbox; the caller has made sure that it is that one's."""
+        guest = self._guests.setdefault(sandbox_id, _Guest())
+        self._guests.move_to_end(sandbox_id)
+        self._welcome(sandbox_id, guest, connected)
+        # How fast a sandbox may be refused outlives its connections, else leaving would be a way around it.
+        if len(self._guests) > MAX_GUESTS:
+            for idle in [name for name, each in self._guests.items() if not each.connections][: MAX_GUESTS // 8]:
+                del self._guests[idle]
+
+    async def drain(self, seconds: float) -> None:
+        """Return when nothing is open any more that `serve` was given, or after so long."""
+        if tasks := [task for guest in self._guests.values() for task in guest.connections]:
+            await asyncio.wait(tasks, timeout=seconds)
+
     async def authority(self, sandbox_id: str) -> bytes:
         """Return the certificate (PEM) of the authority of a sandbox's session; raises `LookupError` if unknown."""
         policies = self._services.policies
@@ -99,12 +127,15 @@ class Proxy:
                 _log.warning("egress_accept_failed", sandbox_id=sandbox_id, error=type(error).__name__)
                 await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)
                 continue
-            if len(ear.connections) >= MAX_CONNECTIONS_PER_SANDBOX:
-                _turn_away(accepted)
-                continue
-            task = asyncio.create_task(self._serve(sandbox_id, accepted, ear.refusals))
-            ear.connections.add(task)
-            task.add_done_callback(ear.connections.discard)
+            self._welcome(sandbox_id, ear, accepted)
+
+    def _welcome(self, sandbox_id: str, guest: _Guest, accepted: socket.socket) -> None:
+        if len(guest.connections) >= MAX_CONNECTIONS_PER_SANDBOX:
+            _turn_away(accepted)
+            return
+        task = asyncio.create_task(self._serve(sandbox_id, accepted, guest.refusals))
+        guest.connections.add(task)
+        task.add_done_callback(guest.connections.discard)
 
     async def _serve(self, sandbox_id: str, accepted: socket.socket, refusals: RefusalPace) -> None:
         try:

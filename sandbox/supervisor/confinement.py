@@ -20,12 +20,14 @@ _UNREACHABLE = {
 
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 16, 24, 32
 _CLONE_NEW_ANY = 0x7E020000
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 """Others leave the network namespace (a virtual machine's vsock) or open rarely used parts of the kernel."""
+_SOCKET_KIND = 0xF
+"""The rest of the second argument of socket(2) are flags."""
 
 _NEW_CALLS = (*range(425, 434), 435, 442)
 """io_uring, the mount calls that take descriptors, clone3 (its flags cannot be read here), mount_setattr: the same
@@ -53,8 +55,13 @@ _LIMIT_FILES = {
 """Where either version of cgroups tells a container its own limits."""
 
 
-def call_filter(machine: str) -> bytes:
-    """Return the filter's program (classic BPF) for a machine; empty if its call numbers are not known here."""
+def call_filter(machine: str, *, networked: bool = False) -> bytes:
+    """Return the filter's program (classic BPF) for a machine; empty if its call numbers are not known here.
+
+    ``networked``: for a sandbox that has a network card and a policy in front of it. Of the internet it may use TCP
+    over version 4 only, which is what policies see on every network: no datagrams (name servers, multicast), and no
+    link-local version 6, by which a node listens to its pods.
+    """
     if machine not in _ARCHITECTURES:
         return b""
     architecture, clone, socket_call, denied = _ARCHITECTURES[machine]
@@ -66,15 +73,24 @@ def call_filter(machine: str) -> bytes:
     program += [(_JUMP_EQUAL, 0, 4, clone), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_JUMP_ANY_BIT, 0, 1, _CLONE_NEW_ANY)]
     program += [(_RETURN, 0, 0, _FAIL | errno.EPERM), (_RETURN, 0, 0, _ALLOW)]
     program += [(_JUMP_EQUAL, 1, 0, socket_call), (_RETURN, 0, 0, _ALLOW), (_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    internet = (socket.AF_INET, socket.AF_INET6) if networked else ()
     for family in _FAMILIES:
-        program += [(_JUMP_EQUAL, 0, 1, family), (_RETURN, 0, 0, _ALLOW)]
+        if family not in internet:
+            program += [(_JUMP_EQUAL, 0, 1, family), (_RETURN, 0, 0, _ALLOW)]
+    if networked:
+        program += [(_JUMP_EQUAL, 1, 0, socket.AF_INET), (_RETURN, 0, 0, _FAIL | errno.EAFNOSUPPORT)]
+        program += [(_LOAD, 0, 0, _SECOND_ARGUMENT), (_AND, 0, 0, _SOCKET_KIND)]
+        program += [(_JUMP_EQUAL, 1, 0, socket.SOCK_STREAM), (_RETURN, 0, 0, _FAIL | errno.EACCES)]
+        program += [(_LOAD, 0, 0, _THIRD_ARGUMENT)]
+        for protocol in (0, socket.IPPROTO_TCP):
+            program += [(_JUMP_EQUAL, 0, 1, protocol), (_RETURN, 0, 0, _ALLOW)]
     program += [(_RETURN, 0, 0, _FAIL | errno.EAFNOSUPPORT)]
     return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
 
 
-def forbid_calls() -> bool:
+def forbid_calls(*, networked: bool) -> bool:
     """Take calls that no command needs from this process and all that come from it; False if it can't be done."""
-    program = call_filter(os.uname().machine)
+    program = call_filter(os.uname().machine, networked=networked)
     if not program:
         return False
     buffer = ctypes.create_string_buffer(program, len(program))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sandbox.supervisor.archives import Archives
 from sandbox.supervisor.files import OpenFiles
 from sandbox.supervisor.frames import CHUNK_BYTES, MAX_FRAME_BYTES, Header, pack, unpack
+from sandbox.supervisor.seal import SealedEnd
 from sandbox.supervisor.typed import Protocol
 
 
@@ -27,12 +28,14 @@ class Server(Protocol):
 class Connection:
     """A worker's connection: frames in, frames out, and the files that it has open."""
 
-    def __init__(self, box: "Server", sock: socket.socket):
-        self.box, self.sock = box, sock
+    def __init__(self, box: "Server", sock: socket.socket, seal: SealedEnd | None = None):
+        self.box, self.sock, self._seal = box, sock, seal
         self.incoming, self.outgoing = bytearray(), bytearray()
         self.files, self.archives = OpenFiles(), Archives(box.later)
         sock.setblocking(False)
         box.selector.register(sock, selectors.EVENT_READ, self.ready)
+        if seal is not None:
+            self._queue(seal.greeting())
 
     def ready(self, _fd: int) -> None:
         """Read and write as far as possible without waiting."""
@@ -43,8 +46,8 @@ class Connection:
             return
         except OSError:
             data = b""
-        self.incoming += data
         try:
+            self.incoming += self._seal.opened(data) if self._seal is not None else data
             while data and (frame := unpack(self.incoming)):
                 self.box.obey(self, *frame)
         except (ValueError, KeyError, TypeError):
@@ -54,9 +57,12 @@ class Connection:
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         """Queue a frame; a reader who lets too much pile up is cut off."""
-        if self.sock.fileno() < 0:
-            return
-        self.outgoing += pack(header, payload)
+        if self.sock.fileno() >= 0:
+            frame = pack(header, payload)
+            self._queue(self._seal.closed(frame) if self._seal is not None else frame)
+
+    def _queue(self, data: bytes) -> None:
+        self.outgoing += data
         try:
             self._flush()
         except OSError:

@@ -1,4 +1,4 @@
-"""The two ways in: process 1 itself, and the bridge to it through a container engine."""
+"""The ways in: process 1 itself, the bridge to it through an engine, and how the runtime comes into a pod."""
 
 import json
 import os
@@ -8,9 +8,10 @@ import socket
 import sys
 import time
 
+from sandbox.supervisor.carrying import carry_in
 from sandbox.supervisor.confinement import forbid_calls
 from sandbox.supervisor.frames import CHUNK_BYTES, Header
-from sandbox.supervisor.processes import PR_SET_DUMPABLE, prctl
+from sandbox.supervisor.processes import PR_SET_DUMPABLE, become_last_choice, prctl
 from sandbox.supervisor.server import GREETING_SECONDS, Supervisor
 
 OUTPUTS = "/mnt/session/outputs"
@@ -45,8 +46,10 @@ def connect() -> None:
 def serve(options: Header) -> None:
     """Be process 1."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if options.get("sealed"):
+        become_last_choice()
     prctl(PR_SET_DUMPABLE, 0)
-    filtered = forbid_calls()
+    filtered = forbid_calls(networked="canary" in options)
     listener = socket.socket(socket.AF_UNIX, fileno=options.get("listen_fd"))
     if "listen_fd" in options:
         listener.set_inheritable(False)
@@ -68,5 +71,7 @@ def main() -> None:
     """Do what the first argument says."""
     if sys.argv[1] == "connect":
         connect()
+    elif sys.argv[1] == "carry":
+        carry_in(sys.argv[2], sys.argv[3])
     else:
         serve(json.loads(sys.argv[2]))

@@ -12,6 +12,9 @@ from sandbox.supervisor.frames import Header
 
 OOM_SCORE = "500"
 """Commands are the kernel's first choice when memory runs out, process 1 its last."""
+_HIGHEST_SCORE, _LOWEST_SCORE = "1000", "0"
+"""A pod starts with a score of nearly a thousand, unless all of its memory is its own; anyone may raise it."""
+_SCORED = f'echo {_HIGHEST_SCORE} > /proc/self/oom_score_adj; exec "$@"'
 CANNOT_START = 126
 STATUS = struct.Struct("!iB")
 """A number and what it is: the main process's wait status, with or without others left, or first its process id."""
@@ -30,6 +33,21 @@ def prctl(option: int, value: int, pointer: int = 0) -> None:
 
 def _pids() -> Iterator[str]:
     return filter(str.isdigit, os.listdir("/proc"))
+
+
+def become_last_choice() -> None:
+    """Have the kernel end this process last when memory runs out, as far as it may choose that itself."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(_LOWEST_SCORE)
+
+
+def parent_of(pid: int) -> int:
+    """Return a process's parent: 0 for one that was started from outside, -1 for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return -1
 
 
 def has_room(tasks: int) -> bool:
@@ -100,8 +118,14 @@ def find_shell() -> list[str]:
     return []
 
 
-def become_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header) -> None:
-    """Turn this forked child into the command; says on its standard error why if it cannot. Never returns."""
+def become_command(
+    order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header, *, shielded: bool
+) -> None:
+    """Turn this forked child into the command; says on its standard error why if it cannot. Never returns.
+
+    ``shielded``: this process has a key of process 1 in its memory, so no other may look into it before it is another
+    program. The shell then makes itself the kernel's first choice.
+    """
     doing = "start"
     try:
         os.setsid()
@@ -111,30 +135,34 @@ def become_command(order: Header, fds: tuple[int, int, int], status_fd: int, lim
         os.closerange(3, 65536)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)  # also what a worker ignores that was started with nohup
-        # Only a dumpable process may write its own file in /proc; by now nothing but its standard streams is open.
-        prctl(PR_SET_DUMPABLE, 1)
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(OOM_SCORE)
+        if not shielded:
+            # Only a dumpable process may write its own file in /proc; by now only its standard streams are open.
+            prctl(PR_SET_DUMPABLE, 1)
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write(OOM_SCORE)
         for name, value in limits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
         doing = f"use cwd {order['cwd']!r}"
         os.chdir(order["cwd"])
         doing = "run a shell (bash or sh) in this image"
         shell = find_shell() or ["/bin/sh", "-c"]
-        os.execve(shell[0], [*shell, order["command"]], {**os.environ, **order["env"]})  # noqa: S606 -- no shell but this
+        arguments = [*shell, order["command"]]
+        if shielded:
+            arguments = [shell[0], "-c", _SCORED, "bulkhead", *arguments]
+        os.execve(shell[0], arguments, {**os.environ, **order["env"]})  # noqa: S606 -- no shell but this
     except (OSError, ValueError) as error:
         os.write(2, f"bulkhead: cannot {doing}: {getattr(error, 'strerror', None) or error}\n".encode())
     os._exit(CANNOT_START)
 
 
-def run_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header) -> None:
+def run_command(order: Header, fds: tuple[int, int, int], status_fd: int, limits: Header, *, shielded: bool) -> None:
     """Be the command's keeper: its orphans become children of this process, so that none gets away. Never returns."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     main = os.fork()
     if main == 0:
-        become_command(order, fds, status_fd, limits)
+        become_command(order, fds, status_fd, limits, shielded=shielded)
     os.dup2(status_fd, 3)
     os.closerange(4, 65536)
     os.closerange(0, 3)

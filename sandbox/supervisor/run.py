@@ -58,6 +58,7 @@ class Box(Protocol):
 
     selector: selectors.BaseSelector
     limits: Header
+    shielded: bool
     runs: "dict[int, Run]"
 
     def later(self, delay: float, callback: Callable[[], None]) -> None:
@@ -105,7 +106,8 @@ class Run:
             pid = os.fork()
             if pid == 0:
                 try:
-                    run_command(order, (source, out_end, err_end), status_end, self.box.limits)
+                    fds = source, out_end, err_end
+                    run_command(order, fds, status_end, self.box.limits, shielded=self.box.shielded)
                 finally:
                     os._exit(CANNOT_START)
         except OSError:

@@ -9,17 +9,27 @@ import struct
 import time
 from collections.abc import Callable
 
+from sandbox.supervisor.canary import Canary, surroundings
 from sandbox.supervisor.commands import Commands
 from sandbox.supervisor.confinement import controls, network_canary
 from sandbox.supervisor.connection import Connection
 from sandbox.supervisor.ear import Ear
 from sandbox.supervisor.files import RefusedError
 from sandbox.supervisor.frames import Header
-from sandbox.supervisor.processes import Processes, send_signal
-from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Run
+from sandbox.supervisor.processes import Processes, parent_of, send_signal
+from sandbox.supervisor.relay import Gate
+from sandbox.supervisor.run import SWEEP_PAUSE_SECONDS, Answer, Run
+from sandbox.supervisor.seal import Keyhole, SealedEnd
 
 GREETING_SECONDS = 30.0
 """A sandbox whose maker died before greeting it ends itself."""
+END_SECONDS = 0.05
+"""Between the answer that it will end and the end, for the answer to leave."""
+PROOF_SECONDS = 120.0
+"""A pod's life begins when its network was seen to let nothing through; one that nobody asks for that ends itself."""
+TRIM_SECONDS = 1.0
+LAST_WORDS_BYTES = 64 * 1024
+"""A pod has a file for last words, which lies on its node's disk, everyone may write to, and no limit counts."""
 ANCHOR_SECONDS = 10.0
 """How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
@@ -30,7 +40,8 @@ class Supervisor:
     def __init__(self, listener: socket.socket, options: Header, *, filtered: bool):
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.limits: Header = options.get("limits", {})
-        self.facts = {"canary": network_canary(), **controls(filtered=filtered)}
+        self.shielded: bool = options.get("sealed", False)
+        self.facts: Header = controls(filtered=filtered)
         self.runs: dict[int, Run] = {}
         self._commands = Commands(self, spool_bytes=options["spool_bytes"], tasks=options["tasks"])
         self._ear = Ear()
@@ -40,9 +51,20 @@ class Supervisor:
         self._sequence = 0
         self._greeted = False
         self._deadline = self._next_look = float("inf")
-        self._renew(options["lifetime_seconds"])
+        self._lifetime: float = options["lifetime_seconds"]
         self._anchor: int | None = options.get("anchor_fd")
         self.later(ANCHOR_SECONDS, self._check_anchor)
+        self._keyhole = Keyhole() if options.get("sealed") else None
+        self._awaiting: list[Answer] = []
+        self._canary: Canary | None = None
+        if "canary" in options:
+            targets = surroundings() + [(host, port) for host, port in options["canary"]["targets"]]
+            self._canary = Canary(self, targets, options["canary"]["quiet_seconds"], self._tell_facts)
+            self._renew(PROOF_SECONDS)
+            self.later(TRIM_SECONDS, lambda: self._trim(options["last_words"]))
+            return
+        self.facts["canary"] = network_canary()
+        self._renew(self._lifetime)
         self.later(GREETING_SECONDS, lambda: None if self._greeted else self._end())
 
     def later(self, delay: float, callback: Callable[[], None]) -> None:
@@ -79,11 +101,16 @@ class Supervisor:
             sock, _ = self._listener.accept()
         except OSError:
             return
-        peer = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        pid, peer, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if self._peer_uid is not None and peer != self._peer_uid:
             sock.close()
             return
-        Connection(self, sock)
+        if self._keyhole is None:
+            Connection(self, sock)
+        elif parent_of(pid) == 0:
+            Connection(self, sock, SealedEnd(self._keyhole))
+        else:
+            sock.close()  # No child of process 1: only who was started from outside has no parent here.
 
     def reap(self) -> None:
         """Take note of every child that has ended."""
@@ -96,14 +123,17 @@ class Supervisor:
                 return
             if run := self.runs.pop(pid, None):
                 run.keeper_gone(status)
+            elif pid == self._ear.relay:
+                self.later(SWEEP_PAUSE_SECONDS, self._ear.renew_relay)
 
     def kill_strays(self) -> None:
         """Kill processes that process 1 got because somebody inside killed their keeper."""
         processes = Processes()
         children = {pid for pid, parent in processes.parents.items() if parent == 1}
-        for stray in children - self.runs.keys():
+        children -= self.runs.keys() | {self._ear.relay}
+        for stray in children:
             send_signal({stray} | processes.below(stray), signal.SIGKILL)
-        if children - self.runs.keys():
+        if children:
             self.later(SWEEP_PAUSE_SECONDS, self.kill_strays)
 
     def oom_kills(self) -> int:
@@ -118,6 +148,11 @@ class Supervisor:
         if self._anchor is not None and os.fstat(self._anchor).st_nlink == 0:
             self._end()
         self.later(ANCHOR_SECONDS, self._check_anchor)
+
+    def _trim(self, path: str) -> None:
+        if os.stat(path).st_size > LAST_WORDS_BYTES:
+            os.truncate(path, 0)
+        self.later(TRIM_SECONDS, lambda: self._trim(path))
 
     def _end(self) -> None:
         send_signal({-1}, signal.SIGKILL)
@@ -138,6 +173,17 @@ class Supervisor:
         if time.monotonic() >= self._next_look:
             self._look_again()
 
+    def _tell_facts(self) -> None:
+        """Answer who has asked what confines this sandbox, once that is known; its life begins then."""
+        verdict = self._canary.verdict if self._canary is not None else None
+        if "canary" not in self.facts and verdict is not None and self._awaiting:
+            self.facts |= {"canary": {"reached": verdict["reached"]}, "looks": verdict}
+            self._renew(self._lifetime)
+        if "canary" in self.facts:
+            for answer in self._awaiting:
+                answer(self.facts, b"")
+            self._awaiting.clear()
+
     def obey(self, connection: Connection, order: Header, payload: bytes) -> None:
         """Carry out one order."""
         self._greeted = True
@@ -148,7 +194,18 @@ class Supervisor:
         try:
             match order["op"]:
                 case "hello":
-                    answer(self.facts)
+                    self._awaiting.append(answer)
+                    self._tell_facts()
+                case "end":
+                    answer({})
+                    self.later(END_SECONDS, self._end)
+                case _ if "canary" not in self.facts:
+                    refusal = "this sandbox has not been seen to reach nothing yet"
+                    answer({"error": "bad_request", "message": refusal})
+                case "ear" if "gate" in order:
+                    host, port = order["gate"]
+                    self._ear.lead_to(Gate((host, port), order["preamble"].encode()))
+                    answer({})
                 case "ear":
                     connection.send_descriptor({"id": order["id"]}, self._ear.descriptor())
                 case "renew":

@@ -51,6 +51,7 @@ _ANSWERS = "attacks/egress/test_answers.py"
 _ADDRESSES = "attacks/egress/test_addresses.py"
 _LIMITS = "attacks/egress/test_limits.py"
 _REVOCATION = "attacks/egress/test_revocation.py"
+_GATE = "integration/egress/test_gate.py"
 
 EGRESS = [
     _egress("Only hosts on the list", "rules", 'if policy.networking == "limited" and not is_listed',
@@ -167,8 +168,14 @@ EGRESS = [
             "        if False:\n", _REVOCATION),
     _egress("Slow senders are cut", "revocation", "        elif now - self._since > seconds:\n",
             "        elif False:\n", f"{_LIMITS}::test_slow_senders_are_cut"),
-    _egress("Connections of a sandbox", "server", "            if len(ear.connections) >= MAX_CONNECTIONS_PER_SANDBOX:\n",
-            "            if False:\n", f"{_LIMITS}::test_connections_have_a_limit_and_others_do_not_feel_it"),
+    _egress("Connections of a sandbox", "server", "        if len(guest.connections) >= MAX_CONNECTIONS_PER_SANDBOX:\n",
+            "        if False:\n", f"{_LIMITS}::test_connections_have_a_limit_and_others_do_not_feel_it"),
+    _egress("The gate asks for a password", "gate", "    return hmac.compare_digest(said, expected or b\"\") and expected is not None\n",
+            "    return True\n", _GATE),
+    _egress("The gate waits for nobody", "gate", "            async with asyncio.timeout(PREAMBLE_SECONDS):\n",
+            "            async with asyncio.timeout(None):\n", f"{_GATE}::test_who_says_nothing_is_closed_in_time"),
+    _egress("The gate's first line has a limit", "gate", "    while len(line) <= MAX_PREAMBLE_BYTES:\n", "    while True:\n", _GATE),
+    _egress("One address keeps no other out", "gate", "self._unknown[peer] >= MAX_UNKNOWN_PER_ADDRESS or ", "", _GATE),
     _egress("Certificates are few", "certificates", "        while len(self._kept) > self._limit:\n", "        while False:\n",
             f"{_LIMITS}::test_names_take_no_more_certificates_than_the_limit"),
 ]  # fmt: skip
@@ -246,8 +253,8 @@ SANDBOX = [
     _sandbox("So much output", ("supervisor/run", "self.printed > OUTPUT_LIMIT_BYTES", "False"),
              tests="integration/sandbox/test_execution.py::test_a_line_without_end_is_ended_and_bounded"),
     _sandbox("Process 1 cannot be looked into",
-             ("supervisor/main", "    signal.signal(signal.SIGINT, signal.SIG_DFL)\n    prctl(PR_SET_DUMPABLE, 0)\n",
-              "    signal.signal(signal.SIGINT, signal.SIG_DFL)\n"), tests=_SUPERVISOR),
+             ("supervisor/main", "        become_last_choice()\n    prctl(PR_SET_DUMPABLE, 0)\n", "        become_last_choice()\n"),
+             tests=_SUPERVISOR),
     _sandbox("A command inherits its standard streams only",
              ("supervisor/processes", "        os.closerange(3, 65536)\n        for number in", "        for number in"),
              ("supervisor/main", "        listener.set_inheritable(False)\n", "        pass\n"),

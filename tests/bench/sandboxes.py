@@ -5,6 +5,7 @@ whatever else the machine does meets both.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,16 @@ from sandbox import docker
 from sandbox.contract import ExecRequest, SandboxProvider, SandboxSpec
 from sandbox.docker import DockerProvider
 from sandbox.egress import AddressRules, Ears, EarsClient, EgressSettings, Proxy, SandboxPolicy
+from sandbox.kubernetes import KubernetesOptions, KubernetesProvider
+from sandbox.kubernetes.api import Api
+from sandbox.kubernetes.pod import is_running
+from sandbox.kubernetes.stream import ExecStream
 from sandbox.namespace import NamespaceProvider
 from sandbox.outlet import Outlets
 from tests.bench.figures import Figure, figure, progress, said
+from tests.support import cluster
 from tests.support.egress import MemoryAudit, MemoryPolicies, StaticResolver
-from tests.support.sandboxes import TEST_IMAGE
+from tests.support.images import TEST_IMAGE
 
 _WARM_UP = 2
 _BARE_BWRAP = [str(bwrap_path()), "--unshare-all", "--ro-bind", "/", "/", "true"]
@@ -69,7 +75,81 @@ async def measure(times: int) -> list[Figure]:
             progress(f"docker sandboxes of {image}, the provider alone")
             containers = DockerProvider(cache_dir=folder / "cache", installation=installation, default_image=image)
             found += await _containers(containers, image, folder, max(5, times // 5))
+        if cluster.obstacle() is None:
+            found += await _pods(installation, folder, max(5, times // 5))
     return found
+
+
+async def _pods(installation: str, folder: Path, times: int) -> list[Figure]:
+    """Measure pods of an image that has the runtime, then what those of another image take longer."""
+    other = cluster.options(installation)
+    options = other.model_copy(update={"image": None})
+    progress(f"sandboxes as pods of {options.default_image}, the provider alone")
+    api, bare = Api(), BarePods(options)
+    try:
+        await _provisioned(first := KubernetesProvider(options))
+        await bare.start(api, "bench-bare")
+        floors = Floors(
+            execute=lambda: bare.execute(api, "bench-bare"),
+            execute_name="bare exec API",
+            execute_goal="≤ 1.3 × floor",
+            start=lambda: bare.live(api),
+            start_name="bare pod until running",
+            start_goal="≤ floor + 300",
+        )
+        found = await _provider(first, folder, times, floors)
+        carried = KubernetesProvider(other)
+        figures = await _starts(carried, times, floors)
+        await carried.close()
+        return [*found, replace(figures, name=f"{figures.name}, any image")]
+    finally:
+        await api.close()
+        await cluster.remove_namespace()
+
+
+@dataclass(frozen=True)
+class BarePods:
+    """Pods that do nothing, of the same image in the same namespace, without a limit or a volume."""
+
+    options: KubernetesOptions
+
+    @property
+    def folder(self) -> str:
+        """The pods' place in the API."""
+        return f"/api/v1/namespaces/{self.options.namespace}/pods"
+
+    async def live(self, api: Api) -> None:
+        """Start one, see it run, end it."""
+        name = f"bench-bare-{next(_numbers)}"
+        await self.start(api, name)
+        await api.ask("DELETE", f"{self.folder}/{name}", {"kind": "DeleteOptions", "gracePeriodSeconds": 0})
+
+    async def start(self, api: Api, name: str) -> None:
+        """Start one and wait until it runs."""
+        confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        container = {"name": "bare", "image": self.options.runtime_image, "command": ["sleep", "3600"]}
+        spec = {
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{**container, "securityContext": confined}],
+        }
+        await api.ask("POST", self.folder, {"metadata": {"name": name}, "spec": spec})
+        events = api.watch(self.folder, fieldSelector=f"metadata.name={name}")
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if is_running(event["object"]):
+                    return
+
+    async def execute(self, api: Api, name: str) -> None:
+        """Do what `kubectl exec` does: run it to its end, over a stream of its own."""
+        stream = ExecStream(await api.stream(f"{self.folder}/{name}/exec", "bare", ["true"]))
+        while await stream.read():
+            pass
+        assert "Success" in stream.said, stream.said
+        await stream.closed()
 
 
 async def _image() -> str | None:

@@ -1,12 +1,9 @@
 """Real sandboxes of every kind for a test, and a way to run Python in any of them."""
 
-import io
 import itertools
 import os
 import shlex
 import shutil
-import subprocess
-import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +13,17 @@ import pytest
 from sandbox import docker
 from sandbox.contract import ExecRequest, ExecResult, SandboxProvider, SandboxSpec
 from sandbox.docker import DockerProvider
+from sandbox.kubernetes import KubernetesProvider
 from sandbox.namespace import NamespaceProvider
+from tests.support import cluster
+from tests.support.images import TEST_IMAGE, busybox_root
 
-TEST_IMAGE = "bulkhead-test-busybox:latest"
 SMALL = SandboxSpec(memory_mb=256, workspace_mb=128, pids=256, lifetime_seconds=300)
-KINDS = [pytest.param("namespace"), pytest.param("docker", marks=pytest.mark.docker)]
+KINDS = [
+    pytest.param("namespace"),
+    pytest.param("docker", marks=pytest.mark.docker),
+    pytest.param("kubernetes", marks=pytest.mark.kubernetes),
+]
 _numbers = itertools.count(1)
 
 ProviderFactory = Callable[[], SandboxProvider]
@@ -38,25 +41,9 @@ def busybox_image() -> None:
     try:
         if any(TEST_IMAGE in (image["RepoTags"] or []) for image in client.images()):
             return
-        client.import_image_from_data(_busybox_root(Path(busybox)), repository=TEST_IMAGE, changes=["ENV PATH=/bin"])
+        client.import_image_from_data(busybox_root(Path(busybox)), repository=TEST_IMAGE, changes=["ENV PATH=/bin"])
     finally:
         client.close()
-
-
-def _busybox_root(busybox: Path) -> bytes:
-    buffer = io.BytesIO()
-    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for folder in ("bin", "tmp", "etc", "workspace", "home/agent", "proc", "sys", "dev"):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(entry)
-        archive.add(busybox, "bin/busybox")
-        for applet in set(applets) - {"busybox"}:
-            link = tarfile.TarInfo(f"bin/{applet}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            archive.addfile(link)
-    return buffer.getvalue()
 
 
 @dataclass
@@ -107,6 +94,13 @@ def runtime_cache(factory: pytest.TempPathFactory) -> Path:
     return factory.getbasetemp() / "bulkhead-runtimes"
 
 
+@pytest.fixture(scope="session")
+async def pods_namespace() -> AsyncGenerator[None]:
+    """The namespace of this run's pods goes when the run is over."""
+    yield
+    await cluster.remove_namespace()
+
+
 @pytest.fixture(params=KINDS)
 def make_provider(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
@@ -114,10 +108,23 @@ def make_provider(
     """Make a provider, each time a new one over the same sandboxes."""
     cache = runtime_cache(tmp_path_factory)
     installation = f"test{os.getpid()}"
-    if request.param == "namespace":
-        return lambda: NamespaceProvider(state_dir=tmp_path / "sandboxes", cache_dir=cache, installation=installation)
-    busybox_image()
-    return lambda: DockerProvider(cache_dir=cache, installation=installation, default_image=TEST_IMAGE)
+    if request.param == "docker":
+        busybox_image()
+    if request.param == "kubernetes":
+        cluster.options(installation)
+        request.getfixturevalue("pods_namespace")
+    return lambda: provider_of(request.param, tmp_path / "sandboxes", cache, installation)
+
+
+def provider_of(
+    kind: str, state: Path, cache: Path, installation: str, *, bwrap: Path | None = None
+) -> SandboxProvider:
+    """Make a provider of a kind; `busybox_image` must be there for a container."""
+    if kind == "namespace":
+        return NamespaceProvider(state_dir=state, cache_dir=cache, installation=installation, bwrap=bwrap)
+    if kind == "docker":
+        return DockerProvider(cache_dir=cache, installation=installation, default_image=TEST_IMAGE)
+    return KubernetesProvider(cluster.options(installation))
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.canary import Canary, Seeker
-from tests.support.sandboxes import box, make_provider, provider
+from tests.support.sandboxes import box, make_provider, pods_namespace, provider
 
-__all__ = ["box", "make_provider", "provider"]
+__all__ = ["box", "make_provider", "pods_namespace", "provider"]
 
 
 @dataclass

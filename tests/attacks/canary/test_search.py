@@ -194,7 +194,8 @@ async def test_sandboxes_are_searched(sown: Sown, box: Box, tmp_path: Path) -> N
 @pytest.mark.docker
 def test_what_a_container_logs_and_is_told_is_searched(sown: Sown) -> None:
     from sandbox import docker
-    from tests.support.sandboxes import TEST_IMAGE, busybox_image
+    from tests.support.images import TEST_IMAGE
+    from tests.support.sandboxes import busybox_image
 
     busybox_image()
     engine = docker.connect()

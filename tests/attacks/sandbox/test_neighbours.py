@@ -8,7 +8,7 @@ import pytest
 from sandbox.contract import SandboxProvider
 from tests.support.neighbours import SPEC, Town, town
 
-_SANDBOXES = {"namespace": 50, "docker": 8}
+_SANDBOXES = {"namespace": 50, "docker": 8, "kubernetes": 6}
 _SECONDS = 12.0
 
 

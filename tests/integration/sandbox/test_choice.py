@@ -14,7 +14,8 @@ from sandbox.choice import choose
 from sandbox.contract import SandboxError, SandboxLostError
 from sandbox.diagnosis import diagnose_docker, diagnose_namespace
 from sandbox.docker import DockerProvider
-from tests.support.sandboxes import SMALL, TEST_IMAGE, busybox_image
+from tests.support.images import TEST_IMAGE
+from tests.support.sandboxes import SMALL, busybox_image
 
 
 async def test_without_an_engine_auto_means_namespaces_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

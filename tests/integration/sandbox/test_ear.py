@@ -62,10 +62,10 @@ import itertools, socket
 hosts = [(socket.AF_INET, '127.0.0.1'), (socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')]
 options = [[], [socket.SO_REUSEADDR], [socket.SO_REUSEPORT], [socket.SO_REUSEADDR, socket.SO_REUSEPORT]]
 for (family, host), chosen in itertools.product(hosts, options):
-    s = socket.socket(family)
-    for option in chosen:
-        s.setsockopt(socket.SOL_SOCKET, option, 1)
     try:
+        s = socket.socket(family)
+        for option in chosen:
+            s.setsockopt(socket.SOL_SOCKET, option, 1)
         s.bind((host, 3128)); s.listen()
         print('took', host, chosen)
     except OSError as error:
@@ -76,7 +76,9 @@ for (family, host), chosen in itertools.product(hosts, options):
 async def test_no_command_can_take_the_ears_place_even_while_nobody_serves_it(box: Box) -> None:
     (await box.provider.ear(box.sandbox_id)).close()
     result = await box.python(_SQUAT)
-    assert set(result.stdout.split("\n")) == {"refused 98", ""}, result
+    # Either the place is taken, or there is no such place: in a pod nobody can make a socket of version 6.
+    refused = {"refused 98", "refused 97"} if box.provider.name == "kubernetes" else {"refused 98"}
+    assert set(result.stdout.split("\n")) == refused | {""}, result
 
 
 async def test_no_command_can_get_at_the_ears_descriptor(box: Box) -> None:

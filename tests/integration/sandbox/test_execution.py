@@ -18,15 +18,11 @@ _WORKER = """
 import asyncio, sys
 from pathlib import Path
 from sandbox.contract import ExecRequest
-from sandbox.docker import DockerProvider
-from sandbox.namespace import NamespaceProvider
+from tests.support.sandboxes import provider_of
 
 async def main():
-    kind, state, cache, installation, image, sandbox_id, command = sys.argv[1:]
-    if kind == "namespace":
-        provider = NamespaceProvider(state_dir=Path(state), cache_dir=Path(cache), installation=installation)
-    else:
-        provider = DockerProvider(cache_dir=Path(cache), installation=installation, default_image=image)
+    kind, state, cache, installation, _, sandbox_id, command = sys.argv[1:]
+    provider = provider_of(kind, Path(state), Path(cache), installation)
     await provider.execute(sandbox_id, ExecRequest(exec_id="survivor", command=command))
 
 asyncio.run(main())

@@ -84,7 +84,7 @@ async def test_a_sandbox_ends_itself_at_its_deadline(provider: SandboxProvider) 
 async def test_a_sandbox_whose_folder_is_wiped_from_the_host_ends_itself(
     provider: SandboxProvider, tmp_path: Path
 ) -> None:
-    if provider.name == "docker":
+    if provider.name != "namespace":
         pytest.skip("a container keeps nothing in the file system of the worker")
     await provider.provision("sbx_wiped", SMALL)
     await asyncio.to_thread(shutil.rmtree, tmp_path / "sandboxes")

@@ -9,13 +9,16 @@ from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from controlplane.store import credentials, decisions, vaults
-from controlplane.store.egress import PACKAGE_REGISTRIES, PostgresPolicySource
+from controlplane.store.egress import PACKAGE_REGISTRIES, PostgresAdmissions, PostgresPolicySource
 from controlplane.store.line import Line
 from controlplane.store.pool import Connection, Database
 from controlplane.vault.keyring import Keyring
 from sandbox.egress.contract import SandboxPolicy
 from tests.integration.vault.conftest import LIMITED, WORKSPACE, Add, Proxy, World, entry, proxy_process, stubs
 from tests.support.line import until
+
+_HEARD_SECONDS = 1.0
+"""A change is heard of at the line's next heartbeat, a quarter of a second later at most."""
 
 Change = Callable[[Connection, World, str, Keyring], Awaitable[Any]]
 
@@ -233,3 +236,27 @@ async def test_a_seed_is_the_sessions_own_and_the_same_in_every_process(
         " SELECT 'sesn_other', workspace_id, agent_id, 1, agent, environment_id FROM sessions",
     )
     assert await proxy.source.authority_seed("sesn_other") != both[0]
+
+
+async def test_what_a_sandbox_says_at_the_gate_is_held_until_it_is_another_or_the_sandbox_ends(
+    database: Database, proxy: Proxy, world: World
+):
+    first, second = b"1" * 32, b"2" * 32
+    admissions = PostgresAdmissions(database)
+    assert await proxy.source.gate_sha256(world.sandbox, fresh=True) is None
+    await admissions.expect(world.sandbox, first)
+    assert await proxy.source.gate_sha256(world.sandbox, fresh=True) == first
+    await until(lambda: proxy.line.is_up)
+    assert await proxy.source.gate_sha256(world.sandbox, fresh=True) == first
+    assert await proxy.source.gate_sha256(world.sandbox) == first
+    epoch = (await policy_of(proxy, world)).epoch
+    await admissions.expect(world.sandbox, second)
+    await asyncio.sleep(_HEARD_SECONDS)
+    assert await proxy.source.gate_sha256(world.sandbox) is None
+    assert await proxy.source.gate_sha256(world.sandbox, fresh=True) == second
+    # What the sandbox may do is not another for it: what is open goes on.
+    assert (await policy_of(proxy, world)).epoch == epoch
+    await execute(database, "UPDATE sandboxes SET status = 'ended' WHERE id = %s", world.sandbox)
+    await asyncio.sleep(_HEARD_SECONDS)
+    assert await proxy.source.gate_sha256(world.sandbox) is None
+    assert await proxy.source.gate_sha256(world.sandbox, fresh=True) is None

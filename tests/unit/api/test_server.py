@@ -7,6 +7,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from controlplane.api.server import serve_beside
+from controlplane.health import Health
+from controlplane.settings import Settings
 
 
 def server() -> uvicorn.Server:
@@ -19,7 +21,7 @@ async def test_what_fails_in_the_background_ends_the_server():
 
     async with asyncio.timeout(20):
         with pytest.raises(LookupError, match="gone"):
-            await serve_beside(server(), fails())
+            await serve_beside(server(), Health(Settings()), fails())
 
 
 async def test_what_ends_in_the_background_ends_the_server():
@@ -28,7 +30,7 @@ async def test_what_ends_in_the_background_ends_the_server():
 
     async with asyncio.timeout(20):
         with pytest.raises(RuntimeError, match=r"ends.* has ended"):
-            await serve_beside(server(), ends())
+            await serve_beside(server(), Health(Settings()), ends())
 
 
 async def test_the_background_ends_with_the_server():
@@ -41,5 +43,5 @@ async def test_the_background_ends_with_the_server():
         finally:
             stopped.set()
 
-    await serve_beside(serving, goes_on())
+    await serve_beside(serving, Health(Settings()), goes_on())
     assert stopped.is_set()

@@ -1,0 +1,197 @@
+"""The Helm chart on a real cluster: an image that its nodes have, releases, and a way to their API.
+
+``KUBECONFIG`` names the cluster, `kubectl` and `helm` are on PATH, and ``BULKHEAD_TEST_LOAD_IMAGE`` is a command that
+gives an archive of `docker save` to its nodes (with kind: ``kind load image-archive``).
+"""
+
+import base64
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.emulator import free_port
+
+CHECKOUT = Path(__file__).parents[2]
+CHART = CHECKOUT / "helm" / "bulkhead"
+KUBE_VERSION = (
+    "--kube-version=1.34.0"  # what `helm` takes for the cluster where it asks none depends on how it was built
+)
+_COMMAND_SECONDS = 400
+_ANSWER_SECONDS = 60
+_LOOK_SECONDS = 0.2
+_MISSES = 15  # looks in which nobody answered: the pod behind the port is another by now
+
+
+def call(*command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command; that it fails fails the test with what it said."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    assert not check or done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def kubectl(*arguments: str, stdin: str = "", check: bool = True) -> str:
+    """Run kubectl and return what it printed."""
+    return call("kubectl", *arguments, stdin=stdin, check=check).stdout
+
+
+def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
+    """Return every object of these kinds in a namespace."""
+    return json.loads(kubectl("--namespace", namespace, "get", kind, "--output=json"))["items"]
+
+
+def why_no_helm() -> str:
+    """Return why no chart can be rendered here, or nothing."""
+    return "" if shutil.which("helm") else "there is no `helm` on PATH"
+
+
+@cache
+def why_no_cluster() -> str:
+    """Return why nothing can be installed here, or nothing."""
+    if why_no_helm() or not shutil.which("kubectl"):
+        return "there is no `helm` or no `kubectl` on PATH"
+    if not os.environ.get("KUBECONFIG"):
+        return "KUBECONFIG names no cluster"
+    answer = call("kubectl", "--request-timeout=5s", "get", "--raw=/readyz", check=False)
+    return "" if answer.returncode == 0 else f"the cluster does not answer: {answer.stderr.strip()}"
+
+
+needs_helm = pytest.mark.skipif(bool(why_no_helm()), reason=why_no_helm())
+
+
+def require_cluster() -> None:
+    """Skip the test, with the reason, where there is no cluster."""
+    if reason := why_no_cluster():
+        pytest.skip(reason)
+
+
+def render(*options: str, release: str = "bulkhead", namespace: str = "bulkhead") -> list[dict[str, Any]]:
+    """Return the objects of the chart with these options."""
+    text = call("helm", "template", release, str(CHART), f"--namespace={namespace}", KUBE_VERSION, *options).stdout
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def refusal(*options: str) -> str:
+    """Return what the chart says of options that it must refuse."""
+    done = call(
+        "helm", "template", "bulkhead", str(CHART), "--namespace=bulkhead", KUBE_VERSION, *options, check=False
+    )
+    assert done.returncode != 0, "the chart takes them"
+    return done.stderr
+
+
+def built_image() -> str:
+    """Build the image of this checkout and return a name for it that no other content has."""
+    built = call(str(CHECKOUT / "image" / "build.sh")).stdout.strip()
+    image_id = call("docker", "image", "inspect", "--format={{.Id}}", built).stdout.strip()
+    name = f"bulkhead-test:{image_id.removeprefix('sha256:')[:12]}"
+    call("docker", "tag", built, name)
+    return name
+
+
+def nodes_have(image: str) -> bool:
+    """Whether every node has an image."""
+    nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
+    return all(
+        any(f"docker.io/library/{image}" in each.get("names", []) for each in node["status"]["images"])
+        for node in nodes
+    )
+
+
+class Release:
+    """One installation of the chart; what the client of other tests needs to know of a control plane."""
+
+    def __init__(self, name: str, namespace: str, sandboxes: str):
+        self.name = name
+        self.namespace = namespace
+        self.sandboxes = sandboxes
+        self.vault_ids: list[str] = []
+        self._port = free_port()
+        self._stopping = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where `forwarded` makes the API answer."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def api_key(self) -> str:
+        """The first API key, as the chart made it."""
+        secret = json.loads(self.kubectl("get", "secret", f"{self.full_name}-embedded", "--output=json"))
+        return base64.b64decode(secret["data"]["api-key"]).decode()
+
+    @property
+    def full_name(self) -> str:
+        """What the names of its objects begin with."""
+        return self.name if "bulkhead" in self.name else f"{self.name}-bulkhead"
+
+    def keep_error(self, answer: httpx.Response) -> None:
+        """Nothing is kept of error pages here."""
+
+    def kubectl(self, *arguments: str, check: bool = True) -> str:
+        """Run kubectl in the release's namespace."""
+        return kubectl("--namespace", self.namespace, *arguments, check=check)
+
+    def helm(self, command: str, *arguments: str) -> str:
+        """Run a command of helm on the release."""
+        return call("helm", command, self.name, *arguments, f"--namespace={self.namespace}").stdout
+
+    def state(self) -> str:
+        """Say how everything stands, for whoever reads why a test failed."""
+        pods = self.kubectl("get", "pods,jobs", "--output=wide", check=False)
+        sandboxes = kubectl("--namespace", self.sandboxes, "get", "pods", "--output=wide", check=False)
+        logs = self.kubectl(
+            "logs", "--selector=app.kubernetes.io/name=bulkhead", "--all-containers", "--tail=15", "--prefix",
+            "--max-log-requests=40", check=False,
+        )  # fmt: skip
+        return f"{pods}\n{sandboxes}\n{logs}"
+
+    @contextmanager
+    def forwarded(self) -> Generator[None]:
+        """Forward the port of the API's service, again whenever the pod behind it goes."""
+        thread = threading.Thread(target=self._forward, daemon=True)
+        thread.start()
+        try:
+            self.until_answers()
+            yield
+        finally:
+            self._stopping.set()
+            thread.join(10)
+
+    def until_answers(self) -> None:
+        """Return when the API answers."""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while not self._answers():
+            assert time.monotonic() < until, f"the API does not answer\n{self.state()}"
+            time.sleep(_LOOK_SECONDS)
+
+    def _forward(self) -> None:
+        command: Sequence[str] = (
+            "kubectl", f"--namespace={self.namespace}", "port-forward", f"service/{self.full_name}-api",
+            f"{self._port}:8400",
+        )  # fmt: skip
+        while not self._stopping.is_set():
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            misses = 0
+            while process.poll() is None and misses < _MISSES and not self._stopping.wait(_LOOK_SECONDS):
+                misses = 0 if self._answers() else misses + 1
+            process.terminate()
+            process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=2).is_success
+        except httpx.HTTPError:
+            return False
