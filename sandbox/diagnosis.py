@@ -6,11 +6,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandbox.contract import SandboxError, SandboxProvider, SandboxSpec
 from sandbox.docker import DockerProvider, docker_available
 from sandbox.ear import NO_ENTRY_STEP
 from sandbox.namespace import NamespaceProvider
+
+if TYPE_CHECKING:
+    from sandbox.kubernetes import KubernetesOptions
 
 _TRIAL = "sbx_trial"
 _TRIAL_SPEC = SandboxSpec(memory_mb=128, workspace_mb=16, pids=32, lifetime_seconds=60)
@@ -59,14 +63,30 @@ async def diagnose_docker(cache_dir: Path, *, image: str | None = None) -> list[
     return await _trial(provider, lambda: "see the engine's log")
 
 
+async def diagnose_kubernetes(options: "KubernetesOptions") -> list[Finding]:
+    """Start a small pod and say what came of it."""
+    from sandbox.kubernetes import KubernetesProvider
+
+    provider = KubernetesProvider(options.model_copy(update={"installation": f"trial-{os.getpid()}"}))
+    try:
+        await provider.list_ids()
+    except SandboxError as error:
+        await provider.close()
+        return [
+            Finding(works=False, detail=str(error), next_step="name a cluster in KUBECONFIG, and its rights there")
+        ]
+    step = f"see the events of namespace {options.namespace!r} (`kubectl get events`)"
+    return await _trial(provider, lambda: step, has_ear=not provider.has_remote_gate)
+
+
 def _default(image: str | None) -> dict[str, str]:
     return {} if image is None else {"default_image": image}
 
 
-async def _trial(provider: SandboxProvider, next_step: Callable[[], str]) -> list[Finding]:
+async def _trial(provider: SandboxProvider, next_step: Callable[[], str], *, has_ear: bool = True) -> list[Finding]:
     try:
         info = await provider.provision(_TRIAL, _TRIAL_SPEC)
-        shut_in = await _shut_in(provider)
+        shut_in = await _shut_in(provider) if has_ear else []
     except SandboxError as error:
         return [Finding(works=False, detail=str(error), next_step=await asyncio.to_thread(next_step))]
     finally:

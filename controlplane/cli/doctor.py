@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from controlplane.cli.server import DEFAULT_URL, Server, connected
+from controlplane.errors import BulkheadError
 
 if TYPE_CHECKING:
     from sandbox import diagnosis
@@ -43,7 +45,8 @@ def register(app: typer.Typer) -> None:
 def doctor(server: Server) -> None:
     """Say what works on this machine and what to do about what does not."""
     checks: list[Callable[[Server], Finding | list[Finding]]] = [
-        _python, _util_linux, _postgres, _temporal, _namespace_sandbox, _docker_sandbox, _disk, _stack, _providers,
+        _python, _util_linux, _postgres, _temporal, _namespace_sandbox, _docker_sandbox,
+        _kubernetes_sandbox, _disk, _stack, _providers,
         _harnesses,
     ]  # fmt: skip
     findings = [finding for check in checks for finding in _listed(check(server))]
@@ -130,6 +133,25 @@ def _docker_sandbox(_: Server) -> list[Finding]:
 
     with tempfile.TemporaryDirectory(prefix="bulkhead-") as cache:
         return _tried("docker", asyncio.run(diagnose_docker(Path(cache))))
+
+
+def _kubernetes_sandbox(_: Server) -> list[Finding]:
+    """Nothing is said where nobody wants pods."""
+    from pydantic import SecretStr
+
+    from controlplane.kubernetes import kubernetes_options
+    from controlplane.settings import Settings
+    from sandbox.diagnosis import diagnose_kubernetes
+
+    settings = Settings()
+    if settings.sandbox != "kubernetes" and not settings.kubernetes_runtime_image:
+        return []
+    trial = settings.kubernetes_key or SecretStr(secrets.token_hex())
+    try:
+        options = kubernetes_options(settings.model_copy(update={"kubernetes_key": trial}))
+    except BulkheadError as error:
+        return [Finding("kubernetes", "bad", error.message, error.next_step or "")]
+    return _tried("kubernetes", asyncio.run(diagnose_kubernetes(options)))
 
 
 def _tried(name: str, found: "list[diagnosis.Finding]") -> list[Finding]:

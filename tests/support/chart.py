@@ -177,6 +177,14 @@ class Release:
             assert time.monotonic() < until, f"the API does not answer\n{self.state()}"
             time.sleep(_LOOK_SECONDS)
 
+    def settle(self) -> None:
+        """Return when no pod is on its way out any more, and the API answers at one that stays."""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while any("deletionTimestamp" in each["metadata"] for each in objects("pods", self.namespace)):
+            assert time.monotonic() < until, f"pods do not end\n{self.state()}"
+            time.sleep(_LOOK_SECONDS)
+        self.until_answers()
+
     def _forward(self) -> None:
         command: Sequence[str] = (
             "kubectl", f"--namespace={self.namespace}", "port-forward", f"service/{self.full_name}-api",
