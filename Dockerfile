@@ -1,5 +1,5 @@
 # One image for every part of Bulkhead, for the jobs around them, and for sandboxes. `make image` prepares what is
-# copied here (image/build.sh) and names the base: with a registry `make image base=debian:12-slim`, without one what
+# copied here (requirements/image.sh) and names the base: with a registry `make image base=debian:12-slim`, without one what
 # `bulkhead sandbox image` makes.
 ARG BASE=debian:12-slim
 

@@ -39,7 +39,7 @@ soak: setup
 
 # The image of every part, on what `bulkhead sandbox image` makes or on another: `make image base=debian:12-slim`.
 image: setup
-	@./image/build.sh $(base)
+	@./requirements/image.sh $(base)
 
 clean:
 	rm -rf build .venv .venv-mitmproxy .bulkhead .ruff_cache .import_linter_cache .hypothesis

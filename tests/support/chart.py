@@ -94,7 +94,7 @@ def refusal(*options: str) -> str:
 
 def built_image() -> str:
     """Build the image of this checkout and return a name for it that no other content has."""
-    built = call(str(CHECKOUT / "image" / "build.sh")).stdout.strip()
+    built = call(str(CHECKOUT / "requirements" / "image.sh")).stdout.strip()
     image_id = call("docker", "image", "inspect", "--format={{.Id}}", built).stdout.strip()
     name = f"bulkhead-test:{image_id.removeprefix('sha256:')[:12]}"
     call("docker", "tag", built, name)
@@ -176,6 +176,14 @@ class Release:
         while not self._answers():
             assert time.monotonic() < until, f"the API does not answer\n{self.state()}"
             time.sleep(_LOOK_SECONDS)
+
+    def settle(self) -> None:
+        """Return when no pod is on its way out any more, and the API answers at one that stays."""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while any("deletionTimestamp" in each["metadata"] for each in objects("pods", self.namespace)):
+            assert time.monotonic() < until, f"pods do not end\n{self.state()}"
+            time.sleep(_LOOK_SECONDS)
+        self.until_answers()
 
     def _forward(self) -> None:
         command: Sequence[str] = (

@@ -71,6 +71,7 @@ def options(installation: str, **more: object) -> KubernetesOptions:
         "image": TEST_IMAGE,
         "key": KEY,
         "namespace": os.environ.setdefault(_NAMESPACE, f"bulkhead-test-{os.getpid()}"),
+        "canary": "glance",
     }
     if address := os.environ.get("BULKHEAD_TEST_GATE_ADDRESS"):
         told["gate_listen"] = (address, FIRST_PORT)

@@ -98,8 +98,7 @@ def release(shown: list[str]) -> Generator[Release]:
         with made.forwarded():
             yield made
     finally:
-        for name in ("bulkhead.tar", "port-forward.log"):
-            (CHECKOUT / name).unlink(missing_ok=True)
+        (CHECKOUT / "build" / "bulkhead.tar").unlink(missing_ok=True)
         call("helm", "uninstall", made.name, f"--namespace={made.namespace}", "--ignore-not-found", check=False)
         kubectl("delete", "namespace", "--ignore-not-found", "--wait=false", made.namespace, made.sandboxes)
 
@@ -203,6 +202,7 @@ async def test_an_upgrade_and_a_rollback_lose_nothing(client: Client, release: R
         for watcher in watchers:
             await finished(watcher, release)
             await watcher.__aexit__()
+        await asyncio.to_thread(release.settle)
 
 
 def test_helm_test_plays_a_session(release: Release) -> None:
