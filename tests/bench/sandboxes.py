@@ -82,7 +82,7 @@ async def measure(times: int) -> list[Figure]:
 
 async def _pods(installation: str, folder: Path, times: int) -> list[Figure]:
     """Measure pods of an image that has the runtime, then what those of another image take longer."""
-    other = cluster.options(installation)
+    other = cluster.options(installation, canary="full")
     options = other.model_copy(update={"image": None})
     progress(f"sandboxes as pods of {options.default_image}, the provider alone")
     api, bare = Api(), BarePods(options)

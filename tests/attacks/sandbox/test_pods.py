@@ -117,7 +117,7 @@ async def test_no_socket_is_to_be_had_that_a_policy_might_not_see(box: Box, atte
 async def test_a_network_that_does_not_keep_to_its_policy_gets_no_sandbox(
     make_provider: Any, pods_namespace: None, api: Api
 ) -> None:
-    open_one = KubernetesProvider(cluster.options(f"open{os.getpid()}"))
+    open_one = KubernetesProvider(cluster.options(f"open{os.getpid()}", canary="full"))
     folder = f"/apis/networking.k8s.io/v1/namespaces/{namespace()}/networkpolicies"
     try:
         await open_one.provision("sbx_shut", SMALL)
