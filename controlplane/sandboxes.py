@@ -1,6 +1,8 @@
 """The sandboxes of this host: providers, keeper, warm pool and reaper put together; which provider a session gets."""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import psycopg
 import structlog
@@ -28,9 +30,19 @@ from sandbox.reaper import Reaper
 from sandbox.records import Wish
 
 _KEEP_SECONDS = 60.0  # for checkpoints of full size from a few sandboxes
-_END_SECONDS = 60.0  # a pod takes a second to be gone, a container less
+_END_SECONDS = 60.0
+_ENDED_AT_ONCE = 16  # a pod takes some seconds to be gone, a container less
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What became of all sandboxes: put away with what they held, ended without; and why some may be left."""
+
+    kept: int
+    ended: int
+    left: Mapping[ProviderName, str]
 
 
 class Sandboxes:
@@ -66,29 +78,43 @@ class Sandboxes:
             idle_seconds=settings.sandbox_idle_seconds,
         )
 
-    async def clear(self) -> tuple[int, int]:
-        """End all sandboxes; return how many were put away with what they hold, and how many more were ended.
+    async def clear(self, *, keep_seconds: float = _KEEP_SECONDS, end_seconds: float = _END_SECONDS) -> Cleared:
+        """End all sandboxes, also those that are made meanwhile.
 
         What cannot be kept in time, or while Postgres is away, is ended without.
         """
         kept = 0
         try:
-            async with asyncio.timeout(_KEEP_SECONDS):
+            async with asyncio.timeout(keep_seconds):
                 kept, left = await self.keeper.put_all_away("stopped")
             if left:
                 _log.warning(f"sandboxes ended: {left}, with the files in them")
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
-        ended = 0
+        ended, left = 0, dict[ProviderName, str]()
         for name, provider in self.providers.items():
             try:
-                async with asyncio.timeout(_END_SECONDS):
-                    for sandbox_id in await provider.list_ids():
-                        await provider.destroy(sandbox_id)
-                        ended += 1
+                async with asyncio.timeout(end_seconds):
+                    while found := await provider.list_ids():
+                        await _end_all(provider, found)
+                        ended += len(found)
             except (SandboxError, TimeoutError) as error:  # Docker's engine may not be there, for example
-                _log.debug("sandboxes_not_ended", provider=name, error=str(error))
-        return kept, ended
+                left[name] = str(error) or f"they were not all gone after {end_seconds:.0f} s"
+                _log.debug("sandboxes_not_ended", provider=name, error=left[name])
+        return Cleared(kept, ended, left)
+
+
+async def _end_all(provider: SandboxProvider, sandbox_ids: list[str]) -> None:
+    room = asyncio.Semaphore(_ENDED_AT_ONCE)
+
+    async def end(sandbox_id: str) -> None:
+        async with room:
+            await provider.destroy(sandbox_id)
+
+    outcomes = await asyncio.gather(*(end(each) for each in sandbox_ids), return_exceptions=True)
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome
 
 
 def ways_out(settings: Settings, database: Database) -> WaysOut:

@@ -123,7 +123,8 @@ class Keeper:
         """Put away every sandbox of this host; return how many were, and how many could not be."""
         live = await self._records.live(self._host)
         retiring = [await self._records.retire(row, reason) for row in live]
-        await asyncio.gather(*(self.put_away(row) for row in retiring if row is not None))
+        # Whatever becomes of one, all others come to their end before anybody acts on it.
+        await asyncio.gather(*(self.put_away(row) for row in retiring if row is not None), return_exceptions=True)
         left = len(await self._records.live(self._host))
         return len(live) - left, left
 

@@ -25,6 +25,10 @@ ATTEMPTS = 3
 """A connection may have ended unnoticed; orders can be repeated, because the supervisor knows their ids."""
 
 
+ORDER_SECONDS = 120.0
+"""Process 1 answers within milliseconds, and within seconds where it ends what runs. What carries its answers may
+have been stopped by a command of the same user; another connection is made then."""
+
 LEAST_PAGE_BYTES = 512
 """A smaller piece of output would hardly hold the mark of a gap beside it."""
 
@@ -62,10 +66,9 @@ class Supervised(abc.ABC):
         for _ in range(ATTEMPTS):
             channel = await self._channel(sandbox_id)
             try:
-                answer = await channel.request(header, payload)
+                return await self._answered(channel, header, payload)
             except ConnectionError:
                 continue
-            return _checked(answer)
         raise SandboxLostError(f"sandbox {sandbox_id!r}: its supervisor hangs up on every connection")
 
     async def _broken(self, sandbox_id: str, meanwhile: str) -> SandboxError:
@@ -227,8 +230,19 @@ class Supervised(abc.ABC):
         return header["survivors"]
 
     @staticmethod
-    async def _file(channel: Channel, header: Header, payload: bytes = b"") -> tuple[Header, bytes]:
-        return _checked(await channel.request(header, payload))
+    async def _answered(channel: Channel, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Return the answer to an order; raises `ConnectionError` if none comes, and ends the connection then."""
+        waits = None if header["op"] == "exec" else ORDER_SECONDS + header.get("wait_seconds", 0)
+        try:
+            async with asyncio.timeout(waits):
+                answer = await channel.request(header, payload)
+        except TimeoutError as error:
+            await channel.close()
+            raise ConnectionResetError("the sandbox's supervisor does not answer") from error
+        return _checked(answer)
+
+    async def _file(self, channel: Channel, header: Header, payload: bytes = b"") -> tuple[Header, bytes]:
+        return await self._answered(channel, header, payload)
 
     async def close(self) -> None:
         """Release connections; the sandboxes stay."""

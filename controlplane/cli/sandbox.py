@@ -12,10 +12,12 @@ from controlplane.cli.output import Output
 from controlplane.cli.server import JsonOption
 
 if TYPE_CHECKING:
+    from controlplane.sandboxes import Cleared
     from controlplane.settings import Settings
 
 _CONNECTIONS = 4
 _WAIT_SECONDS = 5.0
+_KEEP_SECONDS, _END_SECONDS = 180.0, 100.0  # together less than `helm uninstall` waits
 
 app = typer.Typer(help="What sandboxes are made of.", no_args_is_help=True)
 
@@ -71,11 +73,18 @@ def clear() -> None:
             field="BULKHEAD_DATABASE_URL",
             next_step="set it, or stop `bulkhead up`, which ends its sandboxes itself",
         )
-    kept, ended = asyncio.run(_clear(settings))
-    typer.echo(f"{kept} kept, {ended} more ended")
+    cleared = asyncio.run(_clear(settings))
+    typer.echo(f"{cleared.kept} kept, {cleared.ended} more ended")
+    # With `auto` a provider that does not answer is one that this host has not.
+    if cleared.left and settings.sandbox != "auto":
+        raise Failure(
+            "sandboxes may be left: " + "; ".join(f"{name}: {reason}" for name, reason in cleared.left.items()),
+            code="sandboxes_left",
+            next_step="run it again once that is mended; until then leave what shuts them in as it is",
+        )
 
 
-async def _clear(settings: "Settings") -> tuple[int, int]:
+async def _clear(settings: "Settings") -> "Cleared":
     from controlplane.sandboxes import Sandboxes
     from controlplane.store.pool import Database
 
@@ -83,7 +92,7 @@ async def _clear(settings: "Settings") -> tuple[int, int]:
     await database.open()
     sandboxes = Sandboxes(settings, database)
     try:
-        return await sandboxes.clear()
+        return await sandboxes.clear(keep_seconds=_KEEP_SECONDS, end_seconds=_END_SECONDS)
     finally:
         await sandboxes.keeper.close()
         await database.close()

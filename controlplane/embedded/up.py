@@ -197,8 +197,7 @@ class Up:
         await database.open()
         sandboxes = Sandboxes(self._settings, database)
         try:
-            kept, _ = await sandboxes.clear()
-            if kept:
+            if kept := (await sandboxes.clear()).kept:
                 _log.info(
                     f"sandboxes put away: {kept}; the files in them come back with their session's next command"
                 )

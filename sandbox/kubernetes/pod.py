@@ -30,6 +30,9 @@ _FIRST_UID, _UIDS = 1_000_000_000, 1 << 29
 _END_FILE = "/.bulkhead-end"
 """Where the kubelet shows a file for last words: not in /dev, which has only what every sandbox has there."""
 
+_LOADER_VARIABLES = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GLIBC_TUNABLES")
+"""What an image sets of these the loader would put into process 1, before it has confined itself."""
+
 Json = dict[str, Any]
 
 
@@ -154,6 +157,7 @@ def _container(
             {"name": "HOME", "value": "/home/agent"},
             {"name": "USER", "value": "agent"},
             {"name": "TERM", "value": "dumb"},
+            *({"name": name, "value": ""} for name in _LOADER_VARIABLES),
             {"name": NODE_ADDRESS, "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
         ],
         "securityContext": _confined(),

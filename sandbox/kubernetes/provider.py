@@ -162,7 +162,11 @@ class KubernetesProvider(Supervised):
         try:
             return await self._api.ask("POST", self._pods, body)
         except ApiError as error:
-            if error.status != 409:
+            if error.reason == "Conflict":
+                raise SandboxError(
+                    f"sandbox {sandbox_id!r} did not start yet: {error}", code="engine_away"
+                ) from error
+            if error.reason != "AlreadyExists":
                 raise SandboxError(
                     f"sandbox {sandbox_id!r} did not start: the cluster refuses its pod: {error}",
                     code="provision_failed",

@@ -46,19 +46,21 @@ class Ear:
         listener = self.listener()
         if gate == self._gate and self._relay > 0:
             return
-        self._gate = gate
-        self._start_relay(listener)
+        try:
+            self._start_relay(listener, gate)
+        except OSError as error:
+            raise RefusedError("bad_request", f"the way out has no relay: {error.strerror}") from error
 
-    def _start_relay(self, listener: socket.socket) -> None:
+    def _start_relay(self, listener: socket.socket, gate: Gate) -> None:
+        started = relay.start(listener, gate)
         if self._control >= 0:
             os.close(self._control)
-        assert self._gate is not None  # noqa: S101 -- there is no relay without a gate
-        self._relay, self._control = relay.start(listener, self._gate)
+        self._gate, (self._relay, self._control) = gate, started
 
     def renew_relay(self) -> None:
-        """Start the next relay in place of one that a command has killed."""
-        if self._listener is not None:
-            self._start_relay(self._listener)
+        """Start the next relay in place of one that a command has killed; raises `OSError` where none can be had."""
+        if self._listener is not None and self._gate is not None:
+            self._start_relay(self._listener, self._gate)
 
     @property
     def relay(self) -> int:

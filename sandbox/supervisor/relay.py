@@ -20,6 +20,14 @@ BUFFER_BYTES = 256 * 1024
 DIAL_SECONDS = 15.0
 """How long who has connected waits for a gate that is just being started again."""
 DIAL_PAUSE_SECONDS = 0.25
+GATE_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_SYNCNT, 2),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A gate whose machine is silent is dialled again after some seven seconds, and given up after a minute."""
 
 
 class Gate(NamedTuple):
@@ -61,9 +69,13 @@ class Relay:
                     self._stop_accepting()
                 elif key.data is None:
                     self._accept()
-                elif key.fileobj in self._selector.get_map():
+                elif self._is_carried(key.data):
                     self._move(key.data, events)
             self._dial_again()
+
+    def _is_carried(self, data: object) -> bool:
+        # An earlier event of the same round may have dropped its connection, and closed both sockets.
+        return (data[0] if isinstance(data, tuple) else data) in self._pairs
 
     def _stop_accepting(self) -> None:
         self._selector.unregister(self._control)
@@ -84,6 +96,9 @@ class Relay:
 
     def _dial(self, inner: _End, until: float) -> None:
         outer = _End(socket.socket())
+        for option in GATE_OPTIONS:
+            with contextlib.suppress(OSError):  # some runtimes do not know them all
+                outer.sock.setsockopt(*option)
         code = outer.sock.connect_ex(self._gate.address)
         if code not in {0, errno.EINPROGRESS}:
             outer.sock.close()

@@ -30,6 +30,7 @@ PROOF_SECONDS = 120.0
 TRIM_SECONDS = 1.0
 LAST_WORDS_BYTES = 64 * 1024
 """A pod has a file for last words, which lies on its node's disk, everyone may write to, and no limit counts."""
+RELAY_PAUSE_SECONDS = 1.0
 ANCHOR_SECONDS = 10.0
 """How often to see whether the host still keeps this sandbox's folder; without it nobody can ever connect again."""
 
@@ -124,7 +125,13 @@ class Supervisor:
             if run := self.runs.pop(pid, None):
                 run.keeper_gone(status)
             elif pid == self._ear.relay:
-                self.later(SWEEP_PAUSE_SECONDS, self._ear.renew_relay)
+                self.later(SWEEP_PAUSE_SECONDS, self._renew_relay)
+
+    def _renew_relay(self) -> None:
+        try:
+            self._ear.renew_relay()
+        except OSError:  # commands have taken every process or descriptor that there is
+            self.later(RELAY_PAUSE_SECONDS, self._renew_relay)
 
     def kill_strays(self) -> None:
         """Kill processes that process 1 got because somebody inside killed their keeper."""

@@ -1,4 +1,4 @@
-{{/* A job of the chart: {root, part, hook, weight, command, account, token, image}. */}}
+{{/* A job of the chart: {root, part, hook, weight, command, account, token, settings}. */}}
 {{- define "bulkhead.job" -}}
 {{- $labelled := dict "root" .root "part" .part }}
 apiVersion: batch/v1
@@ -35,7 +35,7 @@ spec:
           command: {{ toJson .command }}
           env:
             {{- include "bulkhead.environment" $labelled | nindent 12 }}
-            {{- include "bulkhead.settings" (dict "settings" .root.Values.settings) | nindent 12 }}
+            {{- include "bulkhead.settings" (dict "settings" (merge dict (.settings | default dict) .root.Values.settings)) | nindent 12 }}
           resources:
             {{- include "bulkhead.jobResources" .root | nindent 12 }}
           securityContext:

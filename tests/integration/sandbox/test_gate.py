@@ -141,3 +141,33 @@ async def test_a_relay_that_is_to_accept_no_more_carries_on_what_it_has(gate: Ho
             late.setblocking(False)
             with pytest.raises(BlockingIOError):
                 late.recv(1)
+
+
+async def pouring(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say much without being asked, or the answer to whom one is asked to wait."""
+    if await reader.read(4) == b"wait":
+        return await shouting(reader, writer)
+    with contextlib.suppress(ConnectionError):
+        while not writer.is_closing():
+            writer.write(b"x" * 4096)
+            await writer.drain()
+            await asyncio.sleep(0)
+    return None
+
+
+async def test_who_leaves_in_the_middle_of_an_answer_cuts_nobody_else(gate: HostGate) -> None:
+    assert gate.address is not None
+    preamble = PREAMBLE.format("sbx_a", password_of("sbx_a"))
+    server = await asyncio.start_unix_server(pouring, sock=gate.ear("sbx_a"))
+    async with server, relayed(gate.address[1], preamble) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"wait, and say this")
+        for _ in range(50):
+            leaver_reads, leaver = await asyncio.open_connection("127.0.0.1", port)
+            leaver.write(b"pour")
+            await leaver_reads.readexactly(4096)
+            leaver.transport.abort()
+        writer.write_eof()
+        async with asyncio.timeout(20):
+            assert await reader.read() == b", AND SAY THIS"
+        writer.close()
