@@ -176,6 +176,8 @@ def test_environments_and_arguments_are_searched(sown: Sown) -> None:
 
 
 async def test_sandboxes_are_searched(sown: Sown, box: Box, tmp_path: Path) -> None:
+    if box.provider.name == "kubernetes":
+        pytest.skip("the search looks into sandboxes of this host, and a pod may be on any node")
     for path in ("/workspace/a/b", "/tmp/c", "/home/agent/d"):
         await box.run(f"mkdir -p {Path(path).parent}")
         await box.write(path, sown.data)
