@@ -37,13 +37,24 @@ pytestmark = pytest.mark.slow
 END = TurnFinished(reason="end_turn")
 
 
-@pytest.fixture(params=["inline", "isolated"])
-def talk(talk: Talk, request: pytest.FixtureRequest) -> Talk:
-    """A session in a process that it shares, and one in a process of its own: it behaves alike."""
-    talk.more["mode"] = request.param
+@pytest.fixture
+def mode() -> str:
+    """A process that sessions share."""
+    return "inline"
+
+
+@pytest.fixture
+def talk(talk: Talk, mode: str) -> Talk:
+    """A session in a process of that mode."""
+    talk.more["mode"] = mode
     return talk
 
 
+alike = pytest.mark.parametrize("mode", ["inline", "isolated"])
+"""In a process that sessions share, and in one of the session's own: for what depends on a process's start or end."""
+
+
+@alike
 async def test_text_streams_under_the_id_that_it_is_recorded_with(talk: Talk, harness: Harness):
     words = "Grüße, 世界. " * 30
     talk.say(script({"text": words, "chunk_ms": 1}))
@@ -57,6 +68,7 @@ async def test_text_streams_under_the_id_that_it_is_recorded_with(talk: Talk, ha
     assert events[-1] == END
 
 
+@alike
 async def test_a_conversation_goes_on(talk: Talk, harness: Harness, recorder: Recorder):
     for n in range(3):
         talk.say(script({"text": f"answer {n}"}))
@@ -90,6 +102,7 @@ async def test_tools_are_called_one_after_another(talk: Talk, harness: Harness, 
     assert text(events) == f"at last: did {count - 1}" and events[-1] == END
 
 
+@alike
 async def test_tools_of_one_answer_run_side_by_side(talk: Talk, harness: Harness):
     together = asyncio.Barrier(3)
 
@@ -112,6 +125,7 @@ async def test_a_tool_that_fails_is_told_to_the_model(talk: Talk, harness: Harne
     assert "no such file" in text(await talk.turn(harness, Hands(fail)))
 
 
+@alike
 async def test_the_longest_prompt_arrives_and_no_neighbour_reads_it(talk: Talk, harness: Harness, recorder: Recorder):
     talk.more["compact_above_tokens"] = 10_000_000
     talk.system = ("A prompt of many words. " + '"ü\\\n世' * 20_000)[:100_000]
@@ -139,6 +153,7 @@ async def test_unicode_and_nul(talk: Talk, harness: Harness):
     assert text(events) == "ü 😀 \u2028 end"
 
 
+@alike
 async def test_a_call_that_waits_parks_the_turn_and_goes_on_from_the_log(talk: Talk, harness: Harness):
     talk.say(script({"tools": uses({"n": 1}, {"n": 2})}, {"text": "{{result.1}} and {{result.2}}"}))
     hands = Hands(lambda use: None if use.input["n"] == 2 else "one")
@@ -155,6 +170,7 @@ async def test_what_is_said_meanwhile_goes_in_before_the_next_request(talk: Talk
     assert text(events) == "steered" and events[-1] == END
 
 
+@alike
 @pytest.mark.parametrize("during", ["streaming", "tool"])
 async def test_an_interrupted_turn_leaves_nothing_and_the_next_goes_on(talk: Talk, harness: Harness, during: str):
     hands = Hands(lambda _: asyncio.sleep(60))
@@ -222,6 +238,7 @@ async def test_a_budget_that_is_spent_ends_the_turn_and_raising_it_lets_it_go_on
         assert text(events) == "end: did 1" and events[-1] == END and len(hands.called) == 1
 
 
+@alike
 async def test_a_request_that_is_refused_for_good_ends_the_turn(talk: Talk, harness: Harness):
     talk.say(script({"text": "x", "fail": {"status": 400, "message": "not like this", "times": 9}}))
     events = await talk.turn(harness)
@@ -256,6 +273,7 @@ async def test_a_context_that_is_too_large_is_compacted(talk: Talk, harness: Har
     assert text(await talk.turn(harness)) == "and on"
 
 
+@alike
 async def test_a_session_is_opened_from_its_log_alone(talk: Talk, harness: Harness):
     talk.say(script({"thinking": "hm", "text": "a", "tools": uses({"n": 1}, {"n": 2})}, {"text": "b"}))
     await talk.turn(harness)
