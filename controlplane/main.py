@@ -16,8 +16,9 @@ from controlplane.ids import new_id
 from controlplane.settings import Settings
 from controlplane.store.pool import Database
 from controlplane.tasks import end
+from controlplane.temporal import temporal_server
+from workflows.connection import connect, connect_patiently
 from workflows.schedule import Firings
-from workflows.worker import connect
 
 if TYPE_CHECKING:
     from controlplane.frontdoors.slack.check import Finding
@@ -50,7 +51,7 @@ async def run_api(settings: Settings, health: Health) -> None:
     database = Database(settings.database_url, max_connections=_API_CONNECTIONS, wait_seconds=_API_PATIENCE_SECONDS)
     await database.open()
     # Not watched by `health`: without Temporal the API still takes what it is told, and it is acted on later.
-    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    client = await connect(temporal_server(settings))
     wakeups = Wakeups(client)
     app = create_app(
         database=database,
@@ -77,10 +78,10 @@ async def run_api(settings: Settings, health: Health) -> None:
 async def _fire_deployments(settings: Settings, firings: Firings) -> None:
     """Take what Temporal's schedules fire until cancelled; while nobody does, the API answers all the same."""
     from workflows.schedule import FiringRunner
-    from workflows.worker import connect_patiently, schedule_worker
+    from workflows.worker import schedule_worker
 
     while True:
-        client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+        client = await connect_patiently(temporal_server(settings))
         try:
             await schedule_worker(client, FiringRunner(firings)).run()
         except Exception:  # noqa: BLE001 - what the worker cannot bear must not end the API
@@ -111,11 +112,11 @@ async def run_brain(settings: Settings, health: Health) -> None:
     from workflows.sweep import Sweeper
     from workflows.tools import ToolDispatcher
     from workflows.turn import TurnRunner
-    from workflows.worker import brain_worker, connect_patiently
+    from workflows.worker import brain_worker
 
     database = Database(settings.database_url, max_connections=_BRAIN_CONNECTIONS)
     await database.open()
-    client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    client = await connect_patiently(temporal_server(settings))
     health.watch("temporal", temporal(client))
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     available = harnesses(
@@ -177,11 +178,11 @@ async def run_sandboxes(settings: Settings, health: Health) -> None:
     from workflows.interrupts import Interrupts
     from workflows.outputs import OutputRunner
     from workflows.sweep import Sweeper
-    from workflows.worker import connect_patiently, sandbox_workers
+    from workflows.worker import sandbox_workers
 
     database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
     await database.open()
-    client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    client = await connect_patiently(temporal_server(settings))
     health.watch("temporal", temporal(client))
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     sandboxes = Sandboxes(settings, database)
@@ -288,7 +289,7 @@ async def run_memory(settings: Settings, health: Health) -> None:
     from workflows.reembed import ReembedActivities
     from workflows.remembering import MemoryRunner
     from workflows.sweep import Sweeper
-    from workflows.worker import connect_patiently, memory_worker
+    from workflows.worker import memory_worker
 
     database = Database(settings.database_url, max_connections=_MEMORY_CONNECTIONS)
     await database.open()
@@ -303,7 +304,7 @@ async def run_memory(settings: Settings, health: Health) -> None:
         open_keyring(MasterKeySettings(), settings.data_dir),
         [each for each in found if each is not None],
     )
-    client = await connect_patiently(settings.temporal_address, settings.temporal_namespace)
+    client = await connect_patiently(temporal_server(settings))
     health.watch("temporal", temporal(client))
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
     journal = PostgresJournal(database)

@@ -52,6 +52,20 @@ class Settings(BaseSettings):
     database_url: str = ""
     temporal_address: str = "127.0.0.1:7233"
     temporal_namespace: str = "default"
+    temporal_tls: bool = False
+    """What comes next holds only with TLS (`controlplane/temporal.py`); all of it is read once, at the start."""
+
+    temporal_api_key: SecretStr | None = None
+    temporal_client_cert_file: Path | None = None
+    """Shown to Temporal, in PEM, with ``temporal_client_key_file``."""
+
+    temporal_client_key_file: Path | None = None
+    temporal_server_ca_file: Path | None = None
+    """Who may have signed Temporal's certificate, in PEM; the system's authorities if not set."""
+
+    temporal_server_name: str = ""
+    """The name in Temporal's certificate, if it is not the address's."""
+
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 8401
     gateway_address: str = ""

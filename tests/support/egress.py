@@ -127,15 +127,19 @@ class RootAuthority:
 
     def server_context(self, *names: str, expired: bool = False) -> ssl.SSLContext:
         """Return a context for a server with these names."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate(*names, expired=expired))
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def certificate(self, *names: str, expired: bool = False) -> Path:
+        """Return a file with a new key and its certificate for these names, in PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(x509.Name([]), key, list(names), expired=expired)
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path = self._folder / f"{secrets.token_hex(4)}.pem"
         path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+        return path
 
     def _sign(
         self,

@@ -12,6 +12,9 @@
   value: {{ include "bulkhead.temporal" $root | quote }}
 - name: BULKHEAD_TEMPORAL_NAMESPACE
   value: {{ $values.temporal.namespace | quote }}
+{{- if ne .part "clear" }}
+{{- include "bulkhead.temporalTls" $root }}
+{{- end }}
 {{- end }}
 {{- if not (has .part (list "migrate" "clear")) }}
 - name: BULKHEAD_HEALTH_PORT
@@ -86,6 +89,53 @@
 {{- else if eq .part "migrate" }}
 - name: BULKHEAD_API_KEY
   valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" $root "secret" "apiKey") }}}
+{{- end }}
+{{- end }}
+
+{{/* What is shown to Temporal. Its files are where `bulkhead.temporalMounts` has them. */}}
+{{- define "bulkhead.temporalTls" }}
+{{- with .Values.temporal }}
+- name: BULKHEAD_TEMPORAL_TLS
+  value: {{ .tls | quote }}
+{{- if .serverName }}
+- name: BULKHEAD_TEMPORAL_SERVER_NAME
+  value: {{ .serverName | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.secrets.temporalApiKey }}
+{{- if .name }}
+- name: BULKHEAD_TEMPORAL_API_KEY
+  valueFrom: {secretKeyRef: {name: {{ .name | quote }}, key: {{ .key | quote }}}}
+{{- end }}
+{{- end }}
+{{- if .Values.secrets.temporalClient.name }}
+- name: BULKHEAD_TEMPORAL_CLIENT_CERT_FILE
+  value: /etc/bulkhead/temporal-client/tls.crt
+- name: BULKHEAD_TEMPORAL_CLIENT_KEY_FILE
+  value: /etc/bulkhead/temporal-client/tls.key
+{{- end }}
+{{- with .Values.secrets.temporalAuthorities }}
+{{- if .name }}
+- name: BULKHEAD_TEMPORAL_SERVER_CA_FILE
+  value: /etc/bulkhead/temporal-authorities/{{ .key }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "bulkhead.temporalMounts" }}
+{{- range $folder, $secret := dict "client" .Values.secrets.temporalClient.name "authorities" .Values.secrets.temporalAuthorities.name }}
+{{- if $secret }}
+- {name: temporal-{{ $folder }}, mountPath: /etc/bulkhead/temporal-{{ $folder }}, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "bulkhead.temporalVolumes" }}
+{{- range $folder, $secret := dict "client" .Values.secrets.temporalClient.name "authorities" .Values.secrets.temporalAuthorities.name }}
+{{- if $secret }}
+- name: temporal-{{ $folder }}
+  secret: {secretName: {{ $secret | quote }}}
+{{- end }}
 {{- end }}
 {{- end }}
 

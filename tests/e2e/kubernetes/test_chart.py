@@ -21,6 +21,8 @@ EVERYTHING = (
     "--set=ingress.enabled=true,ingress.host=bulkhead.example.com,ingress.tlsSecret=tls,ingress.className=nginx",
     "--set=api.autoscaling.enabled=true,brain.autoscaling.enabled=true,gateway.autoscaling.enabled=true",
     "--set=secrets.providers.name=p,secrets.providersFile.name=f,secrets.embedding.name=e,secrets.egressAuthorities.name=c",
+    "--set=temporal.tls=true,temporal.serverName=t,secrets.temporalApiKey.name=t,secrets.temporalClient.name=t",
+    "--set=secrets.temporalAuthorities.name=a",
     "--set=sandbox.runtimeClass=gvisor,sandbox.nodeSelector.pool=sandboxes,sandbox.canary=glance,sandbox.image=img:1",
     "--set=image.digest=sha256:" + "0" * 64,
     "--set=image.pullSecrets[0]=registry,sandbox.pullSecrets[0]=registry",
@@ -119,7 +121,31 @@ def test_each_part_gets_the_secrets_that_it_reads_and_no_other() -> None:
         "ANTHROPIC_API_KEY": {"gateway"},
         "OPENAI_API_KEY": {"gateway"},
         "BULKHEAD_EMBEDDING_API_KEY": {"memory-worker"},
+        "BULKHEAD_TEMPORAL_API_KEY": {"api", "brain", "sandboxes", "memory-worker"},
     }
+
+
+def test_what_speaks_with_temporal_is_given_what_it_shows_there() -> None:
+    for name, pod in pods(render(*EVERYTHING)).items():
+        [container] = pod["containers"]
+        mounts = {each["mountPath"]: each["name"] for each in container.get("volumeMounts", [])}
+        secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+        files = {
+            variable.removeprefix("BULKHEAD_TEMPORAL_"): (secrets[mounts[path]], file)
+            for variable, value in variables(container).items()
+            if variable.startswith("BULKHEAD_TEMPORAL_") and variable.endswith("_FILE")
+            for path, _, file in [str(value).rpartition("/")]
+        }
+        if name.removeprefix("bulkhead-") in {"api", "brain", "sandboxes", "memory-worker"}:
+            assert files == {
+                "CLIENT_CERT_FILE": ("t", "tls.crt"),
+                "CLIENT_KEY_FILE": ("t", "tls.key"),
+                "SERVER_CA_FILE": ("a", "ca.crt"),
+            }
+            assert variables(container)["BULKHEAD_TEMPORAL_TLS"] == "true"
+        else:
+            assert not files
+            assert not {mount for mount in mounts if "temporal" in mount}
 
 
 def test_sandboxes_may_go_to_the_gate_and_nowhere_else(rendered: list[dict[str, Any]]) -> None:

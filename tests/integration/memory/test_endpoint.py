@@ -19,7 +19,7 @@ from controlplane.store.memory_vectors import Vector
 from controlplane.vault.keyring import Keyring, new_master_key
 from tests.support.embeddings import FakeEmbeddings
 from tests.support.memory import Mind, embedded
-from workflows.worker import connect
+from workflows.connection import TemporalServer, connect
 
 TOKEN = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
 MODEL = "words"
@@ -168,7 +168,7 @@ async def test_a_model_that_is_gone_keeps_nothing_from_moving_to_another(mind: M
     async with mind.database.transaction("*") as connection:
         await memory_vectors.activate(connection, "gone", dimension=96)
     await mind.save(store, "/x", "something")
-    client = await connect(temporal_address, "default")
+    client = await connect(TemporalServer(temporal_address))
     for preparer in (mind.preparer, await _with(mind, EndpointEmbedder("gone", "http://127.0.0.1:9/v1", None))):
         upkeep = Upkeep(mind.database, preparer, client)
         with contextlib.suppress(UnavailableError):
@@ -187,7 +187,7 @@ async def test_a_store_that_is_deleted_while_it_expires_is_no_trouble(mind: Mind
     past = datetime(2020, 1, 1, tzinfo=UTC)
     await mind.save(store, "/x", "old", expires_at=past)
     await mind.save(other, "/y", "old", expires_at=past)
-    upkeep = Upkeep(mind.database, mind.preparer, await connect(temporal_address, "default"))
+    upkeep = Upkeep(mind.database, mind.preparer, await connect(TemporalServer(temporal_address)))
     async with mind.database.transaction(mind.workspace_id) as connection:
         await memory_stores.delete(connection, store.id)
         looking = asyncio.create_task(upkeep.look())

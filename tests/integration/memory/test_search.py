@@ -9,14 +9,14 @@ from controlplane.store import memory_search, memory_vectors
 from controlplane.store.memory_search import EXACT_UP_TO, Search
 from controlplane.store.memory_vectors import Vector
 from tests.support.memory import Mind
-from workflows.worker import connect
+from workflows.connection import TemporalServer, connect
 
 _NEIGHBOURS = 10
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 async def _client(address: str) -> Client:
-    return await connect(address, "default")
+    return await connect(TemporalServer(address))
 
 
 async def _nearest(mind: Mind, store_id: str, vector: Vector) -> list[str]:

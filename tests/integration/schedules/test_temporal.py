@@ -26,8 +26,8 @@ from controlplane.store.pool import Database
 from tests.integration.schedules.conftest import WORKSPACE
 from tests.support.clocks import ZONES, changes, showing, touched
 from workflows.calendar import Dst, Rule, between
+from workflows.connection import TemporalServer, connect, connect_patiently
 from workflows.contracts import schedule_id
-from workflows.worker import connect, connect_patiently
 
 _numbers = itertools.count(1)
 _PATIENCE_SECONDS = 30
@@ -39,7 +39,7 @@ _DSTS: tuple[Dst, ...] = ("skip", "run_once", "run_twice")
 @pytest.fixture
 async def temporal(temporal_address: str) -> Client:
     """A client of the server."""
-    return await connect_patiently(temporal_address, "default")
+    return await connect_patiently(TemporalServer(temporal_address))
 
 
 async def started(
@@ -295,7 +295,7 @@ async def test_no_connection_is_held_while_the_server_does_not_answer(database: 
     address = "{}:{}".format(*listener.sockets[0].getsockname())
     narrow = Database(database.url, max_connections=1, wait_seconds=2)
     await narrow.open()
-    slow = Projection(database=narrow, client=await connect(address, "default"))
+    slow = Projection(database=narrow, client=await connect(TemporalServer(address)))
     telling = asyncio.create_task(slow.project(due.Due(id=deployment_id, workspace_id=WORKSPACE)))
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):

@@ -9,8 +9,8 @@ from controlplane.store.listening import listen
 from controlplane.store.pool import Database
 from controlplane.wakeups import Reconciler, Wakeups
 from tests.integration.store.conftest import WORKSPACE, Say
+from workflows.connection import TemporalServer, connect_patiently
 from workflows.contracts import session_workflow_id
-from workflows.worker import connect_patiently
 
 
 async def test_who_listens_hears_what_comes_after_a_notification_that_it_failed_at(database_url: str) -> None:
@@ -55,7 +55,7 @@ async def test_a_call_that_cannot_be_expired_keeps_no_session_from_being_woken(
     async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as owner:
         for statement in _A_CALL_THAT_NOBODY_CAN_EXPIRE:
             await owner.execute(statement, {"workspace": WORKSPACE})
-    client = await connect_patiently(temporal_address, "default")
+    client = await connect_patiently(TemporalServer(temporal_address))
     running = asyncio.create_task(Reconciler(database=database, wakeups=Wakeups(client)).run())
     handle = client.get_workflow_handle(session_workflow_id(session_id))
     async with asyncio.timeout(10):
