@@ -44,6 +44,7 @@ def kubernetes_options(settings: Settings) -> "KubernetesOptions":
         pull_policy=settings.kubernetes_pull_policy,
         pull_secrets=tuple(_listed(settings.kubernetes_pull_secrets)),
         runtime_class=settings.kubernetes_runtime_class or None,
+        user_namespaces=settings.kubernetes_user_namespaces,
         node_selector=_labels(settings.kubernetes_node_selector),
         key=key,
         gate=gate_address(settings, "kubernetes_gate"),
