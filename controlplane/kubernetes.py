@@ -1,15 +1,28 @@
 """Sandboxes that are pods, as the settings describe them."""
 
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 from controlplane.egress import gate_address
 from controlplane.errors import InvalidRequestError
 from controlplane.settings import Settings
-from sandbox.kubernetes import KubernetesOptions
+
+if TYPE_CHECKING:
+    from sandbox.kubernetes import KubernetesOptions
 
 _SHORTEST_KEY = 16
 
 
-def kubernetes_options(settings: Settings) -> KubernetesOptions:
+def kubernetes_options(settings: Settings) -> "KubernetesOptions":
     """Return what the provider is told; raises `InvalidRequestError` that names the variable."""
+    if find_spec("kubernetes") is None:
+        raise InvalidRequestError(
+            "sandboxes are to be pods, and the packages for that are not installed",
+            code="missing_extra",
+            next_step="install them: pip install 'bulkhead[kubernetes]'",
+        )
+    from sandbox.kubernetes import KubernetesOptions
+
     if not settings.kubernetes_runtime_image:
         raise _bad(
             "KUBERNETES_RUNTIME_IMAGE",
@@ -31,6 +44,7 @@ def kubernetes_options(settings: Settings) -> KubernetesOptions:
         pull_policy=settings.kubernetes_pull_policy,
         pull_secrets=tuple(_listed(settings.kubernetes_pull_secrets)),
         runtime_class=settings.kubernetes_runtime_class or None,
+        user_namespaces=settings.kubernetes_user_namespaces,
         node_selector=_labels(settings.kubernetes_node_selector),
         key=key,
         gate=gate_address(settings, "kubernetes_gate"),

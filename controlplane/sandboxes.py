@@ -129,9 +129,11 @@ def providers(settings: Settings) -> dict[ProviderName, SandboxProvider]:
     """Return the providers that the settings allow, by name; raises `InvalidRequestError` that names the variable."""
     if settings.sandbox == "kubernetes":
         from controlplane.kubernetes import kubernetes_options
+
+        options = kubernetes_options(settings)
         from sandbox.kubernetes import KubernetesProvider
 
-        return {"kubernetes": KubernetesProvider(kubernetes_options(settings))}
+        return {"kubernetes": KubernetesProvider(options)}
     installation = settings.host_name
     cache = settings.data_dir / "cache"
     found: dict[ProviderName, SandboxProvider] = {

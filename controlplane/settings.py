@@ -161,6 +161,9 @@ class Settings(BaseSettings):
     kubernetes_runtime_class: str = ""
     """A RuntimeClass of the cluster, such as gVisor's."""
 
+    kubernetes_user_namespaces: bool | None = None
+    """Whether sandboxes get a user namespace (``hostUsers: false``); not set: where all nodes say that they can."""
+
     kubernetes_node_selector: str = ""
     """Labels that a node must have for sandboxes to run there: ``key=value``, several separated by commas."""
 

@@ -36,7 +36,8 @@ LEAST_PAGE_BYTES = 512
 class Supervised(abc.ABC):
     """Keeps one connection per sandbox and speaks with the supervisor over it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, order_seconds: float = ORDER_SECONDS) -> None:
+        self._order_seconds = order_seconds
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -69,7 +70,11 @@ class Supervised(abc.ABC):
                 return await self._answered(channel, header, payload)
             except ConnectionError:
                 continue
-        raise SandboxLostError(f"sandbox {sandbox_id!r}: its supervisor hangs up on every connection")
+        raise await self._hung_up(sandbox_id)
+
+    async def _hung_up(self, sandbox_id: str) -> SandboxError:
+        """Return what it means that every connection ended before there was an answer."""
+        return SandboxLostError(f"sandbox {sandbox_id!r}: its supervisor hangs up on every connection")
 
     async def _broken(self, sandbox_id: str, meanwhile: str) -> SandboxError:
         """Return what a connection's end in the middle of something means: the sandbox's end, or the bridge's alone.
@@ -229,17 +234,30 @@ class Supervised(abc.ABC):
         header, _ = await self._ask(sandbox_id, {"op": "stop"})
         return header["survivors"]
 
-    @staticmethod
-    async def _answered(channel: Channel, header: Header, payload: bytes) -> tuple[Header, bytes]:
+    async def _answered(self, channel: Channel, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Return the answer to an order; raises `ConnectionError` if none comes, and ends the connection then."""
-        waits = None if header["op"] == "exec" else ORDER_SECONDS + header.get("wait_seconds", 0)
         try:
-            async with asyncio.timeout(waits):
-                answer = await channel.request(header, payload)
+            if header["op"] == "exec":
+                answer = await self._looked_after(channel, header, payload)
+            else:
+                async with asyncio.timeout(self._order_seconds + header.get("wait_seconds", 0)):
+                    answer = await channel.request(header, payload)
         except TimeoutError as error:
             await channel.close()
             raise ConnectionResetError("the sandbox's supervisor does not answer") from error
         return _checked(answer)
+
+    async def _looked_after(self, channel: Channel, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Return the answer however late: a command may be silent, what carries its answer must not be."""
+        asked = asyncio.create_task(channel.request(header, payload))
+        try:
+            while not (await asyncio.wait([asked], timeout=self._order_seconds))[0]:
+                async with asyncio.timeout(self._order_seconds):
+                    await channel.request({"op": "execs"})
+            return asked.result()
+        finally:
+            if not asked.cancel() and not asked.cancelled():
+                asked.exception()  # so that nobody misses it
 
     async def _file(self, channel: Channel, header: Header, payload: bytes = b"") -> tuple[Header, bytes]:
         return await self._answered(channel, header, payload)

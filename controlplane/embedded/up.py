@@ -87,7 +87,7 @@ class Up:
         model_providers(self._settings, ProviderSettings())
         egress_settings(self._settings)
         _check_temporal(self._settings)
-        _check_pods(self._settings)
+        await _check_pods(self._settings)
         _check_host(self._settings.host)
         await self._take_data_directory()
         loop = asyncio.get_running_loop()
@@ -315,16 +315,18 @@ def _check_temporal(settings: Settings) -> None:
         )
 
 
-def _check_pods(settings: Settings) -> None:
+async def _check_pods(settings: Settings) -> None:
     """Raise `InvalidRequestError` if sandboxes are to be pods, and the settings for that are wrong."""
     if settings.sandbox != "kubernetes":
         return
     from controlplane.kubernetes import kubernetes_options
     from sandbox.contract import SandboxError
+
+    kubernetes_options(_with_given_key(settings, settings.kubernetes_key or SecretStr(secrets.token_hex(_KEY_BYTES))))
     from sandbox.kubernetes.access import find_access
 
     try:
-        find_access()
+        await find_access()
     except SandboxError as error:
         raise InvalidRequestError(
             f"sandboxes are to be pods, and there is {error}",
@@ -332,7 +334,6 @@ def _check_pods(settings: Settings) -> None:
             field="KUBECONFIG",
             next_step="name the file, or choose another --sandbox",
         ) from error
-    kubernetes_options(_with_given_key(settings, settings.kubernetes_key or SecretStr(secrets.token_hex(_KEY_BYTES))))
     if settings.kubernetes_gate:
         raise InvalidRequestError(
             "BULKHEAD_KUBERNETES_GATE: `bulkhead up` has its egress proxy on this host, where pods find no gate",

@@ -1,21 +1,20 @@
-"""The few requests of the Kubernetes API that sandboxes need.
+"""The few requests of the Kubernetes API that sandboxes need, sent with `kubernetes.aio`.
 
-Spoken with httpx and websockets: it is six requests and one stream, and a worker that has no pods carries nothing of
-a client that knows them all.
+Objects stay the JSON that they are: the client's models of a pod are some hundred classes that no caller here asks
+for, and its `Watch` takes only calls that return them.
 """
 
 import asyncio
+import contextlib
 import json
-import ssl
-import subprocess
-from collections.abc import AsyncGenerator
-from typing import Any
-from urllib.parse import urlencode
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
 
-import httpx
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
+from aiohttp import ClientError, ClientResponse, ClientTimeout, ClientWebSocketResponse
+from kubernetes.aio.client.rest import RESTResponse
+from kubernetes.aio.config import ConfigException
+from kubernetes.aio.stream import WsApiClient
 
 from sandbox.contract import SandboxError
 from sandbox.kubernetes.access import Access, find_access
@@ -26,11 +25,12 @@ WATCH_SECONDS = 30
 """A watch is begun again after so long; the server may end it at any time anyway."""
 WATCH_SILENCE_SECONDS = 45.0
 """A server that has not ended a quiet watch by then is away."""
-STREAM_PROTOCOL = Subprotocol("v5.channel.k8s.io")
-"""The first in which either side can close standard input; since Kubernetes 1.30."""
-MAX_MESSAGE_BYTES = 64 << 20
+STREAM_PROTOCOL = "v5.channel.k8s.io"
+"""The first in which either side can close standard input; since Kubernetes 1.30. The client's own is v4."""
 
 Json = dict[str, Any]
+Headers = dict[str, str]
+Answer = TypeVar("Answer")
 
 
 class ApiError(Exception):
@@ -43,109 +43,104 @@ class ApiError(Exception):
 
 
 class Api:
-    """A connection pool to the API server."""
+    """A connection pool to the API server. Belongs to one event loop, and so does each of its streams."""
 
     def __init__(self) -> None:
         self._access: Access | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._finding = asyncio.Lock()
 
-    async def _ready(self) -> tuple[Access, httpx.AsyncClient]:
-        if self._access is None or self._client is None:
-            self._access = await asyncio.to_thread(find_access)
-            verify: ssl.SSLContext | bool = self._access.tls or False
-            self._client = httpx.AsyncClient(
-                base_url=self._access.server,
-                verify=verify,
-                trust_env=False,
-                timeout=httpx.Timeout(REQUEST_SECONDS, connect=CONNECT_SECONDS),
-            )
-        return self._access, self._client
+    async def _ready(self) -> Access:
+        async with self._finding:
+            if self._access is None:
+                self._access = await find_access(_refuse)
+            return self._access
 
     async def server(self) -> tuple[str, int]:
         """Return host and port of the API server as this process reaches it."""
-        access, _ = await self._ready()
-        url = httpx.URL(access.server)
-        return url.host, url.port or 443
+        url = urlsplit((await self._ready()).server)
+        return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
 
     async def ask(self, method: str, path: str, body: Json | None = None, **query: str) -> Json:
         """Return the answer; raises `ApiError`, or `SandboxError` (``engine_away``)."""
-        access, client = await self._ready()
         kind = "application/strategic-merge-patch+json" if method == "PATCH" else "application/json"
-        headers = {**await _headers(access), "Content-Type": kind}
-        content = None if body is None else json.dumps(body).encode()
+        timeout = ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+
+        async def send(client: WsApiClient, server: str, headers: Headers) -> Json:
+            answer = await client.rest_client.request(
+                method, f"{server}{path}?{urlencode(query)}", {**headers, "Content-Type": kind}, body,
+                _request_timeout=timeout,
+            )  # fmt: skip
+            return json.loads(await answer.read())
+
         try:
-            answer = await client.request(method, path, params=query, content=content, headers=headers)
-        except (httpx.HTTPError, OSError) as error:
-            raise away(error) from error
-        if answer.status_code >= 500 or answer.status_code == 429:
-            raise away(f"HTTP {answer.status_code}: {_told(answer.text)[1]}")
-        if answer.status_code >= 400:
-            raise ApiError(answer.status_code, answer.text)
-        return answer.json()
+            return await self._sent(send)
+        except ApiError as error:
+            if error.status >= 500 or error.status in {401, 429}:
+                raise away(f"HTTP {error.status}: {error}") from error
+            raise
 
     async def watch(self, path: str, **query: str) -> AsyncGenerator[Json]:
         """Yield the objects that match, as they are and as they change, until the server ends it."""
-        access, client = await self._ready()
-        headers = await _headers(access)
-        timeout = httpx.Timeout(REQUEST_SECONDS, connect=CONNECT_SECONDS, read=WATCH_SILENCE_SECONDS)
-        params = {**query, "watch": "1", "timeoutSeconds": str(WATCH_SECONDS)}
-        try:
-            async with client.stream("GET", path, params=params, headers=headers, timeout=timeout) as answer:
-                if answer.status_code >= 400:
-                    raise ApiError(answer.status_code, (await answer.aread()).decode())
-                async for line in answer.aiter_lines():
+        params = urlencode({**query, "watch": "1", "timeoutSeconds": str(WATCH_SECONDS)})
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
+
+        async def send(client: WsApiClient, server: str, headers: Headers) -> RESTResponse:
+            return await client.rest_client.request(
+                "GET", f"{server}{path}?{params}", headers, _request_timeout=timeout
+            )
+
+        answer: ClientResponse = (await self._sent(send)).response
+        with contextlib.closing(answer):
+            try:
+                async for line in answer.content:
                     event = json.loads(line)
                     if event["type"] in {"ADDED", "MODIFIED", "DELETED"}:
                         yield event
-        except (httpx.HTTPError, OSError) as error:
-            raise away(error) from error
+            except (ClientError, OSError) as error:
+                raise away(error) from error
 
-    async def stream(self, path: str, container: str, command: list[str]) -> ClientConnection:
+    async def stream(self, path: str, container: str, command: list[str]) -> ClientWebSocketResponse:
         """Start a program in a pod and return its standard streams, as channels of a WebSocket."""
-        access, _ = await self._ready()
-        headers = await _headers(access)
-        query = [
-            ("container", container),
-            ("stdin", "true"),
-            ("stdout", "true"),
-            *(("command", each) for each in command),
-        ]
+        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("command", command)]
+
+        async def send(client: WsApiClient, server: str, headers: Headers) -> ClientWebSocketResponse:
+            headers = {**headers, "sec-websocket-protocol": STREAM_PROTOCOL}
+            async with asyncio.timeout(CONNECT_SECONDS):
+                opening: Any = await client.request("GET", server + path, query, headers, _preload_content=False)
+                return await opening
+
+        return await self._sent(send)
+
+    async def _sent(self, send: Callable[[WsApiClient, str, Headers], Awaitable[Answer]]) -> Answer:
+        """Send, and once more with a new token if the one at hand holds no more."""
+        access = await self._ready()
         try:
-            return await connect(
-                f"{access.server.replace('http', 'ws', 1)}{path}?{urlencode(query)}",
-                ssl=access.tls,
-                additional_headers=headers,
-                subprotocols=[STREAM_PROTOCOL],
-                compression=None,
-                max_size=MAX_MESSAGE_BYTES,
-                open_timeout=CONNECT_SECONDS,
-                close_timeout=1,
-                proxy=None,
-            )
-        except InvalidStatus as error:
-            body = (error.response.body or b"").decode(errors="replace")
-            raise ApiError(error.response.status_code, body) from error
-        except (InvalidHandshake, OSError, TimeoutError) as error:
+            headers = await access.headers()
+            try:
+                return await send(access.client, access.server, headers)
+            except ApiError as error:
+                if error.status != 401:
+                    raise
+            return await send(access.client, access.server, await access.renewed(headers))
+        except (ClientError, ConfigException, OSError) as error:
             raise away(error) from error
 
     async def close(self) -> None:
         """Release connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = self._access = None
+        if self._access is not None:
+            await self._access.close()
+            self._access = None
+
+
+async def _refuse(answer: ClientResponse) -> None:
+    """Raise what the API server says, which is in a body that the client would not read for a stream."""
+    if answer.status >= 400:
+        raise ApiError(answer.status, await answer.text(errors="replace"))
 
 
 def away(error: Exception | str) -> SandboxError:
     """Return the error of an API server that does not answer, or not as it should."""
     return SandboxError(f"the Kubernetes API server does not answer: {error or type(error)}", code="engine_away")
-
-
-async def _headers(access: Access) -> dict[str, str]:
-    """Return the headers of a request; whatever keeps a token from being had, the API server is out of reach."""
-    try:
-        return await asyncio.to_thread(access.headers)
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-        raise away(f"no token for it can be had: {error}") from error
 
 
 def _told(text: str) -> tuple[str, str]:

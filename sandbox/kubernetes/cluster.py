@@ -38,7 +38,10 @@ class Cluster:
         gate = None
         if options.gate is None:
             gate = options.gate_listen or (_own_address(nodes, targets), FIRST_PORT)
-        return cls(targets=targets, own_users=_have_own_users(nodes, options.runtime_class), gate=gate)
+        own_users = options.user_namespaces
+        if own_users is None:
+            own_users = _have_own_users(nodes, await _handler(api, options.runtime_class))
+        return cls(targets=targets, own_users=own_users, gate=gate)
 
 
 async def _readable(api: Api, path: str) -> Json:
@@ -46,6 +49,13 @@ async def _readable(api: Api, path: str) -> Json:
         return await api.ask("GET", path)
     except ApiError:
         return {}
+
+
+async def _handler(api: Api, runtime_class: str | None) -> str | None:
+    """Return what nodes call the runtime of a class: the empty name without one, None if this worker may not ask."""
+    if runtime_class is None:
+        return ""
+    return (await _readable(api, f"/apis/node.k8s.io/v1/runtimeclasses/{runtime_class}")).get("handler")
 
 
 async def _resolved(host: str, port: int) -> Target | None:
@@ -79,7 +89,7 @@ def _have_own_users(nodes: list[Json], handler: str | None) -> bool:
     """Whether every node says of its runtime that it can give a pod a user namespace; unread nodes say nothing."""
     return bool(nodes) and all(
         any(
-            each.get("name", "") == (handler or "") and (each.get("features") or {}).get("userNamespaces")
+            each.get("name", "") == handler and (each.get("features") or {}).get("userNamespaces")
             for each in node["status"].get("runtimeHandlers") or []
         )
         for node in nodes

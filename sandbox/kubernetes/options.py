@@ -21,6 +21,8 @@ class KubernetesOptions(BaseModel):
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
     runtime_class: str | None = None
+    user_namespaces: bool | None = None
+    """Whether pods get a user namespace; None: where all nodes say that they can, if this worker may ask them."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     gate: tuple[str, int] | None = None
     """Where pods find the gate of an egress proxy in the cluster; None: this host has it (`gate_listen`)."""

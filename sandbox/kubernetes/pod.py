@@ -16,8 +16,6 @@ SUPERVISOR_MB = 64
 """What process 1 may use beside the commands' memory."""
 SPOOL_BYTES = 32 << 20
 OPEN_FILES = 4096
-HARD_LIMIT_SECONDS = 7 * 24 * 3600
-"""Process 1 ends itself when it is not renewed. This is for one that is not itself any more; no renewal moves it."""
 QUIET_SECONDS = {"full": 1.0, "glance": 0.3}
 """How long a pod must have reached nothing. On a cluster whose policies bite late its first 0.9 s were open."""
 ALWAYS_TRIED: tuple[Target, ...] = (("169.254.169.254", 80), ("192.0.2.1", 80))
@@ -79,7 +77,6 @@ def manifest(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": HARD_LIMIT_SECONDS,
         "terminationGracePeriodSeconds": 1,
         "hostname": "sandbox",
         "dnsPolicy": "None",

@@ -78,24 +78,60 @@ async def _created(api: Api, folder: str, wanted: Json) -> None:
             raise
 
 
-async def check(api: Api, namespace: str) -> None:
-    """See that whoever installed the gate has shut in the namespace; raises `SandboxError` with what is missing."""
+async def check_namespace(api: Api, namespace: str) -> None:
+    """See that whoever installed the gate has made the namespace; raises `SandboxError` with what is missing."""
     try:
         found = await api.ask("GET", f"/api/v1/namespaces/{namespace}")
-        policies = (await api.ask("GET", _POLICIES.format(namespace)))["items"]
     except ApiError as error:
-        raise SandboxError(
-            f"the namespace {namespace!r} of the sandboxes cannot be looked at: {error}; it must be there, and this "
-            "worker must be allowed to read it and its network policies",
-            code="provision_failed",
-        ) from error
-    missing = faults([each["spec"] for each in policies])
+        raise _unseen(namespace, error) from error
     if found["metadata"].get("labels", {}).get(ENFORCED) != "restricted":
-        missing.append(f"it has no label {ENFORCED}=restricted")
-    if missing:
-        raise SandboxError(
-            f"the namespace {namespace!r} is not safe for sandboxes: {'; '.join(missing)}", code="provision_failed"
-        )
+        raise _unsafe(namespace, [f"it has no label {ENFORCED}=restricted"])
+
+
+async def check_policies(api: Api, options: KubernetesOptions) -> None:
+    """See that nobody lets sandboxes out or others in: policies add up. One request; raises `SandboxError`."""
+    try:
+        policies: list[Json] = (await api.ask("GET", _POLICIES.format(options.namespace)))["items"]
+    except ApiError as error:
+        raise _unseen(options.namespace, error) from error
+    if options.gate is None:
+        found = additions(policies, options.installation)
+    else:
+        found = faults([each["spec"] for each in policies])
+    if found:
+        raise _unsafe(options.namespace, found)
+
+
+def _unseen(namespace: str, error: ApiError) -> SandboxError:
+    return SandboxError(
+        f"the namespace {namespace!r} of the sandboxes cannot be looked at: {error}; it must be there, and this "
+        "worker must be allowed to read it and its network policies",
+        code="provision_failed",
+    )
+
+
+def _unsafe(namespace: str, found: list[str]) -> SandboxError:
+    return SandboxError(
+        f"the namespace {namespace!r} is not safe for sandboxes: {'; '.join(found)}", code="provision_failed"
+    )
+
+
+def additions(policies: list[Json], installation: str) -> list[str]:
+    """Return what policies beside the installation's own allow its sandboxes."""
+    own = policy(installation, ("", 0))["metadata"]["name"]
+    others = [each for each in policies if each["metadata"]["name"] != own]
+    return [
+        f"the network policy {each['metadata']['name']!r} lets {what}"
+        for each in others
+        for direction, what in (("ingress", "something in"), ("egress", "pods out"))
+        if each["spec"].get(direction) and _may_select(each["spec"].get("podSelector", {}), installation)
+    ]
+
+
+def _may_select(selector: Json, installation: str) -> bool:
+    # What is asked of other labels than these may hold for some sandbox.
+    known = {**PART_OF, INSTALLATION: installation}
+    return all(known.get(label, value) == value for label, value in selector.get("matchLabels", {}).items())
 
 
 def faults(policies: list[Json]) -> list[str]:
@@ -112,4 +148,6 @@ def faults(policies: list[Json]) -> list[str]:
         found.append("a network policy lets pods out without naming both where to and by which port")
     if any(peer.get("ipBlock", {}).get("cidr") in _EVERYTHING for rule in rules for peer in rule.get("to", [])):
         found.append("a network policy lets pods out to everywhere")
+    if any(rule != rules[0] for rule in rules) or len(rules[0].get("to", []) if rules else []) > 1:
+        found.append("network policies let pods out to more than the gate")
     return found

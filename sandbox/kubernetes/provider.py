@@ -30,7 +30,7 @@ from sandbox.kubernetes.pod import (
     sandbox_of,
 )
 from sandbox.kubernetes.stream import ExecStream, sealed
-from sandbox.supervised import Supervised, checked_id, isolation_faults
+from sandbox.supervised import ORDER_SECONDS, Supervised, checked_id, isolation_faults
 from sandbox.supervisor.frames import Header
 
 START_SECONDS = 180.0
@@ -51,8 +51,15 @@ class KubernetesProvider(Supervised):
 
     name: ProviderName = "kubernetes"
 
-    def __init__(self, options: KubernetesOptions):
-        super().__init__()
+    def __init__(
+        self,
+        options: KubernetesOptions,
+        *,
+        start_seconds: float = START_SECONDS,
+        order_seconds: float = ORDER_SECONDS,
+    ):
+        super().__init__(order_seconds=order_seconds)
+        self._start_seconds = start_seconds
         self._options = options
         self._api = Api()
         self._cluster: Cluster | None = None
@@ -81,6 +88,7 @@ class KubernetesProvider(Supervised):
         began = time.monotonic()
         checked_id(sandbox_id)
         await self._prepared()
+        await policy.check_policies(self._api, self._options)
         pod = await self._created(sandbox_id, spec)
         if has_ended(pod):
             raise SandboxError(f"sandbox {sandbox_id!r} has ended; use a new id", code="provision_failed")
@@ -140,7 +148,7 @@ class KubernetesProvider(Supervised):
             if self._cluster is None:
                 cluster = await Cluster.look(self._api, self._options)
                 if cluster.gate is None:
-                    await policy.check(self._api, self._options.namespace)
+                    await policy.check_namespace(self._api, self._options.namespace)
                 else:
                     await policy.make(self._api, self._options, cluster.gate)
                 self._cluster = cluster
@@ -188,7 +196,7 @@ class KubernetesProvider(Supervised):
         """Wait until process 1 has been started; raises `SandboxError` with Kubernetes' own reason if it never is."""
         name, last = pod_name(self._options.installation, sandbox_id), "it was not seen"
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(self._start_seconds):
                 while True:
                     events = self._api.watch(self._pods, fieldSelector=f"metadata.name={name}")
                     async with contextlib.aclosing(events):
@@ -204,7 +212,7 @@ class KubernetesProvider(Supervised):
         except TimeoutError as error:
             happened = await self._last_warning(name)
             raise SandboxError(
-                f"its pod did not run within {START_SECONDS:.0f} s: {happened or last}", code="provision_failed"
+                f"its pod did not run within {self._start_seconds:.0f} s: {happened or last}", code="provision_failed"
             ) from error
 
     async def _last_warning(self, name: str) -> str:
@@ -316,6 +324,17 @@ class KubernetesProvider(Supervised):
                     code="engine_away",
                 ) from problem
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _hung_up(self, sandbox_id: str) -> SandboxError:
+        """What runs on may have heard orders, whatever keeps it from answering: nothing is lost while it is there."""
+        pod = await self._look(sandbox_id)
+        if pod is None or has_ended(pod):
+            return SandboxLostError(f"sandbox {sandbox_id!r} is gone")
+        return SandboxError(
+            f"process 1 of sandbox {sandbox_id!r} hangs up on every connection although its pod runs: it has been "
+            "given another BULKHEAD_KUBERNETES_KEY, or its commands end what carries answers",
+            code="engine_away",
+        )
 
     async def _entered(self, sandbox_id: str) -> Channel:
         command = program("connect")

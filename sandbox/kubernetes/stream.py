@@ -1,17 +1,18 @@
 """A program's standard streams through the API server, as bytes for a channel, sealed for process 1 alone."""
 
 import asyncio
+import contextlib
 import os
 
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from sandbox.channel import ByteStream
 from sandbox.supervisor.frames import CHUNK_BYTES
 from sandbox.supervisor.seal import CLAIMED, GREETING_BYTES, NONCE_BYTES, Seal, seals
 
-_STDIN, _STDOUT, _STDERR, _ERROR = range(4)
+_STDIN, _STDOUT, _STDERR, _ERROR = b"\0", b"\1", b"\2", b"\3"
 GREETING_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
 
 
 class StreamBrokenError(ConnectionError):
@@ -21,7 +22,7 @@ class StreamBrokenError(ConnectionError):
 class ExecStream:
     """Channels of the WebSocket exec protocol: https://kubernetes.io/docs/reference/using-api/api-concepts/."""
 
-    def __init__(self, connection: ClientConnection):
+    def __init__(self, connection: ClientWebSocketResponse):
         self._connection = connection
         self._closing: asyncio.Task[None] | None = None
         self.said = ""
@@ -30,29 +31,30 @@ class ExecStream:
     async def read(self) -> bytes:
         """Return the next bytes of standard output; none at the end."""
         while True:
-            try:
-                message = await self._connection.recv(decode=False)
-            except ConnectionClosed:
+            arrived = await self._connection.receive()
+            if arrived.type is not WSMsgType.BINARY:
                 return b""
-            if len(message) > 1 and message[0] == _STDOUT:
-                return bytes(message[1:])
-            if message[:1] in {bytes([_STDERR]), bytes([_ERROR])}:
-                self.said = (self.said + bytes(message[1:]).decode(errors="replace"))[:1000]
-            if message[:1] == bytes([_ERROR]):
+            channel, content = arrived.data[:1], arrived.data[1:]
+            if channel == _STDOUT and content:
+                return content
+            if channel in {_STDERR, _ERROR}:
+                self.said = (self.said + content.decode(errors="replace"))[:1000]
+            if channel == _ERROR:
                 return b""
 
     async def write(self, data: bytes) -> None:
-        """Send all of it to standard input."""
-        try:
-            for start in range(0, len(data), CHUNK_BYTES):
-                await self._connection.send(bytes([_STDIN]) + data[start : start + CHUNK_BYTES])
-        except ConnectionClosed as error:
-            raise ConnectionResetError(str(error)) from error
+        """Send all of it to standard input; raises `ConnectionError`."""
+        for start in range(0, len(data), CHUNK_BYTES):
+            await self._connection.send_bytes(_STDIN + data[start : start + CHUNK_BYTES])
 
     def close(self) -> None:
         """End it; the program in the pod reads the end of its standard input."""
         if self._closing is None:
-            self._closing = asyncio.create_task(self._connection.close())
+            self._closing = asyncio.create_task(self._end())
+
+    async def _end(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connection.close(), CLOSE_SECONDS)
 
     async def closed(self) -> None:
         """Wait until it has ended."""

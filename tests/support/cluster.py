@@ -6,6 +6,7 @@ archive on the nodes (with kind: "kind load image-archive"). Without it they mus
 BULKHEAD_TEST_GATE_ADDRESS is an address of this machine that pods reach, if it is not the one towards the nodes.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import io
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +25,6 @@ import pytest
 
 from sandbox import runtime
 from sandbox.kubernetes import KubernetesOptions
-from sandbox.kubernetes.access import find_access
 from sandbox.kubernetes.api import Api, ApiError
 from sandbox.kubernetes.gate import FIRST_PORT
 from tests.support.images import TEST_IMAGE, busybox_root
@@ -38,22 +39,22 @@ _LOAD_SECONDS = 300
 @cache
 def obstacle() -> str | None:
     """Return why no cluster can be used; None if one answers."""
-    import httpx
-
     if not os.environ.get("KUBECONFIG"):
         return "KUBECONFIG names no cluster"
     try:
-        access = find_access()
-        httpx.get(
-            f"{access.server}/version",
-            verify=access.tls or False,
-            headers=access.headers(),
-            trust_env=False,
-            timeout=_ANSWER_SECONDS,
-        ).raise_for_status()
+        with ThreadPoolExecutor(1) as beside:  # where no event loop runs
+            beside.submit(asyncio.run, _ask_version()).result()
     except Exception as error:  # noqa: BLE001 -- whatever keeps the cluster from answering, the test cannot run
         return f"no cluster answers: {error}"
     return None
+
+
+async def _ask_version() -> None:
+    api = Api()
+    try:
+        await asyncio.wait_for(api.ask("GET", "/version"), _ANSWER_SECONDS)
+    finally:
+        await api.close()
 
 
 def options(installation: str, **more: object) -> KubernetesOptions:

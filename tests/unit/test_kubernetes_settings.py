@@ -21,12 +21,14 @@ def test_lists_and_addresses_are_read() -> None:
         settings(
             worker_name="here",
             kubernetes_pull_secrets="a, b",
+            kubernetes_user_namespaces="true",
             kubernetes_node_selector="disktype=ssd, example.com/pool=agents",
             kubernetes_gate="egress.bulkhead.svc:3129",
         )
     )
     assert (options.installation, options.pull_secrets) == ("here", ("a", "b"))
     assert options.node_selector == {"disktype": "ssd", "example.com/pool": "agents"}
+    assert options.user_namespaces is True
     assert options.gate == ("egress.bulkhead.svc", 3129)
     assert (options.gate_listen, options.image, options.runtime_class) == (None, None, None)
     assert options.default_image == "bulkhead:1"

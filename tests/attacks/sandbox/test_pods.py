@@ -1,6 +1,7 @@
 """What is to be had in a pod and nowhere else: a card, a node, an API server, neighbours, labels, a shared user."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncGenerator
@@ -8,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.contract import SandboxError
-from sandbox.kubernetes import KubernetesProvider
+from sandbox.contract import ExecRequest, SandboxError, SandboxLostError, SandboxSpec
+from sandbox.kubernetes import KubernetesOptions, KubernetesProvider
 from sandbox.kubernetes.api import Api, ApiError
 from sandbox.kubernetes.pod import SANDBOX_ID, manifest, pod_name
 from sandbox.kubernetes.policy import policy
@@ -133,6 +134,21 @@ async def test_a_network_that_does_not_keep_to_its_policy_gets_no_sandbox(
         await open_one.close()
 
 
+async def test_a_policy_that_another_adds_gets_no_sandbox(provider: Any, api: Api) -> None:
+    await provider.provision("sbx_before", SMALL)
+    folder = f"/apis/networking.k8s.io/v1/namespaces/{namespace()}/networkpolicies"
+    more = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}
+    made = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "more"}}
+    await api.ask("POST", folder, {**made, "spec": more})
+    try:
+        with pytest.raises(SandboxError, match="network policy 'more' lets pods out") as caught:
+            await provider.provision("sbx_after", SMALL)
+        assert caught.value.code == "provision_failed"
+    finally:
+        await api.ask("DELETE", f"{folder}/more")
+    assert await provider.list_ids() == ["sbx_before"]
+
+
 async def test_no_command_is_heard_by_process_1(box: Box) -> None:
     code = (
         "import socket\n"
@@ -151,6 +167,30 @@ async def test_a_bridge_that_is_killed_only_interrupts(box: Box) -> None:
     assert (await box.run(_BRIDGES)).stdout.split() != []
     result = await box.run(f"echo before; kill -9 $({_BRIDGES}); sleep 1; echo after")
     assert (result.status, result.stdout) == ("exited", "before\nafter\n")
+
+
+async def test_a_bridge_that_is_stopped_holds_up_nobody(box: Box) -> None:
+    hasty = KubernetesProvider(cluster.options(installation()), order_seconds=1)
+    try:
+        request = _request(f"echo before; kill -STOP $({_BRIDGES}); sleep 1; echo after")
+        result = await hasty.execute(box.sandbox_id, request)
+        assert (result.status, result.stdout) == ("exited", "before\nafter\n")
+    finally:
+        await hasty.close()
+
+
+async def test_a_worker_with_another_key_does_not_take_a_sandbox_for_lost(box: Box) -> None:
+    other = KubernetesProvider(cluster.options(installation(), key="the key after a rotation"))
+    try:
+        with pytest.raises(SandboxError, match="hangs up on every connection although its pod runs") as caught:
+            await other.exec_state(box.sandbox_id, "none")
+        assert caught.value.code == "engine_away"
+        assert (await box.run("echo here")).stdout == "here\n"
+        await box.provider.destroy(box.sandbox_id)
+        with pytest.raises(SandboxLostError):
+            await other.exec_state(box.sandbox_id, "none")
+    finally:
+        await other.close()
 
 
 async def test_a_bridge_that_is_killed_while_a_file_is_written_loses_no_sandbox(box: Box) -> None:
@@ -230,10 +270,41 @@ async def test_a_pod_in_anothers_place_is_not_obeyed_and_not_given_the_key(box: 
     forged["metadata"]["annotations"] = real["metadata"]["annotations"]
     await api.ask("POST", pods(), forged)
     with pytest.raises(SandboxError, match="cannot be entered"):
-        await box.provider.execute(box.sandbox_id, _request())
+        await box.provider.execute(box.sandbox_id, _request(python("print('obeyed')")))
 
 
-def _request() -> Any:
-    from sandbox.contract import ExecRequest
+async def _refusal(options: KubernetesOptions, spec: SandboxSpec = SMALL) -> str:
+    refused = KubernetesProvider(options, start_seconds=15)
+    try:
+        with pytest.raises(SandboxError) as caught:
+            await refused.provision("sbx_never", spec)
+        assert caught.value.code == "provision_failed"
+        assert await refused.list_ids() == []
+    finally:
+        await refused.close()
+    return str(caught.value)
 
-    return ExecRequest(exec_id="any", command=python("print('obeyed')"))
+
+async def test_why_a_pod_does_not_begin_is_said_in_the_clusters_own_words(
+    make_provider: Any, pods_namespace: None, api: Api
+) -> None:
+    options = cluster.options(f"never{os.getpid()}")
+    absent = SMALL.model_copy(update={"image": "127.0.0.1:9/absent:1"})
+    assert "ErrImagePull" in await _refusal(options, absent)
+    nowhere = options.model_copy(update={"node_selector": {"bulkhead.dev/no-such": "node"}})
+    assert "FailedScheduling" in await _refusal(nowhere)
+    folder = f"/api/v1/namespaces/{namespace()}/resourcequotas"
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    await api.ask("POST", folder, {"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    try:
+        async with contextlib.aclosing(api.watch(folder, fieldSelector="metadata.name=none")) as changes:
+            async for change in changes:
+                if change["object"]["status"].get("hard"):
+                    break
+        assert "exceeded quota" in await _refusal(options)
+    finally:
+        await api.ask("DELETE", f"{folder}/none")
+
+
+def _request(command: str) -> ExecRequest:
+    return ExecRequest(exec_id="any", command=command)

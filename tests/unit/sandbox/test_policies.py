@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.kubernetes.policy import faults
+from sandbox.kubernetes.pod import INSTALLATION
+from sandbox.kubernetes.policy import additions, faults, policy
 
 _GATE = {"to": [{"podSelector": {"matchLabels": {"app": "egress"}}}], "ports": [{"protocol": "TCP", "port": 3129}]}
 
@@ -29,7 +30,24 @@ def test_a_namespace_that_is_shut_in_but_for_the_gate_is_safe() -> None:
         ([shut(), shut(egress=[{}])], "without naming both"),
         ([shut(egress=[{"to": _GATE["to"]}])], "without naming both"),
         ([shut(egress=[{**_GATE, "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])], "to everywhere"),
+        ([shut(), shut(egress=[{**_GATE, "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])], "more than the gate"),
+        ([shut(egress=[{**_GATE, "to": [*_GATE["to"], {"namespaceSelector": {}}]}])], "more than the gate"),
     ],
 )
 def test_what_leaves_a_way_is_named(policies: list[dict[str, Any]], said: str) -> None:
     assert any(said in each for each in faults(policies))
+
+
+@pytest.mark.parametrize(
+    ("spec", "allowed"),
+    [
+        ({"podSelector": {}, "egress": [{}]}, ["lets pods out"]),
+        ({"podSelector": {"matchLabels": {INSTALLATION: "mine"}}, "ingress": [{}]}, ["lets something in"]),
+        ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}, "egress": [{}]}, ["lets pods"]),
+        ({"podSelector": {"matchLabels": {INSTALLATION: "anothers"}}, "egress": [{}]}, []),
+        ({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}, []),
+    ],
+)
+def test_what_others_allow_an_installations_pods_is_named(spec: dict[str, Any], allowed: list[str]) -> None:
+    found = additions([policy("mine", ("10.0.0.1", 1)), {"metadata": {"name": "another"}, "spec": spec}], "mine")
+    assert [said in each for said, each in zip(allowed, found, strict=True)] == [True] * len(allowed)
