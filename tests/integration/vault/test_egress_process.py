@@ -13,8 +13,8 @@ from controlplane.store.pool import Database
 from controlplane.vault.keyring import new_master_key
 from sandbox.egress.gate import preamble
 from tests.integration.vault.conftest import WORKSPACE, World
-from tests.support.emulator import free_port
 from tests.support.egress import Client, get
+from tests.support.emulator import free_port
 
 HOST = "api.example.com"
 PASSWORD = "a-password-of-32-random-bytes-or-so"
