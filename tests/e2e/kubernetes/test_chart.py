@@ -268,7 +268,7 @@ def strict_namespaces() -> Generator[tuple[str, str]]:
 def test_the_api_server_takes_every_object(options: tuple[str, ...], strict_namespaces: tuple[str, str]) -> None:
     release, sandboxes = strict_namespaces
     found = render(*options, f"--set=sandbox.namespace={sandboxes}", namespace=release)
-    pods_alone = [
+    pods_alone: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"only-{name}"}, "spec": {**spec, **ALONE}}
         for name, spec in pods(found).items()
         if any(volume["name"] == "data" for volume in spec["volumes"])  # not a claim of its stateful set
