@@ -254,21 +254,23 @@ async def run_egress(settings: Settings, health: Health) -> None:
 
     health.watch("line", line_is_up)
 
+    way_out = contextlib.AsyncExitStack()
+
     async def listen() -> None:
         # Before the line is up nothing could be decided or recorded; who asks already waits at its ear.
         while not line.is_up:  # noqa: ASYNC110 - a line is up or not, from moment to moment
             await asyncio.sleep(_LINE_LOOK_SECONDS)
-        async with contextlib.AsyncExitStack() as stack:
-            if gate is None:
-                await stack.enter_async_context(Ears(ears_path(settings), proxy))
-            else:
-                drain_seconds = DRAIN.total_seconds()
-                await stack.enter_async_context(Gate(gate, proxy, policies, drain_seconds=drain_seconds))
-            await PostgresLeases(database).hold(new_id("wrk"), "egress", host=settings.host_name)
+        if gate is None:
+            await way_out.enter_async_context(Ears(ears_path(settings), proxy))
+        else:
+            drain_seconds = DRAIN.total_seconds()
+            await way_out.enter_async_context(Gate(gate, proxy, policies, drain_seconds=drain_seconds))
+        await PostgresLeases(database).hold(new_id("wrk"), "egress", host=settings.host_name)
 
     try:
         async with proxy:
-            await _until_stopped(health, line.run(), listen())
+            # The line is up until the last connection has ended: what goes on is decided and recorded as before.
+            await _until_stopped(health, line.run(), listen(), within=way_out)
     finally:
         resolver.close()
         await database.close()

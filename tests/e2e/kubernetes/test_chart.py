@@ -211,6 +211,72 @@ def test_replicas_are_left_to_who_scales_them() -> None:
     assert deployments["bulkhead-sandboxes"] == 2
 
 
+def test_prometheus_is_told_where_the_metrics_are() -> None:
+    [monitor] = [
+        each
+        for each in render(*EMBEDDED, "--set=serviceMonitor.enabled=true", "--api-versions=monitoring.coreos.com/v1")
+        if each["kind"] == "ServiceMonitor"
+    ]
+    [endpoint] = monitor["spec"]["endpoints"]
+    [service] = [each for each in render(*EMBEDDED) if each["kind"] == "Service" and is_of(each, "api")]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+
+
+def is_of(each: dict[str, Any], part: str) -> bool:
+    """Whether an object is of a part."""
+    return each["metadata"]["labels"]["app.kubernetes.io/component"] == part
+
+
+def test_the_worker_is_told_what_sandboxes_are_made_of() -> None:
+    [container] = containers(pods(render(*EVERYTHING))["bulkhead-sandboxes"])
+    told = variables(container)
+    assert told["BULKHEAD_KUBERNETES_RUNTIME_CLASS"] == "gvisor"
+    assert told["BULKHEAD_KUBERNETES_NODE_SELECTOR"] == "pool=sandboxes"
+    assert told["BULKHEAD_KUBERNETES_PULL_SECRETS"] == "registry"
+    for name, pod in pods(render(*EVERYTHING)).items():
+        assert pod["imagePullSecrets"] == [{"name": "registry"}], name
+
+
+def test_embedded_servers_are_open_to_those_who_ask_them_alone() -> None:
+    [policy] = [each for each in render(*EMBEDDED) if each["kind"] == "NetworkPolicy" and is_of(each, "embedded")]
+    askers = {
+        way["ports"][0]["port"]: set(way["from"][0]["podSelector"]["matchExpressions"][0]["values"])
+        for way in policy["spec"]["ingress"]
+    }
+    assert askers == {
+        5432: {"api", "gateway", "brain", "sandboxes", "egress", "memory-worker", "migrate", "clear"},
+        7233: {"api", "brain", "sandboxes", "memory-worker", "clear"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "peers"),
+    [
+        ((), [{"ipBlock": {"cidr": "0.0.0.0/0"}}]),
+        (("--set=database.cidrs={10.1.2.3/32}",), [{"ipBlock": {"cidr": "10.1.2.3/32"}}]),
+        (('--set-json=database.to=[{"podSelector": {}}]',), [{"podSelector": {}}]),
+    ],
+)
+def test_postgres_is_where_it_is_said_to_be(options: tuple[str, ...], peers: list[object]) -> None:
+    [policy] = [
+        each for each in render(*EXTERNAL, *options) if each["kind"] == "NetworkPolicy" and is_of(each, "gateway")
+    ]
+    [way] = [way for way in policy["spec"]["egress"] if way.get("ports") == [{"port": 5432, "protocol": "TCP"}]]
+    assert way["to"] == peers
+
+
+def test_a_namespace_that_stays_keeps_the_policy_of_its_sandboxes() -> None:
+    for created in (True, False):
+        [policy] = [
+            each
+            for each in render(*EMBEDDED, f"--set=sandbox.createNamespace={str(created).lower()}")
+            if each["kind"] == "NetworkPolicy" and is_of(each, "sandbox")
+        ]
+        kept = policy["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
+        assert kept == (None if created else "keep")
+
+
 @pytest.fixture(scope="module")
 def strict_namespaces() -> Generator[tuple[str, str]]:
     """Two namespaces, for a release and for sandboxes, that take pods of Pod Security `restricted` alone."""
@@ -228,7 +294,7 @@ def strict_namespaces() -> Generator[tuple[str, str]]:
 def test_the_api_server_takes_every_object(options: tuple[str, ...], strict_namespaces: tuple[str, str]) -> None:
     release, sandboxes = strict_namespaces
     found = render(*options, f"--set=sandbox.namespace={sandboxes}", namespace=release)
-    pods_alone = [
+    pods_alone: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"only-{name}"}, "spec": {**spec, **ALONE}}
         for name, spec in pods(found).items()
         if any(volume["name"] == "data" for volume in spec["volumes"])  # not a claim of its stateful set
