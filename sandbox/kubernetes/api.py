@@ -51,7 +51,10 @@ class Api:
 
     async def _ready(self) -> tuple[Access, httpx.AsyncClient]:
         if self._access is None or self._client is None:
-            self._access = await asyncio.to_thread(find_access)
+            access = await asyncio.to_thread(find_access)
+            if self._access is not None and self._client is not None:
+                return self._access, self._client  # somebody else has found it meanwhile
+            self._access = access
             verify: ssl.SSLContext | bool = self._access.tls or False
             self._client = httpx.AsyncClient(
                 base_url=self._access.server,
