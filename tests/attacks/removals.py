@@ -42,6 +42,10 @@ def _docker(what: str, *edits: tuple[str, str, str], tests: str) -> Removal:
     return _sandbox(f"{what} (docker)", *edits, tests=tests, only="docker")
 
 
+def _pods(what: str, *edits: tuple[str, str, str], tests: str) -> Removal:
+    return _sandbox(f"{what} (kubernetes)", *edits, tests=tests, only="kubernetes")
+
+
 _DESTINATIONS = "attacks/egress/test_destinations.py"
 _STUBS = "attacks/egress/test_stubs.py"
 _FRAMING = "attacks/egress/test_framing.py"
@@ -185,6 +189,7 @@ _ESCAPE = "attacks/sandbox/test_escape.py"
 _NETWORK = "attacks/sandbox/test_network.py"
 _RESOURCES = "attacks/sandbox/test_resources.py"
 _SUPERVISOR = "attacks/sandbox/test_supervisor.py"
+_OF_PODS = "attacks/sandbox/test_pods.py"
 _ARCHIVE = "attacks/sandbox/test_archives.py"
 _UNIT_ARCHIVES = "unit/sandbox/test_archives.py"
 _ARCHIVES = (
@@ -197,6 +202,7 @@ _ARCHIVES = (
 """Those that take a second, not a minute."""
 _UNCHECKED = ("supervised", "    return faults\n", "    return []\n")
 """What process 1 says of its confinement would refuse the sandbox before it is attacked."""
+_UNLOOKED = ("supervised", 'for found in facts["canary"].values() if found]', "for found in ()]")
 
 SANDBOX = [
     _sandbox("A network of its own", ("namespace", '"--unshare-all", ', '"--unshare-all", "--share-net", '), _UNCHECKED,
@@ -335,4 +341,14 @@ SANDBOX = [
     _docker("So many files", ("docker", "nr_inodes={max(megabytes * INODES_PER_MB, 1024)},", ""),
             tests=f"{_RESOURCES}::test_inodes_run_out_before_the_host_does"),
 ]  # fmt: skip
-REMOVALS = [*EGRESS, *SANDBOX]
+PODS = [
+    _pods("The network policy", _UNLOOKED,
+          ("kubernetes/policy", '{"matchLabels": {INSTALLATION: installation}}', '{"matchLabels": {INSTALLATION: "none"}}'),
+          tests=f"{_OF_PODS}::test_what_a_pod_could_reach_without_a_policy_it_does_not"),
+    _pods("The boot canary", _UNLOOKED,
+          tests=f"{_OF_PODS}::test_a_network_that_does_not_keep_to_its_policy_gets_no_sandbox"),
+    _pods("The key is for a new sandbox only",
+          ("kubernetes/stream", "    if state != CLAIMED and not may_claim:\n", "    if False:\n"),
+          tests=f"{_OF_PODS}::test_a_pod_in_anothers_place_is_not_obeyed_and_not_given_the_key"),
+]  # fmt: skip
+REMOVALS = [*EGRESS, *SANDBOX, *PODS]

@@ -37,7 +37,9 @@ def test_it_is_nobody_of_importance_by_itself() -> None:
     assert shown.stdout.strip() == "10001:10001"
 
 
-@pytest.mark.parametrize("part", ["api", "gateway", "brain", "sandboxes", "egress", "memory-worker", "migrate"])
+@pytest.mark.parametrize(
+    "part", ["api", "gateway", "brain", "sandboxes", "egress", "memory-worker", "slack", "migrate"]
+)
 def test_every_part_starts_on_a_root_that_cannot_be_written(part: str) -> None:
     done = run("bulkhead", part)
     assert "BULKHEAD_DATABASE_URL" in done.stderr, done.stdout + done.stderr

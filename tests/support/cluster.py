@@ -79,6 +79,27 @@ def options(installation: str, **more: object) -> KubernetesOptions:
     return KubernetesOptions.model_validate({**told, **more})
 
 
+def settings() -> dict[str, str]:
+    """Return what a control plane's settings say of this cluster; skips without one."""
+    told = options("settings")
+    found = {
+        "sandbox": "kubernetes",
+        "kubernetes_runtime_image": told.runtime_image,
+        "kubernetes_image": TEST_IMAGE,
+        "kubernetes_key": told.key.get_secret_value(),
+        "kubernetes_namespace": told.namespace,
+        "kubernetes_canary": told.canary,
+    }
+    if told.gate_listen is not None:
+        found["kubernetes_gate_listen"] = ":".join(map(str, told.gate_listen))
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Return the same settings as variables; skips without a cluster."""
+    return {f"BULKHEAD_{name.upper()}": value for name, value in settings().items()}
+
+
 def load_images(busybox: Path) -> str:
     """Have the small image and one with the runtime on the nodes, and return the latter's name."""
     with tempfile.TemporaryDirectory() as name:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from controlplane.settings import Settings
 from controlplane.store.journal import PostgresJournal
 from controlplane.store.pool import ALL_WORKSPACES, Database
 from controlplane.store.refusals import PostgresRefusals
-from sandbox.contract import ExecRequest, ExecResult, SandboxError
+from sandbox.contract import ExecRequest, ExecResult, SandboxError, SandboxProvider
 from sandbox.records import SandboxRow
+from tests.support import cluster
 from tests.support.memory import preparer as local_preparer
 from tests.support.sandboxes import runtime_cache
 from workflows.contracts import ToolCallInput
@@ -30,6 +31,10 @@ from workflows.outcomes import opening_receipt
 WORKSPACE = "wrkspc_default"
 HERE, THERE = f"here{os.getpid()}", f"there{os.getpid()}"
 """Names of hosts; another run on this machine has its own: a host removes whatever bears its name."""
+ON_PODS_TOO = pytest.mark.parametrize(
+    "house_provider", ["namespace", pytest.param("kubernetes", marks=pytest.mark.kubernetes)], indirect=True
+)
+"""For what depends on how a provider makes, finds and ends its sandboxes."""
 _numbers = itertools.count(1)
 
 
@@ -42,6 +47,11 @@ class House:
         self.keeper = sandboxes.keeper
         self.session_id = session_id
         self.call = ""
+
+    @property
+    def provider(self) -> SandboxProvider:
+        """The one provider that this host has."""
+        return next(iter(self.sandboxes.providers.values()))
 
     async def ensure(self) -> SandboxRow:
         """Return the session's sandbox, as the tool call ``self.call`` gets it."""
@@ -80,8 +90,18 @@ Open = Callable[..., House]
 
 
 @pytest.fixture
+def house_provider(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """The settings of the provider that the houses of a test have; bwrap's sandboxes unless `ON_PODS_TOO`."""
+    if getattr(request, "param", "namespace") == "namespace":
+        return {"sandbox": "namespace"}
+    found = cluster.settings()
+    request.getfixturevalue("pods_namespace")
+    return found
+
+
+@pytest.fixture
 async def open_house(
-    database: Database, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    database: Database, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, house_provider: Mapping[str, str]
 ) -> AsyncGenerator[Open]:
     """Put the sandboxes of a host together; again with the same name is the same host after its worker died."""
     opened: list[Sandboxes] = []
@@ -92,7 +112,7 @@ async def open_house(
         folder.mkdir(exist_ok=True)
         with suppress(FileExistsError):
             (folder / "cache").symlink_to(runtime_cache(tmp_path_factory))
-        given = {"data_dir": folder, "sandbox": "namespace", "worker_name": host, "sandbox_idle_seconds": 60}
+        given = {"data_dir": folder, "worker_name": host, "sandbox_idle_seconds": 60, **house_provider}
         opened.append(Sandboxes(Settings.model_validate({**given, **settings}), database))
         return House(database, opened[-1], sessions[session])
 

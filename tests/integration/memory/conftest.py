@@ -3,10 +3,10 @@
 import pytest
 
 from controlplane.store.pool import Database
-from tests.support.house import hands, house, open_house
+from tests.support.house import hands, house, house_provider, open_house
 from tests.support.memory import Mind
 
-__all__ = ["hands", "house", "open_house"]
+__all__ = ["hands", "house", "house_provider", "open_house"]
 
 
 @pytest.fixture

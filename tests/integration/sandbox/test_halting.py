@@ -72,7 +72,7 @@ async def test_what_was_to_run_in_a_sandbox_halted_while_it_is_made_is_not_run(h
             "Not run: its sandbox was stopped by a person before it was started.",
         )
     assert (await newest(house))["status"] == "ended"
-    assert await house.sandboxes.providers["namespace"].list_ids() == []
+    assert await house.provider.list_ids() == []
     later = await hands.dispatch("echo three")
     state, said = await hands.run(later)
     assert state == "confirmed"

@@ -10,13 +10,13 @@ from controlplane.store.checkpoints import PostgresCheckpoints
 from controlplane.store.pool import ALL_WORKSPACES, one
 from sandbox.contract import SandboxError
 from sandbox.records import SandboxRow
-from tests.support.house import HERE, THERE, WORKSPACE, House, Open
+from tests.support.house import HERE, ON_PODS_TOO, THERE, WORKSPACE, House, Open
 from tests.support.sandboxes import SMALL
 from workflows.outcomes import opening_receipt
 
 
 async def _ids(house: House) -> list[str]:
-    return await house.sandboxes.providers["namespace"].list_ids()
+    return await house.provider.list_ids()
 
 
 WORK = (
@@ -26,6 +26,7 @@ WORK = (
 LOOK = "cat link /mnt/session/outputs/report; stat -c %a deep/er/file; test -e /tmp/scratch || echo no scratch"
 
 
+@ON_PODS_TOO
 async def test_an_idle_sandbox_is_put_away_and_its_folders_come_back_with_a_receipt(house: House) -> None:
     first = await house.ensure()
     await house.run(WORK)
@@ -111,9 +112,9 @@ async def test_a_worker_that_dies_while_putting_a_sandbox_away_loses_nothing(
 async def test_of_a_lost_sandbox_nothing_is_kept_in_the_worker(open_house: Open) -> None:
     house = open_house()
     row = await house.ensure()
-    await open_house().sandboxes.providers["namespace"].destroy(row.id)
+    await open_house().provider.destroy(row.id)
     again = await house.ensure()
-    kept = vars(house.sandboxes.providers["namespace"])
+    kept = vars(house.provider)
     assert again.id != row.id
     assert (set(kept["_channels"]), set(kept["_opening"])) == ({again.id}, {again.id})
 
@@ -179,6 +180,7 @@ async def test_a_deadline_moves_with_use(house: House) -> None:
     assert (later.expires_at - row.expires_at).total_seconds() > 3600
 
 
+@ON_PODS_TOO
 async def test_a_sandbox_is_claimed_warm_once(open_house: Open) -> None:
     house, other = open_house(warm_sandboxes=1), open_house(warm_sandboxes=1, session=1)
     other.keeper, other.sandboxes = house.keeper, house.sandboxes
@@ -216,6 +218,7 @@ async def test_a_sandbox_of_another_kind_is_not_claimed(open_house: Open) -> Non
     assert (await other.ensure()).details.source == "cold"
 
 
+@ON_PODS_TOO
 async def test_a_warm_sandbox_that_has_died_is_replaced_by_a_cold_one(open_house: Open) -> None:
     house, other = open_house(warm_sandboxes=1), open_house(warm_sandboxes=1, session=1)
     other.keeper, other.sandboxes = house.keeper, house.sandboxes
@@ -223,12 +226,13 @@ async def test_a_warm_sandbox_that_has_died_is_replaced_by_a_cold_one(open_house
     await house.sandboxes.pool.fill()
     warm_id = next(iter(set(await _ids(house)) - {row.id}))
     # Its process 1 is gone and its folder still there, as after its deadline.
-    await house.sandboxes.providers["namespace"].renew(warm_id, 0)
+    await house.provider.renew(warm_id, 0)
     found = await other.ensure()
     assert (found.details.source, found.id == warm_id) == ("cold", False)
     assert (await other.run("echo works")).stdout == "works\n"
 
 
+@ON_PODS_TOO
 async def test_what_has_no_row_is_reaped(house: House) -> None:
     row = await house.ensure()
     await house.execute("DELETE FROM sessions")
@@ -238,7 +242,7 @@ async def test_what_has_no_row_is_reaped(house: House) -> None:
 
 async def test_what_becomes_ready_while_the_reaper_looks_is_not_lost(open_house: Open) -> None:
     house = open_house()
-    provider = house.sandboxes.providers["namespace"]
+    provider = house.provider
     for number in range(6):  # orphans: what ends them is the time in which the sandbox becomes ready
         await provider.provision(f"sbx_orphan{number}", SMALL)
     reaping = asyncio.create_task(house.sandboxes.reaper.reap())

@@ -11,7 +11,7 @@ import pytest
 from controlplane.store.exclusion import PostgresExclusion
 from controlplane.store.pool import Database
 from sandbox.contract import SandboxError
-from tests.support.house import WORKSPACE, House, Open
+from tests.support.house import ON_PODS_TOO, WORKSPACE, House, Open
 
 _HOLDS = """
 import asyncio, sys
@@ -32,14 +32,16 @@ async def _ensured(house: House, call: int) -> str:
     return row.id
 
 
+@ON_PODS_TOO
 async def test_many_calls_at_two_workers_make_one_sandbox(open_house: Open) -> None:
     first, second = open_house(), open_house()
     ids = await asyncio.gather(*(_ensured(house, call) for call in range(25) for house in (first, second)))
     assert len(set(ids)) == 1
-    assert await first.sandboxes.providers["namespace"].list_ids() == [ids[0]]
+    assert await first.provider.list_ids() == [ids[0]]
     assert await first.count("sandboxes") == 1
 
 
+@ON_PODS_TOO
 async def test_what_one_worker_puts_away_the_other_finds_again(open_house: Open) -> None:
     first, second = open_house(), open_house()
     await first.run("echo kept > /workspace/file")
@@ -48,11 +50,12 @@ async def test_what_one_worker_puts_away_the_other_finds_again(open_house: Open)
     found = await asyncio.gather(*(house.run("cat /workspace/file") for house in (second, first, second)))
     await reaping
     assert {each.stdout for each in found} == {"kept\n"}
-    live = await first.sandboxes.providers["namespace"].list_ids()
+    live = await first.provider.list_ids()
     assert len(live) == 1
     assert (await second.run("cat /workspace/file")).stdout == "kept\n"
 
 
+@ON_PODS_TOO
 async def test_no_reaper_takes_what_another_worker_is_making(open_house: Open) -> None:
     first, second = open_house(), open_house()
     stop = asyncio.Event()
