@@ -159,6 +159,10 @@
   {{- $labels := list }}
   {{- range $key, $value := $values.sandbox.nodeSelector }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
   value: {{ join "," $labels | quote }}
+{{- if not (kindIs "invalid" $values.sandbox.hostUsers) }}
+- name: BULKHEAD_KUBERNETES_USER_NAMESPACES
+  value: {{ not $values.sandbox.hostUsers | quote }}
+{{- end }}
 - name: BULKHEAD_KUBERNETES_KEY
   valueFrom: {secretKeyRef: {{ include "bulkhead.secret" (dict "root" . "secret" "sandboxKey") }}}
 - name: BULKHEAD_KUBERNETES_GATE

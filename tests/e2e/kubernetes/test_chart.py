@@ -24,6 +24,7 @@ EVERYTHING = (
     "--set=temporal.tls=true,temporal.serverName=t,secrets.temporalApiKey.name=t,secrets.temporalClient.name=t",
     "--set=secrets.temporalAuthorities.name=a",
     "--set=sandbox.runtimeClass=gvisor,sandbox.nodeSelector.pool=sandboxes,sandbox.canary=glance,sandbox.image=img:1",
+    "--set=sandbox.hostUsers=false",
     "--set=image.digest=sha256:" + "0" * 64,
     "--set=image.pullSecrets[0]=registry,sandbox.pullSecrets[0]=registry",
     "--set=networkPolicies.apiFrom[0].podSelector.matchLabels.app=proxy",
@@ -234,6 +235,7 @@ def test_the_worker_is_told_what_sandboxes_are_made_of() -> None:
     assert told["BULKHEAD_KUBERNETES_RUNTIME_CLASS"] == "gvisor"
     assert told["BULKHEAD_KUBERNETES_NODE_SELECTOR"] == "pool=sandboxes"
     assert told["BULKHEAD_KUBERNETES_PULL_SECRETS"] == "registry"
+    assert told["BULKHEAD_KUBERNETES_USER_NAMESPACES"] == "true"
     for name, pod in pods(render(*EVERYTHING)).items():
         assert pod["imagePullSecrets"] == [{"name": "registry"}], name
 
