@@ -1,9 +1,10 @@
 """Only one of all workers does something to a session's sandbox: a lock that ends with its holder's connection."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import LiteralString
 from weakref import WeakValueDictionary
 
 import psycopg
@@ -21,9 +22,13 @@ _LOCK_CLASS = 7_102
 _BEAT_SECONDS = 0.5
 """How often the connection is tried: so soon after its end nobody here goes on as though the lock were held."""
 
-_SETTLE_SECONDS = 2 * _BEAT_SECONDS
-"""After a connection has ended another one takes nothing for so long: others may have lost theirs in that moment too
-(Postgres was started again), and are to have noticed it."""
+_ANSWER_SECONDS = 2.0
+"""A connection on which there is no answer for so long is given up, well before Postgres gives up one that is silent
+(`lasting.GONE_SECONDS`) and lets others have its locks."""
+
+_SETTLE_SECONDS = _ANSWER_SECONDS + 2 * _BEAT_SECONDS
+"""After a connection has ended, and after Postgres has been started, nothing is taken for so long: others may have
+lost theirs in that moment too, and are to have noticed it."""
 
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.5
@@ -104,7 +109,7 @@ class PostgresExclusion:
         async with self._connecting:
             if self._connection is None:
                 connection = await lasting.connect(self._url)
-                if self._had_one:
+                if self._had_one or await _is_fresh(connection):
                     await asyncio.sleep(_SETTLE_SECONDS)
                 self._had_one = True
                 self._connection = connection
@@ -115,7 +120,7 @@ class PostgresExclusion:
         try:
             while True:
                 await asyncio.sleep(_BEAT_SECONDS)
-                await connection.execute("SELECT 1")
+                await _ask(connection, "SELECT")
         except psycopg.Error as error:
             _log.warning("exclusion_connection_lost", holders=len(self._holding), cause=str(error).strip())
         self._connection = None
@@ -127,15 +132,33 @@ class PostgresExclusion:
             await connection.close()
 
 
+async def _ask(connection: AsyncConnection[TupleRow], query: LiteralString, *values: object) -> TupleRow:
+    """Return the row that is the answer; raises `psycopg.OperationalError` if none comes, and ends the connection."""
+    asking = asyncio.ensure_future(_row(connection, query, values))
+    done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
+    if not done:
+        await connection.close()
+        asking.cancel()
+        raise psycopg.OperationalError(f"no answer in {_ANSWER_SECONDS:g} s")
+    return asking.result()
+
+
+async def _row(connection: AsyncConnection[TupleRow], query: LiteralString, values: Sequence[object]) -> TupleRow:
+    return await (await connection.execute(query, values)).fetchone() or ()
+
+
+async def _is_fresh(connection: AsyncConnection[TupleRow]) -> bool:
+    query = "SELECT clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => %s)"
+    return (await _ask(connection, query, _SETTLE_SECONDS))[0]
+
+
 async def _try(connection: AsyncConnection[TupleRow], session_id: str) -> bool:
-    query = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
-    row = await (await connection.execute(query, (_LOCK_CLASS, session_id))).fetchone()
-    return row is not None and row[0]
+    return (await _ask(connection, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", _LOCK_CLASS, session_id))[0]
 
 
 async def _give_back(connection: AsyncConnection[TupleRow], session_id: str) -> None:
     with suppress(psycopg.Error):  # with the connection the lock is gone
-        await connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (_LOCK_CLASS, session_id))
+        await _ask(connection, "SELECT pg_advisory_unlock(%s, hashtext(%s))", _LOCK_CLASS, session_id)
 
 
 _late: set[asyncio.Task[None]] = set()

@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import signal
 import sys
+from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from controlplane.store.exclusion import PostgresExclusion
+from controlplane.store.lasting import GONE_SECONDS
 from controlplane.store.pool import Database
 from sandbox.contract import SandboxError
 from tests.support.house import ON_PODS_TOO, WORKSPACE, House, Open
@@ -127,6 +130,37 @@ async def test_who_has_lost_its_lock_does_not_go_on(database: Database) -> None:
             pass
     await exclusion.close()
     await other.close()
+
+
+async def test_who_hears_nothing_of_its_lock_does_not_go_on(database: Database, tmp_path: Path) -> None:
+    there = conninfo_to_dict(database.url)
+    speaks = asyncio.Event()
+    speaks.set()
+
+    async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.closing(sink), contextlib.suppress(ConnectionError):
+            while piece := await source.read(1 << 16):
+                await speaks.wait()
+                sink.write(piece)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs = await asyncio.open_unix_connection(f"{there['host']}/.s.PGSQL.5432")
+        await asyncio.gather(pass_on(reader, theirs[1]), pass_on(theirs[0], writer))
+
+    exclusion = PostgresExclusion(make_conninfo(database.url, host=str(tmp_path)))
+    went_on = False
+    async with await asyncio.start_unix_server(serve, tmp_path / ".s.PGSQL.5432"):
+        with pytest.raises(SandboxError) as caught:
+            async with exclusion.hold("sesn_a"):
+                speaks.clear()
+                await asyncio.sleep(GONE_SECONDS - 1)
+                went_on = True
+        assert caught.value.code == "engine_away"
+        assert not went_on
+        speaks.set()
+        async with asyncio.timeout(_PATIENCE), exclusion.hold("sesn_a"):
+            pass
+        await exclusion.close()
 
 
 async def test_who_leaves_while_waiting_leaves_no_lock_behind(database: Database) -> None:
