@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from tests.support.harnesses import MODELS
 pytestmark = pytest.mark.slow
 
 END = TurnFinished(reason="end_turn")
+_in_both_modes: list[Callable[..., Awaitable[None]]] = []
 
 
 @pytest.fixture
@@ -50,8 +52,16 @@ def talk(talk: Talk, mode: str) -> Talk:
     return talk
 
 
-alike = pytest.mark.parametrize("mode", ["inline", "isolated"])
-"""In a process that sessions share, and in one of the session's own: for what depends on a process's start or end."""
+def alike(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Try it in a process of the session's own as well: for what depends on a process's start or end."""
+    _in_both_modes.append(test)
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is `alike` in both modes, here; elsewhere the mode is another's choice."""
+    if metafunc.function in _in_both_modes:
+        metafunc.parametrize("mode", ["inline", "isolated"])
 
 
 @alike
