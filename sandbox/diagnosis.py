@@ -76,7 +76,11 @@ async def diagnose_kubernetes(options: "KubernetesOptions") -> list[Finding]:
             Finding(works=False, detail=str(error), next_step="name a cluster in KUBECONFIG, and its rights there")
         ]
     step = f"see the events of namespace {options.namespace!r} (`kubectl get events`)"
-    return await _trial(provider, lambda: step, has_ear=not provider.has_remote_gate)
+    try:
+        return await _trial(provider, lambda: step, has_ear=not provider.has_remote_gate)
+    finally:
+        await provider.leave()
+        await provider.close()
 
 
 def _default(image: str | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import abc
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sandbox.channel import Channel
@@ -31,6 +32,10 @@ have been stopped by a command of the same user; another connection is made then
 
 LEAST_PAGE_BYTES = 512
 """A smaller piece of output would hardly hold the mark of a gap beside it."""
+
+
+class _SilentError(ConnectionError):
+    """A connection was ended because nothing came on it."""
 
 
 class Supervised(abc.ABC):
@@ -64,12 +69,22 @@ class Supervised(abc.ABC):
         self._opening.pop(sandbox_id, None)
 
     async def _ask(self, sandbox_id: str, header: Header, payload: bytes = b"") -> tuple[Header, bytes]:
-        for _ in range(ATTEMPTS):
+        broken = silent = 0
+        while broken < ATTEMPTS and silent < ATTEMPTS:
             channel = await self._channel(sandbox_id)
+            began = time.monotonic()
             try:
                 return await self._answered(channel, header, payload)
+            except _SilentError:
+                silent += 1
             except ConnectionError:
-                continue
+                # One that held for long was ended by what carries it: a long command may outlive several.
+                broken = 1 if time.monotonic() - began > self._order_seconds else broken + 1
+        if silent == ATTEMPTS:
+            raise SandboxError(
+                f"sandbox {sandbox_id!r}: its supervisor does not answer; it may be frozen, or out of memory",
+                code="engine_away",
+            )
         raise await self._hung_up(sandbox_id)
 
     async def _hung_up(self, sandbox_id: str) -> SandboxError:
@@ -244,7 +259,7 @@ class Supervised(abc.ABC):
                     answer = await channel.request(header, payload)
         except TimeoutError as error:
             await channel.close()
-            raise ConnectionResetError("the sandbox's supervisor does not answer") from error
+            raise _SilentError("the sandbox's supervisor does not answer") from error
         return _checked(answer)
 
     async def _looked_after(self, channel: Channel, header: Header, payload: bytes) -> tuple[Header, bytes]:

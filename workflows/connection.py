@@ -24,6 +24,8 @@ _AFTER_TLS = (
 )
 _WITHOUT_TLS = "Temporal ended the connection: it may demand TLS (BULKHEAD_TEMPORAL_TLS=on)"
 
+_ANSWER_SECONDS = 30
+
 _log = structlog.get_logger(__name__)
 
 
@@ -53,12 +55,15 @@ async def connect_patiently(server: TemporalServer) -> Client:
     """Connect to Temporal, waiting until it answers: a worker takes no client that has not connected."""
     while True:
         try:
-            return await connect(server, lazy=False)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await connect(server, lazy=False)
+        except TimeoutError:
+            _log.warning("waiting_for_temporal", address=server.address, cause=f"silent for {_ANSWER_SECONDS} s")
         except RuntimeError as error:
             _log.warning(
                 "waiting_for_temporal", address=server.address, cause=str(error), next_step=what_to_do(server, error)
             )
-            await asyncio.sleep(CONNECT_RETRY_SECONDS)
+        await asyncio.sleep(CONNECT_RETRY_SECONDS)
 
 
 def what_to_do(server: TemporalServer, error: RuntimeError) -> str:

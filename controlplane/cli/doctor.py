@@ -152,7 +152,7 @@ async def external_temporal(settings: "Settings") -> Finding:
             "temporal",
             "bad",
             f"{where}: namespace {server.namespace}: {error}",
-            "correct BULKHEAD_TEMPORAL_NAMESPACE",
+            "correct BULKHEAD_TEMPORAL_NAMESPACE, or what this installation may do in it",
         )
     except RuntimeError as error:
         return Finding("temporal", "bad", f"{where}: {error}", what_to_do(server, error))

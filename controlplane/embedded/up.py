@@ -326,7 +326,7 @@ async def _check_pods(settings: Settings) -> None:
     from sandbox.kubernetes.access import find_access
 
     try:
-        await find_access()
+        await (await find_access()).close()
     except SandboxError as error:
         raise InvalidRequestError(
             f"sandboxes are to be pods, and there is {error}",

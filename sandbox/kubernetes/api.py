@@ -14,7 +14,6 @@ from urllib.parse import urlencode, urlsplit
 from aiohttp import ClientError, ClientResponse, ClientTimeout, ClientWebSocketResponse
 from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException
-from kubernetes.aio.stream import WsApiClient
 
 from sandbox.contract import SandboxError
 from sandbox.kubernetes.access import Access, find_access
@@ -25,8 +24,11 @@ WATCH_SECONDS = 30
 """A watch is begun again after so long; the server may end it at any time anyway."""
 WATCH_SILENCE_SECONDS = 45.0
 """A server that has not ended a quiet watch by then is away."""
+HEARTBEAT_SECONDS = 20
+"""How often a quiet stream is asked whether its other end is there; half as long is waited for the answer."""
 STREAM_PROTOCOL = "v5.channel.k8s.io"
-"""The first in which either side can close standard input; since Kubernetes 1.30. The client's own is v4."""
+"""The first in which either side can close standard input; since Kubernetes 1.30. The client speaks v4 alone, and
+does not name the server that a kubeconfig names; so streams are opened with its session."""
 
 Json = dict[str, Any]
 Headers = dict[str, str]
@@ -65,13 +67,59 @@ class Api:
         kind = "application/strategic-merge-patch+json" if method == "PATCH" else "application/json"
         timeout = ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
 
-        async def send(client: WsApiClient, server: str, headers: Headers) -> Json:
-            answer = await client.rest_client.request(
-                method, f"{server}{path}?{urlencode(query)}", {**headers, "Content-Type": kind}, body,
+        async def send(access: Access, headers: Headers) -> Json:
+            answer = await access.client.rest_client.request(
+                method, f"{access.server}{path}?{urlencode(query)}", {**headers, "Content-Type": kind}, body,
                 _request_timeout=timeout,
             )  # fmt: skip
             return json.loads(await answer.read())
 
+        return await self._answered(send)
+
+    async def watch(self, path: str, **query: str) -> AsyncGenerator[Json]:
+        """Yield the objects that match, as they are and as they change, until the server ends it."""
+        params = urlencode({**query, "watch": "1", "timeoutSeconds": str(WATCH_SECONDS)})
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
+
+        async def send(access: Access, headers: Headers) -> RESTResponse:
+            return await access.client.rest_client.request(
+                "GET", f"{access.server}{path}?{params}", headers, _request_timeout=timeout
+            )
+
+        answer: ClientResponse = (await self._answered(send)).response
+        with contextlib.closing(answer):
+            try:
+                async for line in answer.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise away(event["object"].get("message", "a watch ended"))
+                    if event["type"] != "BOOKMARK":
+                        yield event
+            except (ClientError, OSError, ValueError) as error:
+                raise away(error) from error
+
+    async def stream(self, path: str, container: str, command: list[str]) -> ClientWebSocketResponse:
+        """Start a program in a pod and return its standard streams, as channels of a WebSocket."""
+        query = [("container", container), ("stdin", "true"), ("stdout", "true")]
+        params = urlencode([*query, *(("command", each) for each in command)])
+
+        async def send(access: Access, headers: Headers) -> ClientWebSocketResponse:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                opened = await access.session.ws_connect(
+                    f"{access.server}{path}?{params}",
+                    headers=headers,
+                    protocols=(STREAM_PROTOCOL,),
+                    heartbeat=HEARTBEAT_SECONDS,
+                    server_hostname=access.server_name,
+                )
+            if opened.protocol != STREAM_PROTOCOL:
+                await opened.close()
+                raise away(f"it does not speak {STREAM_PROTOCOL}, as Kubernetes does since 1.30")
+            return opened
+
+        return await self._sent(send)
+
+    async def _answered(self, send: Callable[[Access, Headers], Awaitable[Answer]]) -> Answer:
         try:
             return await self._sent(send)
         except ApiError as error:
@@ -79,50 +127,18 @@ class Api:
                 raise away(f"HTTP {error.status}: {error}") from error
             raise
 
-    async def watch(self, path: str, **query: str) -> AsyncGenerator[Json]:
-        """Yield the objects that match, as they are and as they change, until the server ends it."""
-        params = urlencode({**query, "watch": "1", "timeoutSeconds": str(WATCH_SECONDS)})
-        timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
-
-        async def send(client: WsApiClient, server: str, headers: Headers) -> RESTResponse:
-            return await client.rest_client.request(
-                "GET", f"{server}{path}?{params}", headers, _request_timeout=timeout
-            )
-
-        answer: ClientResponse = (await self._sent(send)).response
-        with contextlib.closing(answer):
-            try:
-                async for line in answer.content:
-                    event = json.loads(line)
-                    if event["type"] in {"ADDED", "MODIFIED", "DELETED"}:
-                        yield event
-            except (ClientError, OSError) as error:
-                raise away(error) from error
-
-    async def stream(self, path: str, container: str, command: list[str]) -> ClientWebSocketResponse:
-        """Start a program in a pod and return its standard streams, as channels of a WebSocket."""
-        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("command", command)]
-
-        async def send(client: WsApiClient, server: str, headers: Headers) -> ClientWebSocketResponse:
-            headers = {**headers, "sec-websocket-protocol": STREAM_PROTOCOL}
-            async with asyncio.timeout(CONNECT_SECONDS):
-                opening: Any = await client.request("GET", server + path, query, headers, _preload_content=False)
-                return await opening
-
-        return await self._sent(send)
-
-    async def _sent(self, send: Callable[[WsApiClient, str, Headers], Awaitable[Answer]]) -> Answer:
+    async def _sent(self, send: Callable[[Access, Headers], Awaitable[Answer]]) -> Answer:
         """Send, and once more with a new token if the one at hand holds no more."""
         access = await self._ready()
         try:
             headers = await access.headers()
             try:
-                return await send(access.client, access.server, headers)
+                return await send(access, dict(headers))
             except ApiError as error:
                 if error.status != 401:
                     raise
-            return await send(access.client, access.server, await access.renewed(headers))
-        except (ClientError, ConfigException, OSError) as error:
+            return await send(access, await access.renewed(headers))
+        except (ClientError, ConfigException, OSError, ValueError) as error:
             raise away(error) from error
 
     async def close(self) -> None:

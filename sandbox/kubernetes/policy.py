@@ -1,18 +1,20 @@
 """The namespace of the sandboxes and its network policy: there before any pod, and as strict as they must be."""
 
+import hashlib
 import re
+from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
 from sandbox.contract import SandboxError
 from sandbox.kubernetes.api import Api, ApiError
 from sandbox.kubernetes.options import KubernetesOptions
-from sandbox.kubernetes.pod import INSTALLATION, PART_OF
+from sandbox.kubernetes.pod import INSTALLATION, PART_OF, SANDBOX_ID
 
 GATE_PORTS = 64
 """How many processes of one host may have a gate beside one another."""
 ENFORCED = "pod-security.kubernetes.io/enforce"
 _POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
-_EVERYTHING = {"0.0.0.0/0", "::/0"}
 
 Json = dict[str, Any]
 
@@ -40,13 +42,19 @@ def policy(installation: str, gate: tuple[str, int]) -> Json:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": f"bulkhead-{re.sub(r'[^a-z0-9-]+', '-', installation.lower())}", "labels": PART_OF},
+        "metadata": {"name": _name(installation), "labels": PART_OF},
         "spec": {
             "podSelector": {"matchLabels": {INSTALLATION: installation}},
             "policyTypes": ["Ingress", "Egress"],
             "egress": [way],
         },
     }
+
+
+def _name(installation: str) -> str:
+    plain = re.sub(r"[^a-z0-9-]+", "-", installation.lower())
+    told_apart = "" if plain == installation else f"-{hashlib.sha256(installation.encode()).hexdigest()[:8]}"
+    return f"bulkhead-{plain}{told_apart}"
 
 
 async def _make_namespace(api: Api, name: str) -> None:
@@ -66,8 +74,12 @@ async def _put(api: Api, namespace: str, wanted: Json) -> None:
     folder, name = _POLICIES.format(namespace), wanted["metadata"]["name"]
     await _created(api, folder, wanted)
     found = await api.ask("GET", f"{folder}/{name}")
-    if {**wanted["spec"], **found["spec"]} != wanted["spec"]:
+    if _differs(found["spec"], wanted["spec"]):
         await api.ask("PUT", f"{folder}/{name}", wanted)
+
+
+def _differs(found: Json, wanted: Json) -> bool:
+    return {**wanted, **found} != wanted
 
 
 async def _created(api: Api, folder: str, wanted: Json) -> None:
@@ -88,18 +100,29 @@ async def check_namespace(api: Api, namespace: str) -> None:
         raise _unsafe(namespace, [f"it has no label {ENFORCED}=restricted"])
 
 
-async def check_policies(api: Api, options: KubernetesOptions) -> None:
-    """See that nobody lets sandboxes out or others in: policies add up. One request; raises `SandboxError`."""
+async def check_policies(api: Api, options: KubernetesOptions, gate: tuple[str, int] | None) -> None:
+    """See that nobody lets sandboxes out or others in: policies add up. One request; raises `SandboxError`.
+
+    ``gate``: this host's own, for which the policy is the worker's to keep; it is put back if it was changed.
+    """
     try:
         policies: list[Json] = (await api.ask("GET", _POLICIES.format(options.namespace)))["items"]
+        if gate is not None:
+            wanted = policy(options.installation, gate)
+            own = next((each for each in policies if each["metadata"]["name"] == wanted["metadata"]["name"]), None)
+            if own is None or _differs(own["spec"], wanted["spec"]):
+                await _put(api, options.namespace, wanted)
     except ApiError as error:
         raise _unseen(options.namespace, error) from error
-    if options.gate is None:
-        found = additions(policies, options.installation)
-    else:
-        found = faults([each["spec"] for each in policies])
-    if found:
+    look = faults if gate is None else additions
+    if found := look(policies, options.installation):
         raise _unsafe(options.namespace, found)
+
+
+async def remove(api: Api, options: KubernetesOptions) -> None:
+    """Take away what `make` has made for an installation that has no pods any more; raises `ApiError`."""
+    name = policy(options.installation, ("", 0))["metadata"]["name"]
+    await api.ask("DELETE", f"{_POLICIES.format(options.namespace)}/{name}")
 
 
 def _unseen(namespace: str, error: ApiError) -> SandboxError:
@@ -119,35 +142,62 @@ def _unsafe(namespace: str, found: list[str]) -> SandboxError:
 def additions(policies: list[Json], installation: str) -> list[str]:
     """Return what policies beside the installation's own allow its sandboxes."""
     own = policy(installation, ("", 0))["metadata"]["name"]
-    others = [each for each in policies if each["metadata"]["name"] != own]
     return [
         f"the network policy {each['metadata']['name']!r} lets {what}"
-        for each in others
+        for each in policies
         for direction, what in (("ingress", "something in"), ("egress", "pods out"))
-        if each["spec"].get(direction) and _may_select(each["spec"].get("podSelector", {}), installation)
+        if each["metadata"]["name"] != own and each["spec"].get(direction) and _selects(each["spec"], installation)
     ]
 
 
-def _may_select(selector: Json, installation: str) -> bool:
-    # What is asked of other labels than these may hold for some sandbox.
-    known = {**PART_OF, INSTALLATION: installation}
-    return all(known.get(label, value) == value for label, value in selector.get("matchLabels", {}).items())
+def _selects(spec: Json, installation: str) -> bool:
+    """Say whether a policy may be about some sandbox of an installation, by the labels that `pod.manifest` gives."""
+    known = {**PART_OF, INSTALLATION: installation, SANDBOX_ID: None}
+    selector = spec.get("podSelector") or {}
+    demands = [("In", label, [value]) for label, value in selector.get("matchLabels", {}).items()]
+    demands += [(each["operator"], each["key"], each.get("values")) for each in selector.get("matchExpressions", [])]
+    return all(_may_hold(known, *each) for each in demands)
 
 
-def faults(policies: list[Json]) -> list[str]:
+def _may_hold(known: Mapping[str, str | None], operator: str, label: str, values: list[str] | None) -> bool:
+    if label not in known:
+        return operator in {"NotIn", "DoesNotExist"}
+    if operator in {"Exists", "DoesNotExist"}:
+        return operator == "Exists"
+    if (value := known[label]) is None:
+        return True  # each sandbox has another
+    return (value in (values or [])) == (operator == "In")
+
+
+def faults(policies: list[Json], installation: str) -> list[str]:
     """Return what is wrong with the policies of a namespace in which sandboxes are to run."""
+    own = [each for each in policies if _selects(each["spec"], installation)]
+    specs: list[Json] = [each["spec"] for each in own]
     found: list[str] = []
     if not any(
-        not each.get("podSelector") and {"Ingress", "Egress"} <= set(each.get("policyTypes", [])) for each in policies
+        not each.get("podSelector") and {"Ingress", "Egress"} <= set(each.get("policyTypes", [])) for each in specs
     ):
         found.append("no network policy shuts in all of its pods in both directions")
-    if any(each.get("ingress") for each in policies):
-        found.append("a network policy lets something in")
-    rules = [rule for each in policies for rule in each.get("egress", [])]
-    if any(not rule.get("to") or not rule.get("ports") for rule in rules):
-        found.append("a network policy lets pods out without naming both where to and by which port")
-    if any(peer.get("ipBlock", {}).get("cidr") in _EVERYTHING for rule in rules for peer in rule.get("to", [])):
-        found.append("a network policy lets pods out to everywhere")
-    if any(rule != rules[0] for rule in rules) or len(rules[0].get("to", []) if rules else []) > 1:
-        found.append("network policies let pods out to more than the gate")
+    first = next((rule for each in specs for rule in each.get("egress", [])), None)
+    for each in own:
+        name = f"the network policy {each['metadata']['name']!r}"
+        if each["spec"].get("ingress"):
+            found.append(f"{name} lets something in")
+        found += [
+            f"{name} lets pods out {wide}"
+            for rule in each["spec"].get("egress", [])
+            if (wide := _wider_than_a_gate(rule) or ("to more than the gate" if rule != first else None))
+        ]
     return found
+
+
+def _wider_than_a_gate(rule: Json) -> str | None:
+    """Return what a rule allows beyond the pods, or the one address, of a gate, and its port."""
+    if not rule.get("to") or not all("port" in port for port in rule.get("ports") or [{}]):
+        return "without naming both where to and by which port"
+    if len(rule["to"]) > 1:
+        return "to more than the gate"
+    [peer] = rule["to"]
+    if "ipBlock" in peer:
+        return None if ip_network(peer["ipBlock"]["cidr"], strict=False).num_addresses == 1 else "to many addresses"
+    return None if peer.get("podSelector") else "to every pod of a namespace"

@@ -87,8 +87,8 @@ class KubernetesProvider(Supervised):
         """Start the pod, see that it reaches nothing, and return it; a repeat returns the same one."""
         began = time.monotonic()
         checked_id(sandbox_id)
-        await self._prepared()
-        await policy.check_policies(self._api, self._options)
+        cluster = await self._prepared()
+        await policy.check_policies(self._api, self._options, cluster.gate)
         pod = await self._created(sandbox_id, spec)
         if has_ended(pod):
             raise SandboxError(f"sandbox {sandbox_id!r} has ended; use a new id", code="provision_failed")
@@ -209,6 +209,7 @@ class KubernetesProvider(Supervised):
                             if is_running(pod):
                                 return
                             last = obstacle(pod)
+                    await asyncio.sleep(PAUSE_SECONDS)
         except TimeoutError as error:
             happened = await self._last_warning(name)
             raise SandboxError(
@@ -301,6 +302,12 @@ class KubernetesProvider(Supervised):
         # What cannot be removed now has its deadline, and the reaper finds it by its label.
         with contextlib.suppress(SandboxError):
             await self.destroy(sandbox_id)
+
+    async def leave(self) -> None:
+        """Take the network policy of an installation away that has no pods any more."""
+        if not self.has_remote_gate:
+            with contextlib.suppress(ApiError, SandboxError):
+                await policy.remove(self._api, self._options)
 
     async def close(self) -> None:
         """Release connections; the sandboxes stay."""

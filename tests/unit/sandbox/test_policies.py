@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.kubernetes.pod import INSTALLATION
+from sandbox.kubernetes.pod import INSTALLATION, SANDBOX_ID
 from sandbox.kubernetes.policy import additions, faults, policy
 
 _GATE = {"to": [{"podSelector": {"matchLabels": {"app": "egress"}}}], "ports": [{"protocol": "TCP", "port": 3129}]}
@@ -12,12 +12,14 @@ _GATE = {"to": [{"podSelector": {"matchLabels": {"app": "egress"}}}], "ports": [
 
 def shut(**more: Any) -> dict[str, Any]:
     """Return a policy that lets all pods of a namespace reach the gate only, or what is said instead."""
-    return {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [_GATE], **more}
+    spec = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [_GATE], **more}
+    return {"metadata": {"name": "a-policy"}, "spec": spec}
 
 
 def test_a_namespace_that_is_shut_in_but_for_the_gate_is_safe() -> None:
-    assert faults([shut()]) == []
-    assert faults([shut(egress=[]), shut(podSelector={"matchLabels": {"a": "b"}})]) == []
+    assert faults([shut()], "mine") == []
+    assert faults([shut(egress=[]), shut(podSelector={"matchLabels": {"a": "b"}}, egress=[{}])], "mine") == []
+    assert faults([shut(), policy("anothers", ("10.0.0.1", 1))], "mine") == []
 
 
 @pytest.mark.parametrize(
@@ -29,13 +31,19 @@ def test_a_namespace_that_is_shut_in_but_for_the_gate_is_safe() -> None:
         ([shut(), shut(ingress=[{}])], "lets something in"),
         ([shut(), shut(egress=[{}])], "without naming both"),
         ([shut(egress=[{"to": _GATE["to"]}])], "without naming both"),
-        ([shut(egress=[{**_GATE, "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])], "to everywhere"),
-        ([shut(), shut(egress=[{**_GATE, "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}])], "more than the gate"),
+        ([shut(egress=[{**_GATE, "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])], "to many addresses"),
+        ([shut(egress=[{**_GATE, "to": [{"namespaceSelector": {}}]}])], "to every pod of a namespace"),
+        ([shut(egress=[{**_GATE, "ports": [{"protocol": "TCP"}]}])], "without naming both"),
+        ([shut(), shut(egress=[{**_GATE, "to": [{"ipBlock": {"cidr": "10.0.0.8/32"}}]}])], "more than the gate"),
         ([shut(egress=[{**_GATE, "to": [*_GATE["to"], {"namespaceSelector": {}}]}])], "more than the gate"),
     ],
 )
 def test_what_leaves_a_way_is_named(policies: list[dict[str, Any]], said: str) -> None:
-    assert any(said in each for each in faults(policies))
+    assert any(said in each for each in faults(policies, "mine"))
+
+
+def _demand(operator: str, *values: str) -> dict[str, Any]:
+    return {"key": INSTALLATION, "operator": operator} | ({"values": [*values]} if values else {})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,12 @@ def test_what_leaves_a_way_is_named(policies: list[dict[str, Any]], said: str) -
     [
         ({"podSelector": {}, "egress": [{}]}, ["lets pods out"]),
         ({"podSelector": {"matchLabels": {INSTALLATION: "mine"}}, "ingress": [{}]}, ["lets something in"]),
-        ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}, "egress": [{}]}, ["lets pods"]),
+        ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}, "egress": [{}]}, []),
+        ({"podSelector": {"matchExpressions": [_demand("DoesNotExist")]}, "egress": [{}]}, []),
+        ({"podSelector": {"matchExpressions": [_demand("NotIn", "anothers")]}, "egress": [{}]}, ["lets pods out"]),
+        ({"podSelector": {"matchExpressions": [_demand("In", "anothers")]}, "egress": [{}]}, []),
+        ({"podSelector": {"matchLabels": {SANDBOX_ID: "a"}}, "egress": [{}]}, ["lets pods out"]),
+        ({"podSelector": {"matchLabels": {"app": "web"}}, "egress": [{}], "ingress": [{}]}, []),
         ({"podSelector": {"matchLabels": {INSTALLATION: "anothers"}}, "egress": [{}]}, []),
         ({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}, []),
     ],
