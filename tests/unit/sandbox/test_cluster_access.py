@@ -57,7 +57,7 @@ async def test_what_a_failing_program_was_given_is_not_logged(
     program = {
         "apiVersion": "client.authentication.k8s.io/v1",
         "command": "true",
-        "env": [{"name": "KEY", "value": _SECRET}, {"name": "EMPTY", "value": ""}],
+        "env": [{"name": "KEY", "value": _SECRET}, {"name": "EMPTY", "value": None}],
     }
     (tmp_path / "config").write_text(_config({}, {"user": {"exec": program}}))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
