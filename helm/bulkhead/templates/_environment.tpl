@@ -170,18 +170,23 @@
 - name: BULKHEAD_KUBERNETES_CANARY
   value: {{ $values.sandbox.canary }}
 - name: BULKHEAD_SANDBOX_IDLE_SECONDS
-  value: {{ $values.sandbox.idleSeconds | quote }}
+  value: {{ int64 $values.sandbox.idleSeconds | quote }}
 - name: BULKHEAD_WARM_SANDBOXES
   value: {{ $values.sandbox.warm | quote }}
 {{- end }}
 
-{{/* What may be set for a part beside it: {root, settings}. A name that looks like a secret's is refused. */}}
+{{/* What may be set for a part beside it: {root, part, settings}. A name that looks like a secret's is refused. */}}
 {{- define "bulkhead.settings" -}}
-{{- range $variable, $value := .settings }}
+{{- $told := include "bulkhead.environment" . }}
+{{- range $variable, $value := mergeOverwrite dict .root.Values.settings (.settings | default dict) }}
+{{- if regexMatch (printf "name: %s\\s" $variable) $told }}
+{{- fail (printf "settings.%s is what other values say: leave it out, and see `helm show values`" $variable) }}
+{{- end }}
 {{- if regexMatch "(_KEY|_SECRET|_TOKEN|PASSWORD|DATABASE_URL)$" $variable }}
 {{- fail (printf "settings.%s would put a secret into the chart's values: make a secret and name it under `secrets`" $variable) }}
 {{- end }}
 - name: {{ $variable }}
-  value: {{ $value | quote }}
+  {{- /* A number of a values file is a float64, which a million would be 1e+06 of. */}}
+  value: {{ ternary (int64 $value) $value (and (kindIs "float64" $value) (eq (toString (floor $value)) (toString $value))) | quote }}
 {{- end }}
 {{- end }}

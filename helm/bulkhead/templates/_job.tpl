@@ -12,7 +12,7 @@ metadata:
     helm.sh/hook-weight: {{ .weight | quote }}
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 spec:
-  backoffLimit: 3
+  backoffLimit: 1 # helm waits five minutes: what it says is to be seen before
   activeDeadlineSeconds: 600
   ttlSecondsAfterFinished: 3600
   template:
@@ -35,7 +35,7 @@ spec:
           command: {{ toJson .command }}
           env:
             {{- include "bulkhead.environment" $labelled | nindent 12 }}
-            {{- include "bulkhead.settings" (dict "settings" (merge dict (.settings | default dict) .root.Values.settings)) | nindent 12 }}
+            {{- include "bulkhead.settings" (merge (dict "settings" .settings) $labelled) | nindent 12 }}
           resources:
             {{- include "bulkhead.jobResources" .root | nindent 12 }}
           securityContext:

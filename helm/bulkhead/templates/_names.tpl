@@ -55,6 +55,9 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "bulkhead.temporal" -}}
+{{- if and .Values.embedded.enabled (or .Values.temporal.address .Values.secrets.database.name) -}}
+{{- fail "embedded.enabled brings a Postgres and a Temporal of its own: leave temporal.address and secrets.database.name unset, or embedded.enabled" -}}
+{{- end -}}
 {{- if .Values.temporal.address -}}{{ .Values.temporal.address }}
 {{- else if .Values.embedded.enabled -}}{{ include "bulkhead.name" . }}-embedded:7233
 {{- else -}}{{ fail "temporal.address is not set: give the host:port of a Temporal frontend, or try Bulkhead out with embedded.enabled=true" }}

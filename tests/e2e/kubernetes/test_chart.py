@@ -189,6 +189,16 @@ def test_every_pod_is_under_a_policy(rendered: list[dict[str, Any]]) -> None:
         ((EXTERNAL[0],), "temporal.address is not set: give the host:port of a Temporal frontend"),
         ((*EMBEDDED, "--set=sandbox.namespace=bulkhead"), "sandboxes need one of their own"),
         ((*EMBEDDED, "--set=ingress.enabled=true"), "ingress.host is not set"),
+        (
+            (*EMBEDDED, "--set=temporal.address=t:7233"),
+            "embedded.enabled brings a Postgres and a Temporal of its own",
+        ),
+        ((*EXTERNAL, "--set=brain.settings.BULKHEAD_DRAIN_SECONDS=9"), "is what other values say"),
+        (
+            (*EXTERNAL, "--set=brain.autoscaling.enabled=true,brain.autoscaling.maxReplicas=1"),
+            "minReplicas is more than maxReplicas",
+        ),
+        ((*EXTERNAL, "--set=sandbox.namespace=Not_One"), "at '/sandbox/namespace'"),
         ((*EMBEDDED, "--set=serviceMonitor.enabled=true"), "needs the Prometheus operator's resources"),
         ((*EMBEDDED, "--set=api.settings.BULKHEAD_API_KEY=x"), "would put a secret into the chart's values"),
         ((*EMBEDDED, "--set=apii.replicas=3"), "additional properties 'apii' not allowed"),
@@ -210,6 +220,23 @@ def test_replicas_are_left_to_who_scales_them() -> None:
     }
     assert deployments["bulkhead-api"] is deployments["bulkhead-brain"] is deployments["bulkhead-gateway"] is None
     assert deployments["bulkhead-sandboxes"] == 2
+
+
+def test_what_is_set_for_one_part_goes_before_what_is_set_for_all() -> None:
+    options = (
+        '--set-json=settings={"BULKHEAD_A": true, "BULKHEAD_B": 10000000}',
+        "--set=brain.settings.BULKHEAD_A=false",
+    )
+    parts = pods(render(*EXTERNAL, *options))
+    told = {name: variables(containers(parts[f"bulkhead-{name}"])[0]) for name in ("brain", "api")}
+    assert (told["brain"]["BULKHEAD_A"], told["api"]["BULKHEAD_A"]) == ("false", "true")
+    assert told["brain"]["BULKHEAD_B"] == "10000000"
+
+
+def test_what_comes_in_from_outside_is_the_api_and_slack_alone() -> None:
+    [ingress] = [each for each in render(*EVERYTHING) if each["kind"] == "Ingress"]
+    paths = {way["path"]: way["backend"]["service"]["name"] for way in ingress["spec"]["rules"][0]["http"]["paths"]}
+    assert paths == {"/v1": "bulkhead-api", "/slack": "bulkhead-slack"}
 
 
 def test_prometheus_is_told_where_the_metrics_are() -> None:

@@ -188,9 +188,16 @@ def test_only_the_sandbox_worker_may_ask_kubernetes_and_only_for_pods_of_its_nam
         assert not allowed(f"bulkhead-{part}", *((verb, kind, SANDBOXES) for verb in verbs for kind in may)), part
 
 
-def test_sandboxes_are_not_moved_away_from(release: Release) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("sandbox.namespace=elsewhere", f'sandbox.namespace was "{SANDBOXES}" and would be "elsewhere"'),
+        ("sandbox.createNamespace=false", "sandbox.createNamespace was true"),
+    ],
+)
+def test_sandboxes_are_not_taken_away(release: Release, value: str, said: str) -> None:
     done = call(
         "helm", "upgrade", release.name, str(CHART), f"--namespace={NAMESPACE}", "--reuse-values",
-        "--set=sandbox.namespace=elsewhere", "--dry-run=server", check=False,
+        f"--set={value}", "--dry-run=server", check=False,
     )  # fmt: skip
-    assert f'sandbox.namespace was "{SANDBOXES}" and would be "elsewhere"' in done.stderr, done.stderr
+    assert said in done.stderr, done.stderr
