@@ -19,6 +19,8 @@ if [ -z "$base" ]; then
 fi
 
 mkdir -p "$context/wheels"
+exec 9> "$context.lock"
+flock 9 # two at once would take each other's files away
 "$python" -c 'from sandbox.image import PACKAGES; print("\n".join(PACKAGES))' > "$context/packages.txt"
 wanted=$(docker run --rm --entrypoint sh "$base" -c "python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'" 2> /dev/null) ||
   wanted=3.11 # Debian 12's, which comes with the packages
