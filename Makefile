@@ -14,7 +14,7 @@ test: setup
 	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "not slow and not docker and not kubernetes"
 
 test-slow: setup
-	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "(slow or docker) and not kubernetes"
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "(slow or docker) and not kubernetes and not thorough"
 
 # On the cluster that KUBECONFIG names, with images from `tests/support/cluster.py`; skipped with a reason without one.
 test-kubernetes: setup
@@ -33,6 +33,7 @@ bench: setup
 # many sessions at once: `make soak minutes=600`.
 soak: setup
 	.venv/bin/python -m tests.faults --minutes $(minutes) --real
+	.venv/bin/pytest --numprocesses 2 --dist loadfile -m thorough
 	.venv/bin/pytest --in-full tests/integration/sandbox/test_churn.py tests/attacks/sandbox/test_neighbours.py \
 	  tests/attacks/egress/test_limits.py tests/e2e/slack/test_many.py
 	.venv/bin/python -m tests.soak

@@ -32,7 +32,7 @@ MODELS: Mapping[HarnessName, tuple[str, ...]] = {
 PROGRAMS: tuple[Literal["opencode", "claude-agent-sdk", "codex"], ...] = ("opencode", "claude-agent-sdk", "codex")
 WITH_A_DISK: tuple[Part, ...] = ("postgres", "temporal", "sandboxes")
 MISBEHAVIOURS: tuple[Fault, ...] = ("refuse", "break", "garble", "hang")
-CI_SEEDS = range(34)
+CI_SEEDS = range(40)
 """The first seeds go once through every pair of a part and a fault before any comes again."""
 
 

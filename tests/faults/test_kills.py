@@ -21,6 +21,15 @@ pytestmark = pytest.mark.slow
 
 PARTS = ["api", "brain", "sandboxes", "temporal", "postgres"]
 
+
+def killed(moment: int) -> pytest.MarkDecorator:
+    """Try every part at one of the five moments; three of them in CI, so that each comes up at three moments."""
+    often = {PARTS[(moment + step) % len(PARTS)] for step in range(3)}
+    return pytest.mark.parametrize(
+        "part", [pytest.param(part, marks=[] if part in often else [pytest.mark.thorough]) for part in PARTS]
+    )
+
+
 SLOW_TEXT = "One word after the other, slowly enough that something can die in the middle of them. " * 3
 
 
@@ -121,14 +130,14 @@ async def case(stack: Stack) -> Any:
         yield Case(stack, session_id, watcher)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@killed(0)
 async def test_killed_when_a_message_has_been_accepted(case: Case, part: str) -> None:
     await case.send(script(effect("one"), READ_EFFECTS, {"text": "done"}))
     case.kill(part)
     await case.check(turns=1, effects=["one"])
 
 
-@pytest.mark.parametrize("part", PARTS)
+@killed(1)
 async def test_killed_while_the_model_streams(case: Case, part: str) -> None:
     await case.send(
         script(effect("one"), {"text": SLOW_TEXT, "chunk_chars": 8, "chunk_ms": 40, **effect("two")}, READ_EFFECTS)
@@ -140,7 +149,7 @@ async def test_killed_while_the_model_streams(case: Case, part: str) -> None:
     assert said.count(SLOW_TEXT) == 1
 
 
-@pytest.mark.parametrize("part", PARTS)
+@killed(2)
 async def test_killed_when_a_tool_call_has_been_dispatched(case: Case, part: str) -> None:
     await case.send(script(effect("one", then="sleep 2"), effect("two"), READ_EFFECTS, {"text": "done"}))
     await case.watcher.until(lambda w: "agent.tool_use" in w.types)
@@ -149,7 +158,7 @@ async def test_killed_when_a_tool_call_has_been_dispatched(case: Case, part: str
     await case.check(turns=1, effects=["one", "two"])
 
 
-@pytest.mark.parametrize("part", PARTS)
+@killed(3)
 async def test_killed_when_a_tool_has_finished_but_is_not_confirmed(case: Case, part: str) -> None:
     """The sandbox worker is stopped while the command runs, so that nobody confirms its end before the kill."""
     await case.send(script(effect("one", then="sleep 1"), effect("two"), READ_EFFECTS, {"text": "done"}))
@@ -163,7 +172,7 @@ async def test_killed_when_a_tool_has_finished_but_is_not_confirmed(case: Case, 
     await case.check(turns=1, effects=["one", "two"])
 
 
-@pytest.mark.parametrize("part", PARTS)
+@killed(4)
 async def test_killed_between_turns(case: Case, part: str) -> None:
     await case.send(script(effect("one"), {"text": "first"}))
     await case.watcher.until_idle()

@@ -1,4 +1,4 @@
-"""Every part hurt in every way, at the moments of a turn that 34 seeds choose; see `scenario.py`."""
+"""Every part hurt in every way, at the moments of a turn that 40 seeds choose; see `scenario.py`."""
 
 from collections.abc import AsyncGenerator
 from typing import get_args

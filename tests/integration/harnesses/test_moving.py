@@ -12,7 +12,12 @@ from tests.support.harnesses import MODELS, WITH_THE_EXAMPLE, available
 
 pytestmark = pytest.mark.slow
 
-PAIRS = list(itertools.permutations(WITH_THE_EXAMPLE, 2))
+_NEXT = dict(itertools.pairwise([*WITH_THE_EXAMPLE, WITH_THE_EXAMPLE[0]]))
+PAIRS = [
+    pytest.param(*pair, marks=[] if pair in _NEXT.items() else [pytest.mark.thorough])
+    for pair in itertools.permutations(WITH_THE_EXAMPLE, 2)
+]
+"""In CI from each to the next, and from the last to the first."""
 
 
 @pytest.mark.parametrize(("before", "after"), PAIRS)
