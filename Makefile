@@ -17,8 +17,9 @@ test-slow: setup
 	.venv/bin/pytest --numprocesses 2 --dist loadfile -m "(slow or docker) and not kubernetes and not thorough"
 
 # On the cluster that KUBECONFIG names, with images from `tests/support/cluster.py`; skipped with a reason without one.
+# In the order of their folders: attacks and releases first, then the contract that other providers keep as well.
 test-kubernetes: setup
-	.venv/bin/pytest --numprocesses 2 --dist loadfile -m kubernetes
+	.venv/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m kubernetes
 
 lint: setup
 	.venv/bin/ruff format --check .
