@@ -120,9 +120,16 @@ async def test_a_network_that_does_not_keep_to_its_policy_gets_no_sandbox(
 ) -> None:
     open_one = KubernetesProvider(cluster.options(f"open{os.getpid()}", canary="full"))
     folder = f"/apis/networking.k8s.io/v1/namespaces/{namespace()}/networkpolicies"
+
+    async def take_policy_away() -> None:
+        while True:  # the provider puts it back
+            with contextlib.suppress(ApiError):
+                await api.ask("DELETE", f"{folder}/{policy(f'open{os.getpid()}', ('', 0))['metadata']['name']}")
+            await asyncio.sleep(0.05)
+
+    await open_one.provision("sbx_shut", SMALL)
+    taking = asyncio.create_task(take_policy_away())
     try:
-        await open_one.provision("sbx_shut", SMALL)
-        await api.ask("DELETE", f"{folder}/{policy(f'open{os.getpid()}', ('', 0))['metadata']['name']}")
         with pytest.raises(SandboxError, match=r"reaches the network.*does not keep to the NetworkPolicy") as caught:
             await open_one.provision("sbx_open", SMALL)
         assert caught.value.code == "provision_failed"
@@ -130,8 +137,19 @@ async def test_a_network_that_does_not_keep_to_its_policy_gets_no_sandbox(
         with pytest.raises(ApiError):
             await api.ask("GET", f"{pods()}/{pod_name(f'open{os.getpid()}', 'sbx_open')}")
     finally:
+        taking.cancel()
         await open_one.destroy("sbx_shut")
         await open_one.close()
+
+
+async def test_a_policy_that_is_taken_away_is_put_back(provider: Any, api: Api) -> None:
+    await provider.provision("sbx_before", SMALL)
+    name = policy(installation(), ("", 0))["metadata"]["name"]
+    own = f"/apis/networking.k8s.io/v1/namespaces/{namespace()}/networkpolicies/{name}"
+    wanted = (await api.ask("GET", own))["spec"]
+    await api.ask("DELETE", own)
+    await provider.provision("sbx_after", SMALL)
+    assert (await api.ask("GET", own))["spec"] == wanted
 
 
 async def test_a_policy_that_another_adds_gets_no_sandbox(provider: Any, api: Api) -> None:
