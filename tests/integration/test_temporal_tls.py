@@ -101,7 +101,10 @@ async def test_a_namespace_that_is_not_there_is_named(temporal_address: str) -> 
     found = await external_temporal(
         Settings.model_validate({"temporal_address": temporal_address, "temporal_namespace": "other"})
     )
-    assert (found.state, found.next_step) == ("bad", "correct BULKHEAD_TEMPORAL_NAMESPACE")
+    assert (found.state, found.next_step) == (
+        "bad",
+        "correct BULKHEAD_TEMPORAL_NAMESPACE, or what this installation may do in it",
+    )
 
 
 @pytest.mark.parametrize(
