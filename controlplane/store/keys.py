@@ -65,9 +65,7 @@ async def ensure_key(connection: Connection, workspace_id: str, name: str, secre
             field="BULKHEAD_API_KEY",
             next_step="unset it to have one made, or choose a longer one",
         )
-    found = await _by_hash(connection, secret)
-    if found is None:
-        return await _insert(connection, workspace_id, name, secret)
+    found = await _by_hash(connection, secret) or await _insert(connection, workspace_id, name, secret)
     if found.revoked_at is not None:
         raise ConflictError(
             f"the API key {found.id!r} was revoked",
@@ -147,10 +145,12 @@ async def _by_hash(connection: Connection, secret: str) -> KeyRecord | None:
 async def _insert(
     connection: Connection, workspace_id: str, name: str, secret: str, *, may_decide: bool = True
 ) -> KeyRecord:
+    # Who comes second waits here for the first, and is given the same key.
     row = await one(
         connection,
         "INSERT INTO api_keys (id, workspace_id, name, prefix, key_hash, may_decide)"
         " VALUES (%(id)s, %(workspace_id)s, %(name)s, %(prefix)s, %(hash)s, %(may_decide)s)"
+        " ON CONFLICT (key_hash) DO UPDATE SET key_hash = excluded.key_hash"
         " RETURNING id, workspace_id, name, prefix, may_decide, created_at, last_used_at, revoked_at",
         {
             "id": new_id("key"),

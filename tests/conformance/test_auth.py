@@ -1,5 +1,6 @@
 """API keys: what lets a request in, and how keys are made and revoked."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ from anthropic import Anthropic, AsyncAnthropic, AuthenticationError
 
 from controlplane.api.auth import CACHE_SECONDS
 from controlplane.store import keys
-from controlplane.store.pool import ALL_WORKSPACES
+from controlplane.store.pool import ALL_WORKSPACES, rows
 
 from .conftest import WORKSPACE, Api
 
@@ -110,6 +111,15 @@ async def test_ensuring_a_key_twice_is_one_key(api: Api):
         assert await keys.ensure_key(connection, WORKSPACE, "again", secret) == first
 
 
+async def test_two_who_ensure_a_key_at_once_have_the_same(api: Api):
+    secret = keys.new_secret()
+    async with api.database.transaction(WORKSPACE) as connection:
+        first = await keys.ensure_key(connection, WORKSPACE, "at once", secret)
+        second = asyncio.create_task(_ensured(api, "at once", secret))
+        await _somebody_waits(api)
+    assert await second == first
+
+
 async def test_a_revoked_key_does_not_come_back(api: Api):
     secret = keys.new_secret()
     async with api.database.transaction(WORKSPACE) as connection:
@@ -124,6 +134,18 @@ async def test_a_weak_key_is_refused(api: Api, secret: str):
     async with api.database.transaction(WORKSPACE) as connection:
         with pytest.raises(keys.InvalidRequestError):
             await keys.ensure_key(connection, WORKSPACE, "weak", secret)
+
+
+async def _ensured(api: Api, name: str, secret: str) -> keys.KeyRecord:
+    async with api.database.transaction(WORKSPACE) as connection:
+        return await keys.ensure_key(connection, WORKSPACE, name, secret)
+
+
+async def _somebody_waits(api: Api) -> None:
+    """Return once a transaction waits for another one."""
+    async with asyncio.timeout(20), api.database.transaction(WORKSPACE) as connection:
+        while not await rows(connection, "SELECT FROM pg_locks WHERE NOT granted", {}):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
 
 
 async def _listed(http: httpx.AsyncClient, key_id: str) -> dict[str, Any]:
