@@ -7,8 +7,6 @@ import typer
 from controlplane.cli.failure import Failure
 from controlplane.cli.output import Output
 from controlplane.cli.server import JsonOption
-from controlplane.settings import Settings
-from harness_adapters.contract import HarnessName
 
 app = typer.Typer(help="The programs that run agents' loops, beside the builtin one.", no_args_is_help=True)
 
@@ -16,6 +14,7 @@ app = typer.Typer(help="The programs that run agents' loops, beside the builtin 
 @app.command("list")
 def list_harnesses(as_json: JsonOption = False) -> None:
     """Say which harnesses can run here, at which version, and where their programs are."""
+    from controlplane.settings import Settings
     from harness_adapters.installation import PINS, installed
 
     programs = Settings().harness_programs
@@ -33,6 +32,8 @@ def install_harness(
     name: Annotated[str, typer.Argument(help="opencode, claude-agent-sdk or codex.")], as_json: JsonOption = False
 ) -> None:
     """Fetch a harness's program at the version that was tried, check it, and put it beside Bulkhead's own Python."""
+    from controlplane.settings import Settings
+    from harness_adapters.contract import HarnessName
     from harness_adapters.installation import PINS, InstallationError, install, installed
 
     known: HarnessName | None = next((each for each in get_args(HarnessName) if each == name and each in PINS), None)

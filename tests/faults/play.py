@@ -233,6 +233,8 @@ async def _raise_when_spent(caller: Caller, budget_id: str, scenario: Scenario, 
 
 async def _stop_reason(talk: Talk) -> str | None:
     """Return why a session rests, or None if it does not, or has something in its queue."""
+    if (await talk.state())["status"] != "idle":
+        return None
     waits = [each for each in await talk.events() if each["type"].startswith("user.") and not each["processed_at"]]
     found = await talk.state()
     return None if waits or found["status"] != "idle" else (found["stop_reason"] or {}).get("type")
