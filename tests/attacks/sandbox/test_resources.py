@@ -76,7 +76,7 @@ async def test_inodes_run_out_before_the_host_does(box: Box) -> None:
         "try:\n"
         "    while made < 3_000_000: os.close(os.open(f'/tmp/many/{made}', os.O_CREAT)); made += 1\n"
         "except OSError as error: print(made, error.errno)\n",
-        timeout_seconds=30,
+        timeout_seconds=10,
     )
     assert result.status in {"exited", "oom", "timeout"}
     if box.provider.name == "docker":

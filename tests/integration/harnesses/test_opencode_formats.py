@@ -1,6 +1,8 @@
 """OpenCode asks a model in the format that its provider speaks: the contract holds in the other two as well."""
 
 from collections.abc import Mapping
+from functools import wraps
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,12 @@ from tests.support.harnesses import available
 pytestmark = pytest.mark.slow
 
 globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})
+
+
+@pytest.mark.thorough
+@wraps(contract.test_a_request_that_fails_is_asked_again)
+async def test_a_request_that_fails_is_asked_again(*given: Any, **named: Any) -> None:
+    await contract.test_a_request_that_fails_is_asked_again(*given, **named)
 
 
 @pytest.fixture

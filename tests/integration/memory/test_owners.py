@@ -95,7 +95,14 @@ async def _scores(mind: Mind, store: StoreRecord, query: str) -> str:
     return repr([(hit.version.path, hit.score, hit.reason) for hit in hits])
 
 
-@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 60), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        range(4),
+        pytest.param(range(4, 16), marks=pytest.mark.slow),
+        pytest.param(range(16, 60), marks=[pytest.mark.slow, pytest.mark.thorough]),
+    ],
+)
 @pytest.mark.timeout(1200)
 async def test_no_sequence_of_calls_tells_what_another_owner_keeps(minds: list[Mind], seeds: range):
     for seed in seeds:

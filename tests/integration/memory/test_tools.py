@@ -34,7 +34,14 @@ async def _increments(mind: Mind, seed: int) -> tuple[int, dict[str, int]]:
     return promised, json.loads((await mind.contents(store))["/count"])
 
 
-@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 1000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        range(25),
+        pytest.param(range(25, 250), marks=pytest.mark.slow),
+        pytest.param(range(250, 1000), marks=[pytest.mark.slow, pytest.mark.thorough]),
+    ],
+)
 @pytest.mark.timeout(1200)
 async def test_no_update_of_two_agents_is_lost(mind: Mind, seeds: range):
     for seed in seeds:

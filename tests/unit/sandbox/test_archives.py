@@ -325,6 +325,7 @@ def test_a_file_that_shrinks_or_grows_is_made_to_fit_and_said(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_folder_with_more_entries_than_may_be_is_cut_and_said(tmp_path: Path) -> None:
     for number in range(MAX_ENTRIES + 5):
         os.mknod(tmp_path / str(number))
