@@ -1,7 +1,8 @@
 """The Helm chart on a real cluster: an image that its nodes have, releases, and a way to their API.
 
 ``KUBECONFIG`` names the cluster, `kubectl` and `helm` are on PATH, and ``BULKHEAD_TEST_LOAD_IMAGE`` is a command that
-gives an archive of `docker save` to its nodes (with kind: ``kind load image-archive``).
+gives an archive of `docker save` to its nodes (with kind: ``kind load image-archive``). Pods reach a Slack on this
+machine at BULKHEAD_TEST_GATE_ADDRESS, or at its address towards the nodes.
 """
 
 import base64
@@ -10,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -29,6 +31,7 @@ CHART = CHECKOUT / "helm" / "bulkhead"
 KUBE_VERSION = (
     "--kube-version=1.34.0"  # what `helm` takes for the cluster where it asks none depends on how it was built
 )
+_OF_EVERY_NAMESPACE = {"serviceaccount/default", "configmap/kube-root-ca.crt"}
 _COMMAND_SECONDS = 400
 _ANSWER_SECONDS = 60
 _LOOK_SECONDS = 0.2
@@ -103,6 +106,19 @@ def built_image() -> str:
     return name
 
 
+def on_the_nodes(image: str, archive: Path | None = None) -> str:
+    """Have an image on the nodes, of an archive or of Docker, and return its name; skips where nothing loads it."""
+    if archive is not None or not nodes_have(image):
+        if (load := os.environ.get("BULKHEAD_TEST_LOAD_IMAGE")) is None:
+            pytest.skip(f"the nodes lack {image}, and BULKHEAD_TEST_LOAD_IMAGE names no command that loads it")
+        with tempfile.TemporaryDirectory() as folder:
+            if archive is None:
+                archive = Path(folder) / "image.tar"
+                call("docker", "save", image, f"--output={archive}")
+            call(*shlex.split(load), str(archive))
+    return image
+
+
 def nodes_have(image: str) -> bool:
     """Whether every node has an image."""
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
@@ -112,13 +128,42 @@ def nodes_have(image: str) -> bool:
     )
 
 
+def visit(namespace: str, program: str, image: str, *arguments: str, secret: str = "") -> dict[str, Any]:
+    """Run a program of `tests/support/visitors` in a pod of somebody else's, and return the pod when it is ready.
+
+    ``secret``: what lies in its namespace and is mounted at ``/etc/visitor``.
+    """
+    source = (Path(__file__).parent / "visitors" / f"{program}.py").read_text()
+    container = {
+        "name": program,
+        "image": image,
+        "command": ["python3", "-u", "-c", source, *arguments],
+        "readinessProbe": {"tcpSocket": {"port": int(arguments[-1])}, "periodSeconds": 1},
+        "volumeMounts": [{"name": "secret", "mountPath": "/etc/visitor"}] if secret else [],
+    }
+    spec = {
+        "containers": [container],
+        "volumes": [{"name": "secret", "secret": {"secretName": secret}}] if secret else [],
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+    }
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": program}, "spec": spec}
+    kubectl("apply", "--filename=-", stdin=json.dumps(space))
+    kubectl("apply", f"--namespace={namespace}", "--filename=-", stdin=json.dumps(pod))
+    kubectl("wait", f"--namespace={namespace}", "--for=condition=Ready", f"pod/{program}", "--timeout=60s")
+    return json.loads(kubectl("get", f"--namespace={namespace}", f"pod/{program}", "--output=json"))
+
+
 class Release:
     """One installation of the chart; what the client of other tests needs to know of a control plane."""
 
-    def __init__(self, name: str, namespace: str, sandboxes: str):
+    def __init__(self, name: str, namespace: str, sandboxes: str, *, api_key: str = ""):
         self.name = name
         self.namespace = namespace
         self.sandboxes = sandboxes
+        self.visitors = f"{namespace}-visitors"
+        self._api_key = api_key
         self.vault_ids: list[str] = []
         self._port = free_port()
         self._stopping = threading.Event()
@@ -130,7 +175,9 @@ class Release:
 
     @property
     def api_key(self) -> str:
-        """The first API key, as the chart made it."""
+        """The first API key: the one that was given, or that the chart made."""
+        if self._api_key:
+            return self._api_key
         secret = json.loads(self.kubectl("get", "secret", f"{self.full_name}-embedded", "--output=json"))
         return base64.b64decode(secret["data"]["api-key"]).decode()
 
@@ -150,6 +197,20 @@ class Release:
         """Run a command of helm on the release."""
         return call("helm", command, self.name, *arguments, f"--namespace={self.namespace}").stdout
 
+    def until_nothing_is_left(self, *but: str) -> None:
+        """Return when nothing is there of it, in its namespaces and outside; ``but``: what others have put there."""
+        kinds = kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name").split()
+        wanted = ",".join(kind for kind in kinds if not kind.startswith("events"))
+        until = time.monotonic() + _ANSWER_SECONDS
+        while left := self._left(wanted) - _OF_EVERY_NAMESPACE - set(but):
+            assert time.monotonic() < until, left
+            time.sleep(_LOOK_SECONDS)
+
+    def _left(self, kinds: str) -> set[str]:
+        found = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in objects(kinds, self.namespace)}
+        spaces: list[dict[str, Any]] = json.loads(kubectl("get", "namespaces", "--output=json"))["items"]
+        return found | {f"namespace/{each['metadata']['name']}" for each in spaces} & {f"namespace/{self.sandboxes}"}
+
     def state(self) -> str:
         """Say how everything stands, for whoever reads why a test failed."""
         pods = self.kubectl("get", "pods,jobs", "--output=wide", check=False)
@@ -160,9 +221,30 @@ class Release:
         )  # fmt: skip
         return f"{pods}\n{sandboxes}\n{logs}"
 
+    def in_sandboxes(self, command: str) -> set[str]:
+        """Run a command beside what runs in each sandbox, in its pod; return the pods in which it went well."""
+        names = [each["metadata"]["name"] for each in objects("pods", self.sandboxes)]
+        asked = {name: ("exec", f"--namespace={self.sandboxes}", name, "--", "sh", "-c", command) for name in names}
+        return {name for name, each in asked.items() if call("kubectl", *each, check=False).returncode == 0}
+
+    def until_in_sandboxes(self, command: str, count: int) -> None:
+        """Return when a command goes well in the pods of so many sandboxes."""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while len(self.in_sandboxes(command)) < count:
+            assert time.monotonic() < until, f"not in {count} sandboxes: {command}\n{self.state()}"
+            time.sleep(_LOOK_SECONDS)
+
+    def images(self) -> set[str]:
+        """Return what the containers of its deployments are made of."""
+        specs = [each["spec"]["template"]["spec"] for each in objects("deployments", self.namespace)]
+        return {container["image"] for spec in specs for container in spec["containers"]}
+
     @contextmanager
     def forwarded(self) -> Generator[None]:
-        """Forward the port of the API's service, again whenever the pod behind it goes."""
+        """Have a pod in another namespace ask the API's service for whoever asks at `url`."""
+        [image] = self.images()
+        service = json.loads(self.kubectl("get", "service", f"{self.full_name}-api", "--output=json"))
+        visit(self.visitors, "relay", image, service["spec"]["clusterIP"], "8400")
         thread = threading.Thread(target=self._forward, daemon=True)
         thread.start()
         try:
@@ -189,8 +271,7 @@ class Release:
 
     def _forward(self) -> None:
         command: Sequence[str] = (
-            "kubectl", f"--namespace={self.namespace}", "port-forward", f"service/{self.full_name}-api",
-            f"{self._port}:8400",
+            "kubectl", f"--namespace={self.visitors}", "port-forward", "pod/relay", f"{self._port}:8400",
         )  # fmt: skip
         while not self._stopping.is_set():
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

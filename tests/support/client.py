@@ -32,7 +32,7 @@ class Client:
 
     def __init__(self, stack: Stack):
         self.stack = stack
-        self._http = httpx.AsyncClient(
+        self.http = httpx.AsyncClient(
             base_url=stack.url,
             headers={"x-api-key": stack.api_key},
             timeout=20,
@@ -43,7 +43,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self.http.aclose()
 
     async def _keep_error(self, answer: httpx.Response) -> None:
         await answer.aread() if answer.is_error else None
@@ -51,31 +51,31 @@ class Client:
 
     async def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """POST and return the answer, which must be a success."""
-        response = await self._http.post(path, json=body)
+        response = await self.http.post(path, json=body)
         assert response.is_success, response.text
         return response.json()
 
     async def refused(self, path: str, body: dict[str, Any] | None = None, *, method: str = "POST") -> httpx.Response:
         """Ask and return the answer, which must be a refusal."""
-        response = await self._http.request(method, path, json=body)
+        response = await self.http.request(method, path, json=body)
         assert 400 <= response.status_code < 500, response.text
         return response
 
     async def get(self, path: str, **parameters: str) -> dict[str, Any]:
         """GET and return the answer, which must be a success."""
-        response = await self._http.get(path, params=parameters)
+        response = await self.http.get(path, params=parameters)
         assert response.is_success, response.text
         return response.json()
 
     async def delete(self, path: str) -> dict[str, Any]:
         """DELETE and return the answer, which must be a success."""
-        response = await self._http.delete(path)
+        response = await self.http.delete(path)
         assert response.is_success, response.text
         return response.json()
 
     async def upload(self, name: str, content: bytes) -> str:
         """Upload a file and return its id."""
-        response = await self._http.post("/v1/files", files={"file": (name, content, "text/plain")})
+        response = await self.http.post("/v1/files", files={"file": (name, content, "text/plain")})
         assert response.is_success, response.text
         return response.json()["id"]
 

@@ -60,9 +60,18 @@ def free_port() -> int:
 class Emulator:
     """One workspace with its channels, in a process of its own."""
 
-    def __init__(self, folder: Path, *, mode: Literal["events", "socket"], request_url: str = "", channels: int = 3):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mode: Literal["events", "socket"],
+        request_url: str = "",
+        channels: int = 3,
+        address: str = "127.0.0.1",
+    ):
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.address = address
+        self.url = f"http://{address}:{self.port}"
         self.channels = [f"C{n:03}" for n in range(1, channels + 1)]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -92,7 +101,7 @@ class Emulator:
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "config.json"
         config.write_text(json.dumps(self._config))
-        command = [str(program()), "--config", str(config), "--port", str(self.port), "--base-host", "127.0.0.1"]
+        command = [str(program()), "--config", str(config), "--port", str(self.port), "--base-host", self.address]
         self._start(command)
         async with asyncio.timeout(_READY_SECONDS):
             while True:

@@ -394,7 +394,7 @@ async def workspace(
         )
         relay.emulator_url, relay.api_url = slack.url, f"{url}/api/"
         client = await open_now.enter_async_context(Client(stack))
-        front_door = await _connect(client, agent, mode)
+        front_door = await connect(client, agent, mode)
         passage = Passage(stack.url)
         open_now.push_async_callback(passage.close)
         door = Door(
@@ -413,7 +413,8 @@ async def workspace(
         await client.delete(f"/v1/front_doors/{front_door['id']}")
 
 
-async def _connect(client: Client, agent: dict[str, Any] | None, mode: Mode) -> dict[str, Any]:
+async def connect(client: Client, agent: dict[str, Any] | None, mode: Mode) -> dict[str, Any]:
+    """Make a front door with a vault, an agent and an environment of its own, and return it."""
     tokens = {"SLACK_BOT_TOKEN": BOT_TOKEN}
     tokens |= {"SLACK_APP_TOKEN": APP_TOKEN} if mode == "socket" else {"SLACK_SIGNING_SECRET": SIGNING_SECRET}
     vault = await client.post("/v1/vaults", {"display_name": "slack"})

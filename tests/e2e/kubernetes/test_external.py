@@ -1,27 +1,20 @@
 """One installation of the chart beside a Postgres and a Temporal of somebody else's, in another namespace."""
 
-import base64
 import json
-import os
-import secrets
-import tempfile
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.chart import CHART, Release, built_image, call, kubectl, nodes_have, render, require_cluster
+from tests.support.chart import CHART, Release, call, kubectl, require_cluster
+from tests.support.servers import HOST, installed
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(500)]
 
-API_KEY = f"bhk_{secrets.token_hex(20)}"
-SERVERS = "bulkhead-servers"
-"""The namespace of Postgres and Temporal."""
 NAMESPACE, SANDBOXES = "bulkhead-external", "bulkhead-external-sandboxes"
-SERVERS_HOST = f"bulkhead-embedded.{SERVERS}"
+SERVERS_HOST = f"{HOST}.{NAMESPACE}-servers"
 PLACES = {
     "postgres": f"{SERVERS_HOST}/5432",
     "temporal": f"{SERVERS_HOST}/7233",
@@ -43,71 +36,13 @@ ENFORCED_SECONDS = 40
 @pytest.fixture(scope="module")
 def release() -> Generator[Release]:
     """The installation that the tests of this module share."""
-    require_cluster()
-    image = built_image()
-    if not nodes_have(image):
-        if (load := os.environ.get("BULKHEAD_TEST_LOAD_IMAGE")) is None:
-            pytest.skip(f"the nodes lack {image}, and BULKHEAD_TEST_LOAD_IMAGE names no command that loads it")
-        with tempfile.TemporaryDirectory() as folder:
-            archive = str(Path(folder) / "image.tar")
-            call("docker", "save", image, f"--output={archive}")
-            call(load, archive)
-    repository, _, tag = image.partition(":")
-    chosen = (f"--values={CHART.parent / 'trying.yaml'}", f"--set=image.repository={repository},image.tag={tag}")
-    made = Release("bulkhead", NAMESPACE, SANDBOXES)
-    try:
-        give_secrets(start_servers(chosen))
-        said = made.helm("install", str(CHART), *chosen, *external(), "--wait", "--timeout=4m")
-        assert "WARNING" not in said, "it was said where Postgres and Temporal are"
+    with installed(NAMESPACE) as made:
         yield made
-    finally:
-        call("helm", "uninstall", made.name, f"--namespace={NAMESPACE}", "--ignore-not-found", check=False)
-        kubectl("delete", "namespace", "--ignore-not-found", "--wait=false", NAMESPACE, SANDBOXES, SERVERS)
-
-
-def start_servers(chosen: tuple[str, ...]) -> str:
-    """Run the chart's Postgres and Temporal alone, in a namespace of theirs; return the password of Postgres."""
-    found = render(*chosen, "--show-only=templates/embedded.yaml", namespace=SERVERS)
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SERVERS}}
-    kubectl("apply", "--filename=-", stdin=json.dumps(space))
-    listing = {"apiVersion": "v1", "kind": "List", "items": found}
-    kubectl("apply", f"--namespace={SERVERS}", "--filename=-", stdin=json.dumps(listing))
-    kubectl("rollout", "status", f"--namespace={SERVERS}", "statefulset/bulkhead-embedded", "--timeout=120s")
-    [secret] = [each for each in found if each["kind"] == "Secret"]
-    return base64.b64decode(secret["data"]["database-password"]).decode()
-
-
-def give_secrets(password: str) -> None:
-    """Make what the chart is only told the name of."""
-    keys = {
-        "database-url": f"postgresql://bulkhead:{password}@{SERVERS_HOST}:5432/postgres",
-        "master-key": base64.b64encode(secrets.token_bytes(32)).decode(),
-        "api-key": API_KEY,
-        "sandbox-key": secrets.token_hex(20),
-    }
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": keys}
-    kubectl("apply", "--filename=-", stdin=json.dumps(space))
-    kubectl("apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=json.dumps(secret))
-
-
-def external() -> tuple[str, ...]:
-    """Return the options that name the servers."""
-    pods = json.dumps([{
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SERVERS}},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "embedded"}},
-    }])  # fmt: skip
-    named = ",".join(f"secrets.{each}.name=keys" for each in ("database", "masterKey", "apiKey", "sandboxKey"))
-    return (
-        f"--set=embedded.enabled=false,temporal.address={SERVERS_HOST}:7233,sandbox.namespace={SANDBOXES},{named}",
-        f"--set-json=database.to={pods}",
-        f"--set-json=temporal.to={pods}",
-    )
 
 
 def test_the_hook_brought_the_database_up_to_date(release: Release) -> None:
     with release.forwarded():
-        said = httpx.get(f"{release.url}/v1/agents", headers={"x-api-key": API_KEY}, timeout=30)
+        said = httpx.get(f"{release.url}/v1/agents", headers={"x-api-key": release.api_key}, timeout=30)
         assert said.status_code == 200, "no init container migrates here, and the key is the one that the hook made"
         assert httpx.get(f"{release.url}/readyz", timeout=30).status_code == 200
 
@@ -139,8 +74,7 @@ def reached(release: Release, pod: str) -> set[str]:
 
 
 def test_each_part_reaches_what_it_needs_and_nothing_else(release: Release) -> None:
-    deployment = json.loads(release.kubectl("get", "deployment", "bulkhead-api", "--output=json"))
-    image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    [image] = release.images()
     expected = REACHED | {"": {"postgres", "temporal", "api", "kubernetes"}}  # no policy of the chart is a stranger's
     listing = {"apiVersion": "v1", "kind": "List", "items": [labelled(part, image) for part in expected]}
     kubectl("apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=json.dumps(listing))
@@ -201,3 +135,21 @@ def test_sandboxes_are_not_taken_away(release: Release, value: str, said: str) -
         f"--set={value}", "--dry-run=server", check=False,
     )  # fmt: skip
     assert said in done.stderr, done.stderr
+
+
+def test_a_first_installation_that_failed_is_removed_as_documented() -> None:
+    require_cluster()
+    failed = Release("bulkhead", f"{NAMESPACE}-failed", f"{NAMESPACE}-failed-sandboxes")
+    named = ",".join(f"secrets.{each}.name=missing" for each in ("database", "masterKey", "apiKey", "sandboxKey"))
+    chosen = f"--set={named},temporal.address={SERVERS_HOST}:7233,sandbox.namespace={failed.sandboxes}"
+    try:
+        done = call(
+            "helm", "install", failed.name, str(CHART), f"--namespace={failed.namespace}", "--create-namespace",
+            chosen, "--set=image.pullPolicy=Never", "--timeout=3s", check=False,
+        )  # fmt: skip
+        assert "failed pre-install" in done.stderr, done.stderr
+        failed.helm("uninstall", "--no-hooks", "--wait", "--timeout=1m")
+        failed.kubectl("delete", "job", f"{failed.full_name}-migrate")
+        failed.until_nothing_is_left()
+    finally:
+        kubectl("delete", "namespace", "--ignore-not-found", "--wait=false", failed.namespace)
