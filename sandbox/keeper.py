@@ -213,8 +213,9 @@ class Keeper:
         info = await provider.provision(row.id, wish.spec)
         if row.details.source == "warm":
             await provider.renew(row.id, wish.spec.lifetime_seconds)
-        if wish.way_out:
+        elif wish.way_out:
             await self._outlets.prepare(row.id, provider)
+        if wish.way_out:
             await self._outlets.open(row.id, provider)
         for mount in wish.mounts:
             await provider.write_file(row.id, mount.path, self._records.file_content(row.workspace_id, mount.file_id))

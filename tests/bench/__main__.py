@@ -17,17 +17,16 @@ import httpx
 import psutil
 
 from sandbox.docker import docker_available
-from tests.bench import durability, egress, gateway, harnesses, neighbours, sandboxes, schedules
+from tests.bench import durability, egress, gateway, harnesses, neighbours, pods, sandboxes, schedules
 from tests.bench import memory as remembering
 from tests.bench.figures import Figure, figure, progress, said
-from tests.bench.plane import Bench, call, running, tool_ms
+from tests.bench.plane import Bench, call, provisions, running, tool_ms
 from tests.bench.provider import BenchProvider
 from tests.support.stack import Stack
 from tests.support.temporal import short_histories
 from tests.support.watch import Watcher
 
 _IDLE_SECONDS = 5
-_REFILL_SECONDS = 2.5
 _LONG_ENOUGH_SECONDS = 1.5
 """Temporal holds back a run that continues one of less than a second, and none of thousands of events is so short."""
 
@@ -74,30 +73,6 @@ async def commands(bench: Bench, times: int, provider: str, goal: str) -> list[F
             await bench.turn(watcher, session_id, call("sandbox_execute", command="true"))
             found.append(tool_ms(watcher))
     return [figure(f"sandbox_execute of true, {provider}", found, goal=goal)]
-
-
-async def provisions(bench: Bench, times: int, provider: str, *, source: str, goal: str) -> list[Figure]:
-    """`sandbox_provision` in a session without a sandbox: the whole tool call, and what of it the sandbox took.
-
-    Of ``source`` warm only those count that found one ready; each waits before until there is one again.
-    """
-    whole: list[float] = []
-    own: list[float] = []
-    for _ in range(times):
-        session_id = await bench.session(provider=provider)
-        async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
-            await watcher.until(lambda w: w.connections > 0)
-            await bench.turn(watcher, session_id, call("sandbox_provision", task_description="bench"))
-            result = json.loads(watcher.of("agent.tool_result")[-1]["content"][0]["text"])
-        if result["source"] == source:
-            whole.append(tool_ms(watcher))
-            own.append(result["timings_ms"]["ready"])
-        if source == "warm":
-            await asyncio.sleep(_REFILL_SECONDS)
-    return [
-        figure(f"{source} sandbox, {provider}, tool call to result", whole),
-        figure(f"{source} sandbox, {provider}, claimed and furnished", own, goal=goal),
-    ]
 
 
 def memory(stack: Stack) -> list[Figure]:
@@ -200,6 +175,7 @@ PLANES = (
 OF_CONTROL_PLANE = [name for _, parts in PLANES for name in parts]
 ALONE = {
     "sandboxes": sandboxes.measure,
+    "pods": pods.measure,
     "neighbours": neighbours.measure,
     "egress": proxy,
     "continuing": continuing,

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from tests.bench.figures import Figure, figure
 from tests.bench.provider import BenchProvider
 from tests.support.egress import Received, TestHost
 from tests.support.stack import Stack
@@ -98,6 +99,32 @@ def tool_ms(watcher: Watcher) -> float:
     use, result = watcher.of("agent.tool_use")[-1], watcher.of("agent.tool_result")[-1]
     began, ended = (datetime.fromisoformat(event["processed_at"]) for event in (use, result))
     return (ended - began).total_seconds() * 1000
+
+
+async def provisions(
+    bench: Bench, times: int, provider: str, *, source: str, goal: str, refill_seconds: float = 2.5
+) -> list[Figure]:
+    """`sandbox_provision` in a session without a sandbox: the whole tool call, and what of it the sandbox took.
+
+    Of ``source`` warm only those count that found one ready; each leaves ``refill_seconds`` until there is one again.
+    """
+    whole: list[float] = []
+    own: list[float] = []
+    for _ in range(times):
+        session_id = await bench.session(provider=provider)
+        async with Watcher(bench.stack.url, bench.stack.api_key, session_id) as watcher:
+            await watcher.until(lambda w: w.connections > 0)
+            await bench.turn(watcher, session_id, call("sandbox_provision", task_description="bench"))
+            result = json.loads(watcher.of("agent.tool_result")[-1]["content"][0]["text"])
+        if result["source"] == source:
+            whole.append(tool_ms(watcher))
+            own.append(result["timings_ms"]["ready"])
+        if source == "warm":
+            await asyncio.sleep(refill_seconds)
+    return [
+        figure(f"{source} sandbox, {provider}, tool call to result", whole),
+        figure(f"{source} sandbox, {provider}, claimed and furnished", own, goal=goal),
+    ]
 
 
 @asynccontextmanager

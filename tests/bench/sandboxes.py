@@ -5,7 +5,6 @@ whatever else the machine does meets both.
 """
 
 import asyncio
-import contextlib
 import itertools
 import os
 import subprocess
@@ -13,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,9 @@ from sandbox import docker
 from sandbox.contract import ExecRequest, SandboxProvider, SandboxSpec
 from sandbox.docker import DockerProvider
 from sandbox.egress import AddressRules, Ears, EarsClient, EgressSettings, Proxy, SandboxPolicy
-from sandbox.kubernetes import KubernetesOptions, KubernetesProvider
-from sandbox.kubernetes.api import Api
-from sandbox.kubernetes.pod import is_running
-from sandbox.kubernetes.stream import ExecStream
 from sandbox.namespace import NamespaceProvider
 from sandbox.outlet import Outlets
 from tests.bench.figures import Figure, figure, progress, said
-from tests.support import cluster
 from tests.support.egress import MemoryAudit, MemoryPolicies, StaticResolver
 from tests.support.images import TEST_IMAGE
 
@@ -70,86 +64,12 @@ async def measure(times: int) -> list[Figure]:
             start_name="bare bwrap",
             start_goal="≤ 60 p50",
         )
-        found += await _provider(own, folder, times, bare)
+        found += await compare(own, folder, times, bare)
         if (image := await _image()) is not None:
             progress(f"docker sandboxes of {image}, the provider alone")
             containers = DockerProvider(cache_dir=folder / "cache", installation=installation, default_image=image)
             found += await _containers(containers, image, folder, max(5, times // 5))
-        if cluster.obstacle() is None:
-            found += await _pods(installation, folder, max(5, times // 5))
     return found
-
-
-async def _pods(installation: str, folder: Path, times: int) -> list[Figure]:
-    """Measure pods of an image that has the runtime, then what those of another image take longer."""
-    other = cluster.options(installation, canary="full")
-    options = other.model_copy(update={"image": None})
-    progress(f"sandboxes as pods of {options.default_image}, the provider alone")
-    api, bare = Api(), BarePods(options)
-    try:
-        await _provisioned(first := KubernetesProvider(options))
-        await bare.start(api, "bench-bare")
-        floors = Floors(
-            execute=lambda: bare.execute(api, "bench-bare"),
-            execute_name="bare exec API",
-            execute_goal="≤ 1.3 × floor",
-            start=lambda: bare.live(api),
-            start_name="bare pod until running",
-            start_goal="≤ floor + 300",
-        )
-        found = await _provider(first, folder, times, floors)
-        carried = KubernetesProvider(other)
-        figures = await _starts(carried, times, floors)
-        await carried.close()
-        return [*found, replace(figures, name=f"{figures.name}, any image")]
-    finally:
-        await api.close()
-        await cluster.remove_namespace()
-
-
-@dataclass(frozen=True)
-class BarePods:
-    """Pods that do nothing, of the same image in the same namespace, without a limit or a volume."""
-
-    options: KubernetesOptions
-
-    @property
-    def folder(self) -> str:
-        """The pods' place in the API."""
-        return f"/api/v1/namespaces/{self.options.namespace}/pods"
-
-    async def live(self, api: Api) -> None:
-        """Start one, see it run, end it."""
-        name = f"bench-bare-{next(_numbers)}"
-        await self.start(api, name)
-        await api.ask("DELETE", f"{self.folder}/{name}", {"kind": "DeleteOptions", "gracePeriodSeconds": 0})
-
-    async def start(self, api: Api, name: str) -> None:
-        """Start one and wait until it runs."""
-        confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        container = {"name": "bare", "image": self.options.runtime_image, "command": ["sleep", "3600"]}
-        spec = {
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [{**container, "securityContext": confined}],
-        }
-        await api.ask("POST", self.folder, {"metadata": {"name": name}, "spec": spec})
-        events = api.watch(self.folder, fieldSelector=f"metadata.name={name}")
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if is_running(event["object"]):
-                    return
-
-    async def execute(self, api: Api, name: str) -> None:
-        """Do what `kubectl exec` does: run it to its end, over a stream of its own."""
-        stream = ExecStream(await api.stream(f"{self.folder}/{name}/exec", "bare", ["true"]))
-        while await stream.read():
-            pass
-        assert "Success" in stream.said, stream.said
-        await stream.closed()
 
 
 async def _image() -> str | None:
@@ -173,7 +93,7 @@ async def _containers(provider: SandboxProvider, image: str, folder: Path, times
             start_name="bare docker run",
             start_goal="≤ 500 p50",
         )
-        return await _provider(provider, folder, times, bare)
+        return await compare(provider, folder, times, bare)
     finally:
         engine.remove_container(made["Id"], force=True)
         engine.close()
@@ -186,11 +106,12 @@ def _bare_exec(engine: Any, container: str) -> None:
     assert engine.exec_inspect(made["Id"])["ExitCode"] == 0
 
 
-async def _provider(provider: SandboxProvider, folder: Path, times: int, floors: Floors) -> list[Figure]:
+async def compare(provider: SandboxProvider, folder: Path, times: int, floors: Floors) -> list[Figure]:
+    """Measure a provider beside its floors, and close it."""
     try:
         return [
             await _executions(provider, times, floors),
-            await _starts(provider, times, floors),
+            await starts(provider, times, floors),
             *await _ways_out(provider, folder, times),
         ]
     finally:
@@ -200,22 +121,23 @@ async def _provider(provider: SandboxProvider, folder: Path, times: int, floors:
 
 
 async def _executions(provider: SandboxProvider, times: int, floors: Floors) -> Figure:
-    sandbox_id = await _provisioned(provider)
+    sandbox_id = await provisioned(provider)
     own, bare = await _in_turns(times, lambda: _execute(provider, sandbox_id), floors.execute)
     await provider.destroy(sandbox_id)
     floor = said(bare, floors.execute_name)
     return figure(f"execute of true, {provider.name} provider", own, goal=floors.execute_goal, floor=floor)
 
 
-async def _starts(provider: SandboxProvider, times: int, floors: Floors) -> Figure:
+async def starts(provider: SandboxProvider, times: int, floors: Floors) -> Figure:
+    """Measure how long a new sandbox takes."""
     own: list[float] = []
     bare: list[float] = []
     for _ in range(_WARM_UP + times):
         began = time.perf_counter()
-        sandbox_id = await _provisioned(provider)
+        sandbox_id = await provisioned(provider)
         own.append((time.perf_counter() - began) * 1000)
         await provider.destroy(sandbox_id)
-        bare.append(await _timed(floors.start))
+        bare.append(await timed(floors.start))
     own, bare = own[_WARM_UP:], bare[_WARM_UP:]
     floor = said(bare, floors.start_name)
     return figure(f"cold provision, {provider.name} provider", own, goal=floors.start_goal, floor=floor)
@@ -226,10 +148,10 @@ async def _ways_out(provider: SandboxProvider, folder: Path, times: int) -> list
     opened: list[float] = []
     async with _outlets(folder / f"{provider.name}.sock") as (outlets, policies):
         for _ in range(times):
-            sandbox_id = await _provisioned(provider)
+            sandbox_id = await provisioned(provider)
             policies.policies[sandbox_id] = _policy(sandbox_id)
-            prepared.append(await _timed(partial(outlets.prepare, sandbox_id, provider)))
-            opened.append(await _timed(partial(outlets.open, sandbox_id, provider)))
+            prepared.append(await timed(partial(outlets.prepare, sandbox_id, provider)))
+            opened.append(await timed(partial(outlets.open, sandbox_id, provider)))
             await outlets.close(sandbox_id)
             await provider.destroy(sandbox_id)
     return [
@@ -262,17 +184,18 @@ def _policy(sandbox_id: str) -> SandboxPolicy:
 async def _in_turns(times: int, own: Call, bare: Call) -> tuple[list[float], list[float]]:
     for call in (own, bare) * _WARM_UP:
         await call()
-    pairs = [(await _timed(own), await _timed(bare)) for _ in range(times)]
+    pairs = [(await timed(own), await timed(bare)) for _ in range(times)]
     return [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
 
 
-async def _timed(call: Call) -> float:
+async def timed(call: Call) -> float:
     began = time.perf_counter()
     await call()
     return (time.perf_counter() - began) * 1000
 
 
-async def _provisioned(provider: SandboxProvider) -> str:
+async def provisioned(provider: SandboxProvider) -> str:
+    """Make a sandbox and return its id."""
     sandbox_id = f"sbx_bench_{next(_numbers)}"
     await provider.provision(sandbox_id, SandboxSpec())
     return sandbox_id
