@@ -135,6 +135,12 @@ def _database_error(error: psycopg.Error) -> BulkheadError:
             code="database_unavailable",
             next_step="repeat the request with the same Idempotency-Key",
         )
+    if isinstance(error, psycopg.errors.FeatureNotSupported):  # a plan that was kept from before a migration
+        return UnavailableError(
+            "the database is being brought up to date",
+            code="database_unavailable",
+            next_step="repeat the request with the same Idempotency-Key",
+        )
     return _unforeseen()
 
 

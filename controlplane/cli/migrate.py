@@ -60,6 +60,7 @@ def _migrate_patiently(url: str) -> list[str]:
 
 async def _provision(settings: "Settings", key: str) -> None:
     from controlplane.embedded.api_key import provision
+    from controlplane.errors import ConflictError
     from controlplane.store.pool import Database
 
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,5 +68,7 @@ async def _provision(settings: "Settings", key: str) -> None:
     await database.open()
     try:
         await provision(database, settings.data_dir / "api-key", key)
+    except ConflictError as error:  # as somebody wanted it; what else there is goes on with other keys
+        typer.echo(f"no first key: {error.message}; {error.next_step}", err=True)
     finally:
         await database.close()

@@ -1,10 +1,13 @@
 """Connections that a process keeps for as long as it lives, for a lock or to hear of things."""
 
+import contextlib
 from typing import LiteralString
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, ProgrammingError
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
+
+from controlplane.errors import InvalidRequestError
 
 _IDLE_SECONDS = 5
 _PROBE_SECONDS = 2
@@ -39,8 +42,25 @@ https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-K
 
 
 def lasting(url: str) -> str:
-    """Return how to connect so that this side notices within `GONE_SECONDS` that the other one is gone."""
-    return make_conninfo(url, **_OURS)
+    """Return how to connect so that this side notices within `GONE_SECONDS` that the other one is gone.
+
+    Raises `InvalidRequestError`, which repeats nothing of a URL that cannot be read: libpq would take a part of its
+    password for the host, and say so in every log.
+    """
+    address = url.partition("://")[2].partition("?")[0]
+    made = ""
+    if address.count("@") < 2 and "@" not in address.partition("/")[2]:
+        with contextlib.suppress(ProgrammingError):
+            made = make_conninfo(url, **_OURS)
+    if not made:
+        raise InvalidRequestError(
+            "BULKHEAD_DATABASE_URL cannot be read",
+            code="bad_database_url",
+            field="BULKHEAD_DATABASE_URL",
+            next_step="write postgresql://USER:PASSWORD@HOST/NAME; percent-encode what is special in the password:"
+            " @ is %40, / is %2F, % is %25",
+        )
+    return made
 
 
 async def connect(url: str) -> AsyncConnection[TupleRow]:

@@ -27,6 +27,8 @@ _RUNTIME_FOLDER = "/.bulkhead-runtime"
 _FIRST_UID, _UIDS = 1_000_000_000, 1 << 29
 _END_FILE = "/.bulkhead-end"
 """Where the kubelet shows a file for last words: not in /dev, which has only what every sandbox has there."""
+_WITHOUT_NODE_SECONDS = 30
+"""After so long the pod of a node that is away is lost: Kubernetes' own 300 would outlast a call's patience."""
 
 _LOADER_VARIABLES = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GLIBC_TUNABLES")
 """What an image sets of these the loader would put into process 1, before it has confined itself."""
@@ -86,6 +88,11 @@ def manifest(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": options.node_selector,
+        "tolerations": [
+            {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute",
+             "tolerationSeconds": _WITHOUT_NODE_SECONDS}
+            for state in ("not-ready", "unreachable")
+        ],
         "imagePullSecrets": [{"name": name} for name in options.pull_secrets],
         "volumes": volumes,
         "initContainers": first,

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from controlplane.api import create_app
@@ -48,6 +49,27 @@ async def test_a_stream_outlives_a_restart_of_postgres(tmp_path: Path):
             assert [frame.id for frame in await take(frames, 1)] == ["2"]
     await database.close()
     await server.stop(process)
+
+
+async def test_a_plan_from_before_a_migration_is_no_error_of_ours(
+    postgres: EmbeddedPostgres, migrated_template: str
+) -> None:
+    await postgres.create_database("planned", template=migrated_template)
+    database = Database(postgres.url("planned"), max_connections=1)
+    await database.open()
+    async with database.transaction(WORKSPACE) as connection:
+        await keys.ensure_key(connection, WORKSPACE, "tests", API_KEY)
+    app = create_app(database=database, submitter=NoWorkflow(), readiness=everything_is_ready, version="t")
+    headers = {"x-api-key": API_KEY}
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http:
+        before = [(await http.get("/v1/memory_stores")).status_code for _ in range(8)]
+        async with await psycopg.AsyncConnection.connect(postgres.url("planned"), autocommit=True) as other:
+            await other.execute("ALTER TABLE memory_stores ADD COLUMN later text")
+        after = [(await http.get("/v1/memory_stores")).status_code for _ in range(3)]
+    await database.close()
+    await postgres.drop_database("planned")
+    assert before == [200] * 8
+    assert after == [503, 200, 200]
 
 
 async def _session(http: httpx.AsyncClient) -> str:

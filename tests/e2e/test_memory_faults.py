@@ -61,6 +61,7 @@ async def test_saves_of_an_agent_happen_once_whoever_is_killed(client: Client, s
     assert versions == [(20,)]
 
 
+@pytest.mark.thorough
 async def test_a_move_to_another_model_survives_kills_and_searches_go_on(tmp_path: Path):
     stack = Stack(tmp_path / "data")
     stack.start()

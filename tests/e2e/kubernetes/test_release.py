@@ -243,9 +243,10 @@ async def test_a_sandbox_reaches_nothing_but_the_proxy(client: Client, release: 
 
 
 def kill(release: Release, part: str) -> None:
-    """Kill a part's pods while a turn's command waits, and let that go on at once."""
+    """Kill a part's pods while a turn's command waits, and let that go on when they are gone."""
     release.until_in_sandboxes(f"test -e /workspace/{part}", 1)
-    release.kubectl("delete", "pod", f"--selector=app.kubernetes.io/component={part}", "--force", "--grace-period=0")
+    selector = f"--selector=app.kubernetes.io/component={part}"
+    assert "deleted" in release.kubectl("delete", "pod", selector, "--grace-period=1")
     release.in_sandboxes("touch /workspace/go")
 
 
@@ -258,7 +259,9 @@ async def test_a_killed_part_loses_nothing(client: Client, release: Release, vau
         resources=[{"type": "memory_store", "memory_store_id": store["id"]}],
     )
     async with client.watching(session_id) as watcher:
-        asked = f'until curl -sS -H "Authorization: Bearer $API_TOKEN" https://{HOST}/{part}; do sleep 0.2; done'
+        asked = (
+            f'until curl -fsS -m 10 -H "Authorization: Bearer $API_TOKEN" https://{HOST}/{part}; do sleep 0.2; done'
+        )
         edited = f"echo 'from {part}' > /mnt/memory/notes/{part}.md"
         await client.say(session_id, script(*work(waiting(part), asked, edited)))
         await asyncio.to_thread(kill, release, part)
@@ -268,7 +271,9 @@ async def test_a_killed_part_loses_nothing(client: Client, release: Release, vau
         await asyncio.to_thread(release.until_answers)
         await client.say(session_id, script(run("true"), {"text": "an edit that could not be saved is saved by now"}))
         await watcher.until_idle(times=2, timeout_seconds=TURN_SECONDS)
-    assert seen_by_the_host(release, f"/{part}") == [f"Bearer {SECRET}"]
+    seen = seen_by_the_host(release, f"/{part}")
+    assert set(seen) == {f"Bearer {SECRET}"}
+    assert len(seen) == 1 or part == "egress", "an answer may be lost with the proxy, and be asked for again"
     memories = (await client.get(f"/v1/memory_stores/{store['id']}/memories", view="full"))["data"]
     assert [(each["path"], each["content"]) for each in memories] == [(f"/{part}.md", f"from {part}\n")]
 

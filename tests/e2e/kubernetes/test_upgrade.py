@@ -28,7 +28,7 @@ MIGRATION_SQL = "".join(
 PROGRAM = "/opt/bulkhead/program"
 TURN_SECONDS = 120
 HELD_SECONDS = 300
-HELD = "touch /workspace/begun; until [ -e /workspace/go ]; do sleep 0.1; done; echo held >> /workspace/ran"
+HELD = "touch /workspace/{0}-begun; until [ -e /workspace/{0} ]; do sleep 0.1; done; echo held >> /workspace/ran"
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ async def roll(release: Release, client: Client, *change: str) -> None:
         before = pods(release)
         async with asyncio.TaskGroup() as group:
             for talk in held:
-                await talk.say(HELD, timeout_seconds=HELD_SECONDS)
-            await asyncio.to_thread(release.until_in_sandboxes, "test -e /workspace/begun", len(held))
+                await talk.say(HELD.format(change[0]), timeout_seconds=HELD_SECONDS)
+            await asyncio.to_thread(release.until_in_sandboxes, f"test -e /workspace/{change[0]}-begun", len(held))
             for talk in busy:
                 group.create_task(talk.go_on_until(over))
             await asyncio.to_thread(release.helm, *change, "--wait", "--timeout=4m")
@@ -137,7 +137,11 @@ async def roll(release: Release, client: Client, *change: str) -> None:
                 assert not talk.watcher.of("agent.tool_result"), (
                     "its call is open, and who asked and who ran it are gone"
                 )
-            await asyncio.to_thread(release.in_sandboxes, "touch /workspace/go")
+            await asyncio.to_thread(
+                release.until_in_sandboxes,
+                f"test -e /workspace/{change[0]}-begun && touch /workspace/{change[0]}",
+                len(held),
+            )
             over.set()
         for talk in held:
             await talk.watcher.until_idle(timeout_seconds=TURN_SECONDS)

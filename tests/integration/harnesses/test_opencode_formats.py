@@ -1,6 +1,6 @@
 """OpenCode asks a model in the format that its provider speaks: the contract holds in the other two as well."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -14,13 +14,28 @@ from tests.support.harnesses import available
 
 pytestmark = pytest.mark.slow
 
-globals().update({name: test for name, test in vars(contract).items() if name.startswith("test_")})
+ABOUT_FORMAT = (
+    "test_text_streams_under_the_id_that_it_is_recorded_with",
+    "test_tools_of_one_answer_run_side_by_side",
+    "test_a_tool_that_fails_is_told_to_the_model",
+    "test_thinking_is_kept_and_goes_back",
+    "test_a_session_is_opened_from_its_log_alone",
+    "test_an_interrupted_turn_leaves_nothing_and_the_next_goes_on",
+)
+"""What a format has most to do with; the others run in `make soak` only."""
 
 
-@pytest.mark.thorough
-@wraps(contract.test_a_request_that_fails_is_asked_again)
-async def test_a_request_that_fails_is_asked_again(*given: Any, **named: Any) -> None:
-    await contract.test_a_request_that_fails_is_asked_again(*given, **named)
+def again(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return the same test as one of this module, which may have marks of its own."""
+
+    @wraps(test)
+    async def run(*given: Any, **named: Any) -> None:
+        await test(*given, **named)
+
+    return run if test.__name__ in ABOUT_FORMAT else pytest.mark.thorough(run)
+
+
+globals().update({name: again(test) for name, test in vars(contract).items() if name.startswith("test_")})
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ async def _nearest(mind: Mind, store_id: str, vector: Vector) -> list[str]:
     return [hit.version.id for hit in hits]
 
 
+@pytest.mark.thorough
 async def test_a_store_that_has_grown_large_is_indexed_and_found_in_as_before(mind: Mind, temporal_address: str):
     store, small = await mind.store(), await mind.store(name="small")
     size = EXACT_UP_TO + 200

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
+
 from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.store.migrate import migrations
 from controlplane.store.pool import ALL_WORKSPACES, Database, rows
@@ -60,3 +62,44 @@ def test_without_a_database_it_says_what_to_set(tmp_path: Path) -> None:
     done = migrate("", tmp_path)
     assert done.returncode == 1
     assert "BULKHEAD_DATABASE_URL" in done.stderr
+
+
+async def test_a_first_key_that_was_revoked_stands_in_no_migrations_way(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    await postgres.create_database("revoked")
+    try:
+        url = postgres.url("revoked")
+        assert (await asyncio.to_thread(migrate, url, tmp_path, key=KEY)).returncode == 0
+        with psycopg.connect(url) as connection:
+            connection.execute("UPDATE api_keys SET revoked_at = now()")
+        again = await asyncio.to_thread(migrate, url, tmp_path, key=KEY)
+        assert again.returncode == 0, again.stderr
+        assert "was revoked" in again.stderr
+        assert await key_names(url) == []
+    finally:
+        await postgres.drop_database("revoked")
+
+
+async def test_who_reads_a_table_goes_on_while_a_migration_waits_for_it(
+    postgres: EmbeddedPostgres, migrated_template: str, tmp_path: Path
+) -> None:
+    await postgres.create_database("busy", template=migrated_template)
+    try:
+        url = postgres.url("busy")
+        with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as other:
+            reader.execute("DELETE FROM schema_migrations WHERE name = '0027_gates'")
+            reader.execute("ALTER TABLE sandboxes DROP COLUMN gate_sha256 CASCADE")
+            reader.commit()
+            reader.execute("SELECT FROM sandboxes")
+            waiting = asyncio.create_task(asyncio.to_thread(migrate, url, tmp_path))
+            async with asyncio.timeout(60):
+                while not other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+            other.execute("SET statement_timeout = '15s'")
+            other.execute("SELECT FROM sandboxes")
+            reader.commit()
+            done = await waiting
+            assert (done.returncode, done.stdout) == (0, "0027_gates\n"), done.stderr
+    finally:
+        await postgres.drop_database("busy")
