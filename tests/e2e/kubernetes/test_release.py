@@ -290,8 +290,9 @@ async def test_a_killed_front_door_answers_once(release: Release, slack: Emulato
     assert "and again" in second
 
 
-def test_helm_test_plays_a_session(release: Release) -> None:
-    assert "Phase:          Succeeded" in release.helm("test", "--timeout=3m")
+async def test_helm_test_plays_a_session_and_leaves_none(client: Client, release: Release) -> None:
+    assert "Phase:          Succeeded" in await asyncio.to_thread(release.helm, "test", "--timeout=3m")
+    assert "helm test" not in {each["title"] for each in (await client.get("/v1/sessions"))["data"]}
 
 
 async def test_what_is_removed_leaves_nothing(client: Client, release: Release) -> None:
