@@ -108,6 +108,7 @@ async def test_the_front_door_is_killed_at_each_step(slack: Workspace) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 async def test_another_part_is_killed_while_it_answers(slack: Workspace) -> None:
     for part in ("api", "brain", "temporal"):
         said = script(run("sleep 2; echo done"), {"text": f"{part} was killed: {{{{result}}}}"})

@@ -36,6 +36,10 @@ from tests.support.harnesses import MODELS
 pytestmark = pytest.mark.slow
 
 END = TurnFinished(reason="end_turn")
+_IN_CI = (
+    "test_an_interrupted_turn_leaves_nothing_and_the_next_goes_on",
+    "test_a_session_is_opened_from_its_log_alone",
+)
 _in_both_modes: list[Callable[..., Awaitable[None]]] = []
 
 
@@ -61,7 +65,8 @@ def alike(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is `alike` in both modes, here; elsewhere the mode is another's choice."""
     if metafunc.function in _in_both_modes:
-        metafunc.parametrize("mode", ["inline", "isolated"])
+        isolated = [] if metafunc.function.__name__ in _IN_CI else [pytest.mark.thorough]
+        metafunc.parametrize("mode", ["inline", pytest.param("isolated", marks=isolated)])
 
 
 @alike

@@ -138,6 +138,7 @@ async def test_a_program_that_hangs_is_ended_and_the_turn_goes_on(
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.thorough
 async def test_a_program_that_hangs_once_it_has_its_answer_is_not_asked_again(
     talk: Talk, impatient: Mapping[str, Harness], name: str
 ):
@@ -155,6 +156,7 @@ async def test_a_program_that_hangs_once_it_has_its_answer_is_not_asked_again(
     assert text(events) == "two" and events[-1] == END
 
 
+@pytest.mark.thorough
 async def test_a_program_that_always_dies_ends_the_turn(talk: Talk, harness: Harness, name: str):
     def watch(event: HarnessEvent) -> bool:
         if isinstance(event, HarnessRestarted | ModelRequestStarted):

@@ -50,7 +50,7 @@ def harness(all_harnesses: Mapping[str, Harness], name: HarnessName) -> Harness:
     return all_harnesses[name]
 
 
-@pytest.fixture(params=["scripted/x", "scripted/responses-demo"])
+@pytest.fixture(params=[pytest.param("scripted/x", marks=pytest.mark.thorough), "scripted/responses-demo"])
 def talk(gateway: Gateway, request: pytest.FixtureRequest) -> Talk:
     """A session of an agent whose model speaks Anthropic's Messages, or OpenAI's Responses."""
     return Talk(gateway, request.param)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-_SUITES = ("test_background.py", "test_archives.py", "test_files.py", "test_lifecycle.py")
+_SUITES = ("test_background.py", "test_files.py", "test_lifecycle.py")
 _RUN_SECONDS = 900
 _READABLE = "import os, sys; open(os.path.realpath(sys.executable)).close()"
 
