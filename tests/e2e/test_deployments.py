@@ -152,6 +152,7 @@ async def test_two_apis_on_one_database_fire_each_time_once(client: Client, stac
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 async def test_after_an_absence_of_the_control_plane_over_twelve_firings_each_has_its_run(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "data")

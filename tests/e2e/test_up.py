@@ -221,6 +221,7 @@ def test_secrets_reach_only_the_part_that_needs_them(tmp_path: Path):
         stack.end()
 
 
+@pytest.mark.thorough
 def test_a_changed_key_takes_the_place_of_the_first_and_back_again(tmp_path: Path):
     first, second = "the-first-chosen-key", "the-second-chosen-key"
     for key, other in [(first, second), (second, first), (first, second)]:

@@ -29,6 +29,7 @@ _SAID_WHERE_TO = {"no hello", "half a hello", "half a body"}
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 async def test_slow_senders_are_cut(stage: Stage) -> None:
     await stage.host("open.test")
     await stage.host("plain.test", tls=False)

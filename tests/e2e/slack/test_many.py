@@ -37,8 +37,9 @@ async def converse(slack: Workspace, channel: str, name: str, *, turns: int, com
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("mode", [pytest.param("events", marks=pytest.mark.thorough), "socket"])
+@pytest.mark.parametrize("mode", ["events", "socket"])
 async def test_forty_conversations_stand_in_their_threads(stack: Stack, tmp_path: Path, mode: Mode) -> None:
     async with workspace(stack, tmp_path, mode, channels=10) as opened:
         talks = [

@@ -144,6 +144,7 @@ async def test_whatever_slack_does_with_a_stream_its_answer_stands_once(slack: W
     assert stub.said
 
 
+@pytest.mark.thorough
 async def test_the_front_door_is_killed_in_the_middle_of_streams(slack: Workspace, stub: StreamStub) -> None:
     steps: list[tuple[str, Stage]] = [
         ("chat.startStream", "came"),

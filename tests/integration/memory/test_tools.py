@@ -38,8 +38,8 @@ async def _increments(mind: Mind, seed: int) -> tuple[int, dict[str, int]]:
     "seeds",
     [
         range(25),
-        pytest.param(range(25, 250), marks=pytest.mark.slow),
-        pytest.param(range(250, 1000), marks=[pytest.mark.slow, pytest.mark.thorough]),
+        pytest.param(range(25, 100), marks=pytest.mark.slow),
+        pytest.param(range(100, 1000), marks=[pytest.mark.slow, pytest.mark.thorough]),
     ],
 )
 @pytest.mark.timeout(1200)
