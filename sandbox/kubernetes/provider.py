@@ -88,9 +88,13 @@ class KubernetesProvider(Supervised):
         began = time.monotonic()
         checked_id(sandbox_id)
         cluster = await self._prepared()
-        checked = policy.check_policies(self._api, self._options, cluster.gate)
-        _, pod = await asyncio.gather(checked, self._look(sandbox_id))
-        pod = pod or await self._created(sandbox_id, spec)
+        looked = asyncio.create_task(self._look(sandbox_id))
+        try:
+            await policy.check_policies(self._api, self._options, cluster.gate)
+            pod = await looked or await self._created(sandbox_id, spec)
+        finally:
+            looked.cancel()
+            await asyncio.wait([looked])
         if has_ended(pod):
             raise SandboxError(f"sandbox {sandbox_id!r} has ended; use a new id", code="provision_failed")
         if record := pod["metadata"].get("annotations", {}).get(PROVEN):
