@@ -20,7 +20,7 @@ from .conftest import Api, NoWorkflow, everything_is_ready
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 10
+EXAMPLES = 15
 """Per operation and kind of data; there are more than 150 of these."""
 
 CHECKS = [not_a_server_error, response_schema_conformance, content_type_conformance]
