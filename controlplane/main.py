@@ -22,6 +22,7 @@ from workflows.schedule import Firings
 
 if TYPE_CHECKING:
     from controlplane.frontdoors.slack.check import Finding
+    from harness_adapters.catalog import HarnessSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -106,7 +107,7 @@ async def run_brain(settings: Settings, health: Health) -> None:
     from controlplane.store.judging import Judge
     from controlplane.store.turns import PostgresTurns
     from controlplane.store.workers import PostgresLeases
-    from harness_adapters.catalog import HarnessSettings, harnesses
+    from harness_adapters.catalog import harnesses
     from workflows.interrupts import Interrupts
     from workflows.outputs import OutputDispatcher
     from workflows.sweep import Sweeper
@@ -119,18 +120,7 @@ async def run_brain(settings: Settings, health: Health) -> None:
     client = await connect_patiently(temporal_server(settings))
     health.watch("temporal", temporal(client))
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
-    available = harnesses(
-        partial(new_id, "sevt"),
-        HarnessSettings(
-            programs=settings.harness_programs,
-            state_dir=settings.data_dir / "run" / "harnesses",
-            cache_dir=settings.data_dir / "cache",
-            installation=settings.host_name,
-            processes=settings.harness_processes,
-            idle_seconds=settings.harness_idle_seconds,
-            silence_seconds=settings.harness_silence_seconds,
-        ),
-    )
+    available = harnesses(partial(new_id, "sevt"), _harness_settings(settings))
     judge = Judge(expiry_seconds=settings.approval_expiry_seconds)
     records = PostgresTurns(
         database,
@@ -160,6 +150,20 @@ async def run_brain(settings: Settings, health: Health) -> None:
         for harness in available.values():
             await harness.close()
         await database.close()
+
+
+def _harness_settings(settings: Settings) -> "HarnessSettings":
+    from harness_adapters.catalog import HarnessSettings
+
+    return HarnessSettings(
+        programs=settings.harness_programs,
+        state_dir=settings.data_dir / "run" / "harnesses",
+        cache_dir=settings.data_dir / "cache",
+        installation=settings.host_name,
+        processes=settings.harness_processes,
+        idle_seconds=settings.harness_idle_seconds,
+        silence_seconds=settings.harness_silence_seconds,
+    )
 
 
 async def run_sandboxes(settings: Settings, health: Health) -> None:

@@ -32,6 +32,11 @@ STATUS: Mapping[ErrorType, int] = {
     "overloaded_error": 503,
 }
 
+_OLD_PLAN = "RevalidateCachedQuery"
+"""Where Postgres refuses a plan that was kept from before a migration; its message may be in any language.
+
+https://github.com/postgres/postgres/blob/master/src/backend/utils/cache/plancache.c
+"""
 _PASSING_CONFLICT = "concurrent_change"
 
 RETRY_AFTER_SECONDS = "1"
@@ -135,7 +140,7 @@ def _database_error(error: psycopg.Error) -> BulkheadError:
             code="database_unavailable",
             next_step="repeat the request with the same Idempotency-Key",
         )
-    if isinstance(error, psycopg.errors.FeatureNotSupported):  # a plan that was kept from before a migration
+    if error.diag.source_function == _OLD_PLAN:
         return UnavailableError(
             "the database is being brought up to date",
             code="database_unavailable",
