@@ -81,6 +81,7 @@ class Talk:
                     )
                     if answer.is_success:
                         return
+                    assert answer.status_code in {429, 502, 503, 504}, answer.text
                 await asyncio.sleep(0.2)
 
     async def go_on_until(self, over: asyncio.Event) -> None:
