@@ -556,3 +556,20 @@ async def test_the_streams_of_a_frozen_agent_are_cut_and_it_reaches_nothing(worl
         hands.turns += 1
         await hands.watcher.until_idle(times=hands.turns)
         assert "from the repository" in await hands.run("curl -sS https://files.test/checkout/README")
+
+
+async def test_a_sandbox_that_waited_has_its_way_out_as_a_new_one_has(world: World) -> None:
+    wanted = {"tools": [{"name": "sandbox_provision", "input": {"task_description": "whatever waits"}}]}
+    async with asyncio.timeout(60):
+        while True:
+            async with world.hands(config=limited("api.test"), vault_ids=[world.vault_id]) as hands:
+                await world.client.say(hands.session_id, script(wanted, {"text": "done"}))
+                await hands.watcher.until_idle(times=1)
+                hands.turns += 1
+                made = json.loads(hands.watcher.of("agent.tool_result")[0]["content"][0]["text"])
+                if made["source"] == "warm":
+                    said = await hands.run('head -n 1 "$APT_CONFIG"; curl -sS https://api.test/')
+                    break
+            await asyncio.sleep(1)
+    assert "Acquire::http::Proxy" in said
+    assert "hello" in said
