@@ -8,7 +8,6 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 
 import psycopg
 import structlog
@@ -17,8 +16,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from temporalio.client import Client
-from temporalio.service import RPCError
 
 from controlplane.errors import InvalidRequestError
 from controlplane.settings import Settings
@@ -28,7 +25,7 @@ from harness_adapters.guest import serving
 Look = Callable[[], Awaitable[str | None]]
 """Returns why something is not well, or None."""
 
-_LOOK_SECONDS = 2.0
+LOOK_SECONDS = 2.0
 _MIGRATION_LOOK_SECONDS = 0.5
 _log = structlog.get_logger(__name__)
 
@@ -112,16 +109,6 @@ async def serve_well(server: uvicorn.Server, health: Health) -> None:
     await server.serve()
 
 
-def temporal(client: Client) -> Look:
-    """Return a look at Temporal."""
-
-    async def look() -> str | None:
-        healthy = await client.service_client.check_health(timeout=timedelta(seconds=_LOOK_SECONDS))
-        return None if healthy else "is not serving"
-
-    return look
-
-
 def _postgres(url: str) -> Look:
     async def look() -> str | None:
         # Not through the part's pool, in which a look would stand in line behind the part's work.
@@ -133,11 +120,11 @@ def _postgres(url: str) -> Look:
 
 async def _within_time(look: Look) -> str | None:
     try:
-        async with asyncio.timeout(_LOOK_SECONDS):
+        async with asyncio.timeout(LOOK_SECONDS):
             return await look()
     except TimeoutError:
         return "does not answer in time"
-    except (psycopg.Error, RPCError, RuntimeError, OSError) as error:
+    except (psycopg.Error, RuntimeError, OSError) as error:
         return f"does not answer: {str(error).strip()}"
 
 

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from controlplane.health import Health, temporal
+from controlplane.health import Health
 from controlplane.ids import new_id
 from controlplane.settings import Settings
 from controlplane.store.pool import Database
 from controlplane.tasks import end
-from controlplane.temporal import temporal_server
-from workflows.connection import connect, connect_patiently
-from workflows.schedule import Firings
 
 if TYPE_CHECKING:
     from controlplane.frontdoors.slack.check import Finding
     from harness_adapters.catalog import HarnessSettings
+    from workflows.schedule import Firings
 
 _log = structlog.get_logger(__name__)
 
@@ -45,9 +43,11 @@ async def run_api(settings: Settings, health: Health) -> None:
     from controlplane.deployments.scheduler import Scheduler
     from controlplane.memory.remote import RemotePreparer
     from controlplane.readiness import Readiness
+    from controlplane.temporal import temporal_server
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
     from controlplane.wakeups import Reconciler, Wakeups
     from harness_adapters.installation import installed_names
+    from workflows.connection import connect
 
     database = Database(settings.database_url, max_connections=_API_CONNECTIONS, wait_seconds=_API_PATIENCE_SECONDS)
     await database.open()
@@ -76,8 +76,10 @@ async def run_api(settings: Settings, health: Health) -> None:
         await database.close()
 
 
-async def _fire_deployments(settings: Settings, firings: Firings) -> None:
+async def _fire_deployments(settings: Settings, firings: "Firings") -> None:
     """Take what Temporal's schedules fire until cancelled; while nobody does, the API answers all the same."""
+    from controlplane.temporal import temporal_server
+    from workflows.connection import connect_patiently
     from workflows.schedule import FiringRunner
     from workflows.worker import schedule_worker
 
@@ -107,6 +109,7 @@ async def run_brain(settings: Settings, health: Health) -> None:
     from controlplane.store.judging import Judge
     from controlplane.store.turns import PostgresTurns
     from controlplane.store.workers import PostgresLeases
+    from controlplane.temporal import connected
     from harness_adapters.catalog import harnesses
     from workflows.interrupts import Interrupts
     from workflows.outputs import OutputDispatcher
@@ -117,8 +120,7 @@ async def run_brain(settings: Settings, health: Health) -> None:
 
     database = Database(settings.database_url, max_connections=_BRAIN_CONNECTIONS)
     await database.open()
-    client = await connect_patiently(temporal_server(settings))
-    health.watch("temporal", temporal(client))
+    client = await connected(settings, health)
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     available = harnesses(partial(new_id, "sevt"), _harness_settings(settings))
     judge = Judge(expiry_seconds=settings.approval_expiry_seconds)
@@ -178,6 +180,7 @@ async def run_sandboxes(settings: Settings, health: Health) -> None:
     from controlplane.store.refusals import PostgresRefusals
     from controlplane.store.sandboxes import HALTED
     from controlplane.store.workers import PostgresLeases
+    from controlplane.temporal import connected
     from workflows.hands import ToolRunner
     from workflows.interrupts import Interrupts
     from workflows.outputs import OutputRunner
@@ -186,8 +189,7 @@ async def run_sandboxes(settings: Settings, health: Health) -> None:
 
     database = Database(settings.database_url, max_connections=_SANDBOX_CONNECTIONS)
     await database.open()
-    client = await connect_patiently(temporal_server(settings))
-    health.watch("temporal", temporal(client))
+    client = await connected(settings, health)
     worker_id, leases, stops = new_id("wrk"), PostgresLeases(database), Interrupts()
     sandboxes = Sandboxes(settings, database)
     tools = ToolRunner(
@@ -291,6 +293,7 @@ async def run_memory(settings: Settings, health: Health) -> None:
     from controlplane.store.listening import listen
     from controlplane.store.memory_vectors import PENDING
     from controlplane.store.workers import PostgresLeases
+    from controlplane.temporal import connected
     from controlplane.vault.keyring import MasterKeySettings, open_keyring
     from workflows.reembed import ReembedActivities
     from workflows.remembering import MemoryRunner
@@ -310,8 +313,7 @@ async def run_memory(settings: Settings, health: Health) -> None:
         open_keyring(MasterKeySettings(), settings.data_dir),
         [each for each in found if each is not None],
     )
-    client = await connect_patiently(temporal_server(settings))
-    health.watch("temporal", temporal(client))
+    client = await connected(settings, health)
     worker_id, leases = new_id("wrk"), PostgresLeases(database)
     journal = PostgresJournal(database)
     upkeep = Upkeep(database, preparer, client)

@@ -1,14 +1,17 @@
 """Temporal, as the settings describe it."""
 
 import ssl
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import SecretStr
-from temporalio.service import TLSConfig
+from temporalio.client import Client
+from temporalio.service import RPCError, TLSConfig
 
 from controlplane.errors import InvalidRequestError
+from controlplane.health import LOOK_SECONDS, Health
 from controlplane.settings import Settings
-from workflows.connection import TemporalServer
+from workflows.connection import TemporalServer, connect_patiently
 
 _NEEDING_TLS = (
     "temporal_api_key",
@@ -17,6 +20,21 @@ _NEEDING_TLS = (
     "temporal_server_ca_file",
     "temporal_server_name",
 )
+
+
+async def connected(settings: Settings, health: Health) -> Client:
+    """Wait until Temporal answers; the part counts as ready only while it does."""
+    client = await connect_patiently(temporal_server(settings))
+
+    async def look() -> str | None:
+        try:
+            healthy = await client.service_client.check_health(timeout=timedelta(seconds=LOOK_SECONDS))
+        except RPCError as error:
+            return f"does not answer: {str(error).strip()}"
+        return None if healthy else "is not serving"
+
+    health.watch("temporal", look)
+    return client
 
 
 def temporal_server(settings: Settings) -> TemporalServer:

@@ -41,7 +41,6 @@ from controlplane.errors import ConflictError, InvalidRequestError, UnavailableE
 from controlplane.settings import SECRET_VARIABLES, ProviderSettings, Settings, model_providers
 from controlplane.store.migrate import migrate
 from controlplane.store.pool import Database
-from controlplane.temporal import temporal_server
 from controlplane.vault.keyring import MasterKeySettings
 
 _ORPHANS_GONE_SECONDS = 3.0  # what a killed `up` leaves is killed with it; this is how long that may take
@@ -305,6 +304,10 @@ def _with_name(settings: Settings, data: Path) -> Settings:
 
 def _check_temporal(settings: Settings) -> None:
     """Raise `InvalidRequestError` if Temporal is described wrongly, or TLS is wanted with the embedded one."""
+    if not any(name.startswith("temporal_") for name in settings.model_fields_set):
+        return
+    from controlplane.temporal import temporal_server
+
     temporal_server(settings)
     if settings.temporal_tls and "temporal_address" not in settings.model_fields_set:
         raise InvalidRequestError(

@@ -1,8 +1,12 @@
 """How those who run something for a session hear at once that a person wants it stopped."""
 
+from typing import TYPE_CHECKING
+
 from controlplane.store.listening import listen
 from controlplane.store.pool import Connection
-from workflows.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from workflows.interrupts import Interrupts
 
 CHANNEL = "bulkhead_interrupts"
 """Notified on commit with ``session_id seq`` of a `user.interrupt`."""
@@ -13,7 +17,7 @@ async def announce(connection: Connection, session_id: str, seq: int) -> None:
     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{session_id} {seq}"))
 
 
-async def hear(url: str, interrupts: Interrupts) -> None:
+async def hear(url: str, interrupts: "Interrupts") -> None:
     """Pass on what is announced until cancelled; what is lost comes by way of Temporal."""
 
     def heard(_: str, payload: str) -> None:
