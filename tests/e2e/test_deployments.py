@@ -236,7 +236,8 @@ def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
     cli = Cli(stack, tmp_path)
     cli.text("agents", "create", "--name", "scheduled", "--model", "scripted/test")
     cli.text("environments", "create", "--name", "scheduled")
-    common = ("deployments", "create", "--name", "nightly", "--agent", "scheduled", "--environment", "scheduled")
+    called = "from-the-command-line"
+    common = ("deployments", "create", "--name", called, "--agent", "scheduled", "--environment", "scheduled")
     timed = ("--cron", "30 2 * * *", "--timezone", "Europe/Berlin", "--message", script({"text": "done"}))
     assert "At 02:30, every day, Europe/Berlin time" in cli.text(*common, *timed, "--dry-run")
     made = cli.json(*common, *timed)
@@ -245,13 +246,13 @@ def test_the_command_line(stack: Stack, tmp_path: Path) -> None:
     assert "upcoming_runs_at" in cli.text("deployments", "next", name)
     assert cli.json("deployments", "pause", name)["status"] == "paused"
     assert cli.json("deployments", "unpause", name)["status"] == "active"
-    assert cli.json("deployments", "show", "nightly")["id"] == name
-    assert cli.json("deployments", "run", "nightly")["session_id"].startswith("sesn_")
+    assert cli.json("deployments", "show", called)["id"] == name
+    assert cli.json("deployments", "run", called)["session_id"].startswith("sesn_")
     now = datetime.now(UTC)
     spans = ("--from", (now - timedelta(days=3)).isoformat(), "--to", (now - timedelta(days=1)).isoformat())
     assert cli.text("deployments", "backfill", name, *spans, "--dry-run").count(":30:00") == 2
     assert len(cli.json("deployments", "backfill", name, *spans)) == 2
-    assert len(cli.json("deployments", "runs", "nightly")) == 3
+    assert len(cli.json("deployments", "runs", called)) == 3
     assert "lateness_seconds".upper() in cli.text("deployments", "runs", name)
     wrong = ("--cron", "61 * * * *", "--timezone", "UTC", "--message", "x")
     assert "schedule.expression" in cli.refused(*common, *wrong)

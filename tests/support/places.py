@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import psycopg
 import zstandard
+from docker import APIClient
+from docker.errors import NotFound
 from psycopg import sql
 from temporalio.api.workflowservice.v1 import DescribeActivityExecutionRequest
 from temporalio.client import Client as TemporalClient
@@ -138,15 +140,20 @@ def search_containers(seeker: Seeker, installation: str) -> None:
     try:
         found = engine.containers(all=True, filters={"label": [f"bulkhead.installation={installation}"]})
         for each in found:
-            known = engine.inspect_container(each["Id"])
-            name = known["Config"]["Labels"]["bulkhead.sandbox_id"]
-            seeker.look(f"container {name} as the engine knows it", json.dumps(known).encode())
-            if known["HostConfig"]["LogConfig"]["Type"] != "none":
-                seeker.look(f"container {name} log", engine.logs(each["Id"]))
-            if pid := known["State"]["Pid"]:
-                _search_mounts(seeker, name, pid)
+            with suppress(NotFound):  # it ended meanwhile
+                _search_container(seeker, engine, each["Id"])
     finally:
         engine.close()
+
+
+def _search_container(seeker: Seeker, engine: APIClient, container_id: str) -> None:
+    known = engine.inspect_container(container_id)
+    name = known["Config"]["Labels"]["bulkhead.sandbox_id"]
+    seeker.look(f"container {name} as the engine knows it", json.dumps(known).encode())
+    if known["HostConfig"]["LogConfig"]["Type"] != "none":
+        seeker.look(f"container {name} log", engine.logs(container_id))
+    if pid := known["State"]["Pid"]:
+        _search_mounts(seeker, name, pid)
 
 
 def _search_mounts(seeker: Seeker, name: str, pid: int) -> None:
