@@ -50,9 +50,12 @@ class Api:
     def __init__(self) -> None:
         self._access: Access | None = None
         self._finding = asyncio.Lock()
+        self._closed = False
 
     async def _ready(self) -> Access:
         async with self._finding:
+            if self._closed:
+                raise away("this worker has closed its connections")
             if self._access is None:
                 self._access = await find_access(_refuse)
             return self._access
@@ -142,10 +145,12 @@ class Api:
             raise away(error) from error
 
     async def close(self) -> None:
-        """Release connections."""
-        if self._access is not None:
-            await self._access.close()
-            self._access = None
+        """Release connections, and open none for what is still under way."""
+        async with self._finding:
+            self._closed = True
+            if self._access is not None:
+                await self._access.close()
+                self._access = None
 
 
 async def _refuse(answer: ClientResponse) -> None:
