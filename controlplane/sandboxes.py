@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg_pool import PoolTimeout
 from controlplane.egress import ears_path, gate_address
 from controlplane.settings import Settings
 from controlplane.store.checkpoints import PostgresCheckpoints
+from controlplane.store.clearing import clearing
 from controlplane.store.egress import PostgresAdmissions
 from controlplane.store.exclusion import PostgresExclusion
 from controlplane.store.pool import Database
@@ -50,6 +52,7 @@ class Sandboxes:
 
     def __init__(self, settings: Settings, database: Database):
         self.providers = providers(settings)
+        self._database_url, self._host = database.url, settings.host_name
         records = PostgresSandboxes(database)
         self.outlets = ways_out(settings, database)
         self.pool = Pool(
@@ -79,18 +82,23 @@ class Sandboxes:
         )
 
     async def clear(self, *, keep_seconds: float = _KEEP_SECONDS, end_seconds: float = _END_SECONDS) -> Cleared:
-        """End all sandboxes, also those that are made meanwhile.
+        """End all sandboxes, and have the host's workers begin none until that is done.
 
         What cannot be kept in time, or while Postgres is away, is ended without.
         """
         kept = 0
-        try:
-            async with asyncio.timeout(keep_seconds):
-                kept, left = await self.keeper.put_all_away("stopped")
-            if left:
-                _log.warning(f"sandboxes ended: {left}, with the files in them")
-        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-            _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
+        async with AsyncExitStack() as alone:
+            try:
+                async with asyncio.timeout(keep_seconds):
+                    await alone.enter_async_context(clearing(self._database_url, self._host))
+                    kept, left = await self.keeper.put_all_away("stopped")
+                if left:
+                    _log.warning(f"sandboxes ended: {left}, with the files in them")
+            except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+                _log.warning(f"sandboxes end without being kept: {error or 'it took too long'}")
+            return await self._end_all(kept, end_seconds)
+
+    async def _end_all(self, kept: int, end_seconds: float) -> Cleared:
         ended, left = 0, dict[ProviderName, str]()
         for name, provider in self.providers.items():
             try:

@@ -62,7 +62,7 @@ def runtime(
 
 @app.command("clear")
 def clear() -> None:
-    """Keep the files of all sandboxes of this installation and end them; its workers, if not stopped, make others."""
+    """Keep the files of all sandboxes of this installation and end them; its workers begin none meanwhile."""
     from controlplane.settings import Settings
 
     settings = Settings()

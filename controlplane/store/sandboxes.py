@@ -8,6 +8,7 @@ from psycopg.types.json import Jsonb
 
 from controlplane.ids import new_id
 from controlplane.store import files, warm
+from controlplane.store.clearing import is_cleared
 from controlplane.store.egress import issue_stubs, reaches_something
 from controlplane.store.fence import lock_session
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one, rows
@@ -59,6 +60,8 @@ class PostgresSandboxes:
             if (live := await _live(connection, session_id, tool_use_id)) is not None:
                 return live
             await _refuse_halted(connection, session_id, tool_use_id)
+            if await is_cleared(connection, host):
+                raise SandboxError(f"all sandboxes of host {host!r} are being ended; try again", code="engine_away")
             warm_id = await warm.claim(connection, host=host, kind=kind)
             row = await one(
                 connection,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from controlplane.ids import new_id
+from controlplane.store.clearing import is_cleared
 from controlplane.store.pool import ALL_WORKSPACES, Connection, Database, one
 from sandbox.records import Kind
 
@@ -20,6 +21,8 @@ class PostgresWarm:
     async def reserve(self, host: str, kind: Kind, *, at_most: int) -> str | None:
         """See `WarmRecords.reserve`."""
         async with self._database.transaction(ALL_WORKSPACES) as connection:
+            if await is_cleared(connection, host):
+                return None
             await connection.execute(
                 "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK_CLASS, f"{host} {kind.key}")
             )

@@ -3,10 +3,12 @@
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from controlplane.store.checkpoints import PostgresCheckpoints
+from controlplane.store.clearing import clearing
 from controlplane.store.pool import ALL_WORKSPACES, one
 from sandbox.contract import SandboxError
 from sandbox.records import SandboxRow
@@ -293,3 +295,38 @@ async def test_putting_all_away_keeps_every_session(open_house: Open) -> None:
     assert (await other.run("cat file")).stdout == "two\n"
     async with house.database.transaction(ALL_WORKSPACES) as connection:
         assert await one(connection, "SELECT FROM sandboxes WHERE end_reason = 'stopped' LIMIT 1", {}) is not None
+
+
+async def test_nothing_begins_while_all_sandboxes_are_ended(open_house: Open) -> None:
+    house, other, elsewhere = open_house(warm_sandboxes=1), open_house(session=1), open_house(THERE, session=1)
+    row = await house.ensure()
+    async with clearing(house.database.url, HERE):
+        await house.sandboxes.pool.fill()
+        assert await house.count("warm_sandboxes") == 0
+        with pytest.raises(SandboxError, match="being ended") as refused:
+            await other.ensure()
+        assert refused.value.code == "engine_away", "which is tried again"
+        assert (await house.ensure()).id == row.id
+        assert (await elsewhere.ensure()).status == "ready"
+    await house.sandboxes.pool.fill()
+    assert await house.count("warm_sandboxes") == 1
+
+
+async def test_clearing_ends_all_while_sessions_ask_for_more(open_house: Open) -> None:
+    house, other = open_house(), open_house(session=1)
+    await house.run("echo kept > /workspace/file")
+
+    async def asks() -> None:
+        while True:
+            with suppress(SandboxError):
+                await other.ensure()
+            await asyncio.sleep(0)
+
+    asking = asyncio.create_task(asks())
+    try:
+        cleared = await house.sandboxes.clear()
+        assert (cleared.left, cleared.kept >= 1) == ({}, True)
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+    assert (await house.run("cat /workspace/file")).stdout == "kept\n"
