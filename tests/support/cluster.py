@@ -144,9 +144,9 @@ def _load(path: Path, image: str, layers: list[bytes]) -> None:
     subprocess.run([*shlex.split(command), path], check=True, capture_output=True, timeout=_LOAD_SECONDS)
 
 
-async def remove_namespace() -> None:
-    """Remove what tests have run in, with all that is left there."""
-    if (name := os.environ.get(_NAMESPACE)) is not None:
+async def remove_namespace(name: str | None = None) -> None:
+    """Remove what tests have run in, with all that is left there; the one that they share if none is named."""
+    if (name := name or os.environ.get(_NAMESPACE)) is not None:
         api = Api()
         with contextlib.suppress(ApiError):
             await api.ask("DELETE", f"/api/v1/namespaces/{name}")

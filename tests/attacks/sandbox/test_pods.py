@@ -326,3 +326,11 @@ async def test_why_a_pod_does_not_begin_is_said_in_the_clusters_own_words(
 
 def _request(command: str) -> ExecRequest:
     return ExecRequest(exec_id="any", command=command)
+
+
+async def test_a_worker_that_has_closed_its_connections_opens_none_for_what_goes_on(box: Box) -> None:
+    other = box.make_provider()
+    assert box.sandbox_id in await other.list_ids()
+    await other.close()
+    with pytest.raises(SandboxError, match="closed"):
+        await other.list_ids()

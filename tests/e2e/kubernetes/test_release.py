@@ -300,6 +300,10 @@ async def test_what_is_removed_leaves_nothing(client: Client, release: Release) 
     async with client.watching(session_id) as watcher:
         await client.say(session_id, script(run("echo here"), {"text": "done"}))
         await watcher.until_idle(timeout_seconds=TURN_SECONDS)
-    assert objects("pods", release.sandboxes)
+    for _ in range(2):  # whose turns ask for sandboxes for as long as there is a brain
+        session_id = await client.session()
+        async with client.watching(session_id) as watcher:
+            await client.say(session_id, script(*[run("sleep 0.5")] * 500, {"text": "done"}))
+            await watcher.until(lambda each: each.of("agent.tool_result"), timeout_seconds=TURN_SECONDS)
     await asyncio.to_thread(release.helm, "uninstall", "--wait", "--timeout=3m")
     await asyncio.to_thread(release.until_nothing_is_left, "secret/authorities")
