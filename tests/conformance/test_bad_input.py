@@ -113,6 +113,7 @@ async def test_a_large_body_without_a_length_is_too_large_as_well(http: httpx.As
     assert_refused(answer, status=413)
 
 
+@pytest.mark.slow
 async def test_nine_megabytes_of_message_are_taken(http: httpx.AsyncClient, session: Any):
     body = {"events": [{"type": "user.message", "content": [{"type": "text", "text": "é" * 4_500_000}]}]}
     content = json.dumps(body, ensure_ascii=False).encode()

@@ -32,6 +32,8 @@ from .spoiling import (
     spent_budget,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def deployer(api: Api, http: httpx.AsyncClient) -> AsyncGenerator[Deployer]:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.client import Client, run, script, text
 
+pytestmark = pytest.mark.slow
+
 
 async def priced(client: Client, name: str, *, per_million: str = "1000") -> str:
     """Give a scripted model of its own a price and return it: at 1,000 dollars per million a token costs 0.1 cent."""
@@ -186,7 +188,6 @@ async def test_a_request_whose_gateway_dies_is_booked_as_its_reservation_and_mad
     assert Decimal(asked[0]["cost_usd"]) > 0
 
 
-@pytest.mark.slow
 async def test_a_request_that_was_lost_is_booked_as_its_reservation(client: Client) -> None:
     session_id = await client.session(model=await priced(client, "lost"))
     async with client.watching(session_id) as watcher:

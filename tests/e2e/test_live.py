@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.client import Client, run, script, text
 
+pytestmark = pytest.mark.slow
+
 FOREVER = "echo started; (trap '' TERM; sleep 371 & sleep 371) & trap '' TERM; while :; do sleep 1; done"
 
 

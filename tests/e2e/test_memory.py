@@ -15,6 +15,8 @@ from tests.support.client import Client, run, script, text
 from tests.support.harnesses import MODELS, available
 from tests.support.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 SECRET = "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8"
 
 
@@ -190,7 +192,6 @@ def bulkhead(stack: Stack, *arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_a_person_sees_and_corrects_it_from_the_command_line(stack: Stack, tmp_path: Path):
     store = json.loads(bulkhead(stack, "create", "cli notes", "--json"))["id"]
     line = {"path": "/db", "content": "We use MySQL", "type": "decisions", "created_at": "2024-01-01T00:00:00Z"}
@@ -210,7 +211,6 @@ def test_a_person_sees_and_corrects_it_from_the_command_line(stack: Stack, tmp_p
     assert exported == {**line, "supersedes": None}
 
 
-@pytest.mark.slow
 def test_what_is_exported_can_be_imported(stack: Stack, tmp_path: Path):
     first, second = (json.loads(bulkhead(stack, "create", "there and back", "--json"))["id"] for _ in range(2))
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -261,7 +261,6 @@ def test_a_deleted_block_comes_back_as_it_was(stack: Stack):
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
-@pytest.mark.slow
 def test_what_a_path_held_before_it_was_deleted_is_in_its_history(stack: Stack):
     store = json.loads(bulkhead(stack, "create", "lives", "--json"))["id"]
     for content in ("one", "two"):

@@ -13,6 +13,8 @@ import pytest
 from tests.e2e.test_approvals import CUSTOM, asking, call, calls_of
 from tests.support.client import Client, run, script, text
 
+pytestmark = pytest.mark.slow
+
 LS_ONLY = {"command": [{"program": "ls", "arguments": ["**"]}, {"program": "echo", "arguments": ["**"]}]}
 
 

@@ -10,6 +10,8 @@ import pytest
 from sandbox.contract import ArchiveReceipt, SandboxError
 from tests.support.sandboxes import Box, pieces, python
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 32 << 20
 
 

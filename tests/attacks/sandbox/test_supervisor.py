@@ -9,6 +9,8 @@ from sandbox.contract import ExecRequest, SandboxError, SandboxLostError
 from sandbox.supervisor.frames import pack
 from tests.support.sandboxes import Box, python
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", ["environ", "mem", "maps", "fd", "root", "cwd", "exe", "ns/net", "syscall", "stack"])
 async def test_process_1_cannot_be_read(box: Box, name: str) -> None:

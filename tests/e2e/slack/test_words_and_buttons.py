@@ -10,6 +10,8 @@ from tests.support.client import run, script
 from tests.support.emulator import ALICE, BOB, BOT, CAROL, DIRECT, buttons, shown
 from tests.support.slack import Workspace, footed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def careful(slack: Workspace) -> AsyncGenerator[Workspace]:
@@ -53,7 +55,6 @@ async def card(slack: Workspace, channel: str, thread: str, *, open_one: bool = 
     return await slack.until(found, "a card")
 
 
-@pytest.mark.slow
 async def test_words_answer_in_the_thread(slack: Workspace) -> None:
     ts = await slack.slack.mention("C001", "help")
     await replied(slack, "C001", ts, "What I understand")
@@ -65,7 +66,6 @@ async def test_words_answer_in_the_thread(slack: Workspace) -> None:
     await replied(slack, "C001", ts, "no agent `nobody` answers here")
 
 
-@pytest.mark.slow
 async def test_a_new_session_and_another_agent_are_a_word_away(slack: Workspace) -> None:
     await slack.client.post("/v1/agents", {"name": "second", "model": "scripted/other"})
     ts = await slack.slack.mention("C001", script({"text": "first"}))
@@ -93,7 +93,6 @@ async def test_what_runs_is_stopped_and_told_before_another_session_begins(slack
     assert "sleep 300" not in said, "no status of the old one is left"
 
 
-@pytest.mark.slow
 async def test_what_was_still_to_begin_is_stopped_before_another_session_begins(slack: Workspace) -> None:
     ts = await slack.slack.mention("C001", script(run("sleep 300"), {"text": "never"}))
     await slack.slack.say("C001", "new", thread=ts)
@@ -107,7 +106,6 @@ async def test_what_was_still_to_begin_is_stopped_before_another_session_begins(
     assert second > first
 
 
-@pytest.mark.slow
 async def test_a_card_is_closed_before_another_session_begins(careful: Workspace) -> None:
     ts = await careful.slack.mention("C003", script(run("echo x"), {"text": "never"}))
     await card(careful, "C003", ts)
@@ -118,7 +116,6 @@ async def test_a_card_is_closed_before_another_session_begins(careful: Workspace
     assert shown(answer).startswith("the new one")
 
 
-@pytest.mark.slow
 async def test_a_session_that_is_refused_leaves_nothing_to_the_next(slack: Workspace) -> None:
     ts = await slack.slack.mention("C003", "help")
     await replied(slack, "C003", ts, "What I understand")
@@ -132,7 +129,6 @@ async def test_a_session_that_is_refused_leaves_nothing_to_the_next(slack: Works
     assert shown(answer).startswith("taken")
 
 
-@pytest.mark.slow
 async def test_the_message_itself_may_name_the_agent(slack: Workspace) -> None:
     await slack.client.post("/v1/agents", {"name": "named", "model": "scripted/named"})
     ts = await slack.slack.mention("C001", "agent=named " + script({"text": "it is me"}))
@@ -180,7 +176,6 @@ async def test_what_runs_is_stopped(slack: Workspace, how: str) -> None:
     assert "never" not in str(await slack.slack.thread("C002", ts))
 
 
-@pytest.mark.slow
 async def test_a_message_while_a_turn_runs_is_told_what_becomes_of_it(slack: Workspace) -> None:
     ts = await slack.slack.mention("C002", script(run("sleep 300"), {"text": "never"}))
     await replied(slack, "C002", ts, "running")
@@ -191,7 +186,6 @@ async def test_a_message_while_a_turn_runs_is_told_what_becomes_of_it(slack: Wor
     assert shown(answer).startswith("the second")
 
 
-@pytest.mark.slow
 async def test_now_goes_into_what_runs(slack: Workspace) -> None:
     ts = await slack.slack.mention("C002", script(run("sleep 15"), {"text": "the old way"}))
     await replied(slack, "C002", ts, "running")
@@ -232,7 +226,6 @@ async def test_a_call_is_allowed_by_who_clicks(careful: Workspace) -> None:
     assert row["decided_by"].startswith("key_")
 
 
-@pytest.mark.slow
 async def test_a_call_that_nobody_decides_about_in_time_closes_its_card(careful: Workspace) -> None:
     scope = careful.front_door["rules"]["agent_id"]
     await careful.client.post(
@@ -262,7 +255,6 @@ async def test_a_call_is_denied_for_a_reason_that_the_agent_is_told(careful: Wor
     assert "a person denied this call: keep it" in shown(answer)
 
 
-@pytest.mark.slow
 async def test_a_call_is_denied_and_another_allowed_for_the_session(careful: Workspace) -> None:
     again = {"tools": [call("bash", command="echo again")]}
     ts = await careful.slack.mention("C001", script(again, {"text": "{{result}}"}))
@@ -309,7 +301,6 @@ async def test_a_forged_button_is_refused(careful: Workspace) -> None:
     assert own.partition(":")[0] in waiting
 
 
-@pytest.mark.slow
 async def test_long_arguments_are_shown_whole_in_a_window(careful: Workspace) -> None:
     command = "echo " + "x" * 5000 + " end"
     ts = await careful.slack.mention("C001", script({"tools": [call("bash", command=command)]}, {"text": "done"}))
@@ -373,7 +364,6 @@ async def test_who_writes_where_nothing_runs_is_told_why(slack: Workspace) -> No
     assert (await replied(slack, "C001", ts, "thawed")).startswith("thawed")
 
 
-@pytest.mark.slow
 async def test_who_writes_behind_a_spent_budget_is_told_so(slack: Workspace) -> None:
     agent = await slack.client.post("/v1/agents", {"name": "poor", "model": "scripted/poor"})
     limit = {"name": "poor", "agent_id": agent["id"], "period": "day", "max_tokens": 1}
@@ -386,7 +376,6 @@ async def test_who_writes_behind_a_spent_budget_is_told_so(slack: Workspace) -> 
     assert "it is resumed at" in await replied(slack, "C001", ts, "nothing runs")
 
 
-@pytest.mark.slow
 async def test_a_conversation_of_two_needs_no_mention(slack: Workspace) -> None:
     ts = await slack.slack.say(DIRECT, script({"text": "just us"}))
     await slack.answers(DIRECT, ts)
@@ -417,7 +406,6 @@ async def told_by_commands(slack: Workspace, channel: str, user: str) -> list[st
     return [each["text"] for each in found if not each.get("thread_ts")]
 
 
-@pytest.mark.slow
 async def test_the_slash_command_does_what_the_words_do(slack: Workspace) -> None:
     await slack.client.post("/v1/agents", {"name": "third", "model": "scripted/third"})
     assert "You have no thread here" in await commanded(slack, "stop")

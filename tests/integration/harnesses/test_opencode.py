@@ -33,6 +33,8 @@ from tests.integration.harnesses.test_dying import programs
 from tests.integration.models.conftest import SCRIPTED, Gateway
 from tests.support.harnesses import available
 
+pytestmark = pytest.mark.slow
+
 END = TurnFinished(reason="end_turn")
 ASK = """
 import ctypes, http.client, os, sys

@@ -16,6 +16,8 @@ from sandbox.contract import SandboxError
 from tests.support.house import Hands, House
 from tests.support.memory import Mind
 
+pytestmark = pytest.mark.slow
+
 FILE = "/mnt/memory/notes/plan.md"
 
 
@@ -222,7 +224,6 @@ async def test_a_folder_that_cannot_be_emptied_is_no_other_stores(mind: Mind, ha
     assert await _said(hands, "cat /mnt/memory/notes/ours.md; ls /mnt/memory/notes") == "oursours.md"
 
 
-@pytest.mark.slow
 async def test_what_is_no_longer_among_the_first_is_not_deleted(mind: Mind, hands: Hands):
     store = await mind.store()
     await mind.fill(store, 161, size_bytes=MAX_CONTENT_BYTES)
@@ -237,7 +238,6 @@ async def test_what_is_no_longer_among_the_first_is_not_deleted(mind: Mind, hand
     assert {"/y/a", "/z"} <= set(await mind.contents(store))
 
 
-@pytest.mark.slow
 async def test_an_edit_beside_another_is_kept_once_though_many_commands_find_it(mind: Mind, hands: Hands):
     store = await mind.store()
     memory = await mind.save(store, "/plan.md", "one")
@@ -281,7 +281,6 @@ async def test_a_file_that_is_moved_in_a_full_store_is_not_lost(mind: Mind, hand
     assert await mind.contents(store) == {"/b.md": "one"}
 
 
-@pytest.mark.slow
 async def test_what_a_person_deletes_stays_so_though_a_worker_died_while_it_was_shown(mind: Mind, hands: Hands):
     store = await mind.store()
     await mind.attach(hands.house.session_id, store)
@@ -298,7 +297,6 @@ async def test_what_a_person_deletes_stays_so_though_a_worker_died_while_it_was_
         assert await mind.contents(store) == {}, attempt
 
 
-@pytest.mark.slow
 async def test_what_a_worker_died_over_is_not_taken_back_from_an_older_file(mind: Mind, hands: Hands):
     store = await mind.store()
     memories = [await mind.save(store, f"/{number:02}.md", "one") for number in range(40)]
@@ -342,7 +340,6 @@ class _Weary:
         return await self._real.question(workspace_id, text)
 
 
-@pytest.mark.slow
 async def test_a_large_edit_is_saved_some_at_a_time_and_what_is_left_is_not_written_over(mind: Mind, house: House):
     store = await mind.store()
     await mind.attach(house.session_id, store)

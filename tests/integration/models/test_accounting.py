@@ -23,6 +23,8 @@ from tests.integration.models.conftest import SCRIPTED, Gateway, OpenGateway
 from tests.integration.models.fake_provider import fake_provider
 from tests.integration.models.test_scripted import script
 
+pytestmark = pytest.mark.slow
+
 PATHS: dict[WireFormat, str] = {
     "anthropic": "/v1/messages",
     "openai": "/v1/chat/completions",

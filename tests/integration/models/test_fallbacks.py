@@ -16,6 +16,8 @@ from tests.integration.models.conftest import Gateway, OpenGateway
 from tests.integration.models.fake_provider import FakeProvider, fake_provider
 from tests.integration.models.test_accounting import MONEY, PATHS, STREAMS, WHOLE, asked, price, provider, streamed
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = PATHS["anthropic"]
 
 

@@ -268,6 +268,7 @@ async def test_commands_run_side_by_side(box: Box) -> None:
     assert [result.exit_code for result in results] == [0, 0]
 
 
+@pytest.mark.slow
 async def test_more_commands_than_may_run_are_refused(box: Box) -> None:
     running = [asyncio.create_task(box.run("until test -e go; do sleep 0.3; done")) for _ in range(70)]
     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -278,6 +279,7 @@ async def test_more_commands_than_may_run_are_refused(box: Box) -> None:
     assert codes.count("ran") >= 60
 
 
+@pytest.mark.slow
 async def test_process_1_stays_small_over_many_commands(box: Box) -> None:
     size = "grep VmRSS /proc/1/status"
     await box.run("seq 1 30000")
@@ -294,6 +296,7 @@ async def test_no_zombies_are_left(box: Box) -> None:
     assert "Z" not in (await box.run("cat /proc/[0-9]*/stat | cut -d' ' -f3")).stdout
 
 
+@pytest.mark.slow
 async def test_running_out_of_memory_is_told_apart(box: Box) -> None:
     result = await box.python("m = bytearray(1 << 33)\nfor i in range(0, 1 << 33, 4096): m[i] = 1")
     limit = (await box.provider.provision(box.sandbox_id, SMALL)).isolation_effective["memory_limit"]

@@ -29,6 +29,8 @@ from workflows.calendar import Dst, Rule, between
 from workflows.connection import TemporalServer, connect, connect_patiently
 from workflows.contracts import schedule_id
 
+pytestmark = pytest.mark.slow
+
 _numbers = itertools.count(1)
 _PATIENCE_SECONDS = 30
 NEXT_DAY = "2026-03-30T00:30:00Z"

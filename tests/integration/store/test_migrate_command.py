@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from controlplane.embedded.postgres import EmbeddedPostgres
 from controlplane.store.migrate import migrations
 from controlplane.store.pool import ALL_WORKSPACES, Database, rows
+
+pytestmark = pytest.mark.slow
 
 KEY = "bhk_for-the-test-of-the-command-migrate"
 OTHER_KEY = "bhk_for-the-test-of-another-first-key"

@@ -262,6 +262,7 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path, bytes(archive))
 
 
+@pytest.mark.slow
 def test_a_million_entries_are_refused(tmp_path: Path) -> None:
     one = encode(Entry(b"./", b"5", 0o755))
     with pytest.raises(RefusedError, match=f"more than {MAX_ENTRIES} entries"):

@@ -1,5 +1,6 @@
 """The session's machine and its queue against a model so simple that it can be believed: a list and two flags."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -7,6 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from workflows.contracts import TurnResult
 from workflows.machine import SessionMachine
 from workflows.takings import Waiting, steering, take
+
+pytestmark = pytest.mark.slow
 
 RUNNING = frozenset({"running", "running_due", "stopping"})
 
