@@ -74,6 +74,8 @@ def _does(standing: Standing) -> str:
     turn = standing.turn
     if turn is None:
         return "nothing runs for it"
+    if not turn.some_brain_lives:
+        return f"its worker{_place(turn)} is dead, and no other brain lives"
     if not turn.worker_lives:
         return f"its worker{_place(turn)} is dead; another takes the turn over within seconds"
     running = [call for call in standing.calls if call.state == "dispatched"]
@@ -126,7 +128,9 @@ def _next_steps(standing: Standing) -> Iterator[str]:
         yield f"set its price: `bulkhead prices set {stop['unpriced']} --input USD --output USD`"
     if stop.get("type") == "budget_reached" and standing.turn is None:
         yield "raise the budget or wait for its next period; the session goes on by itself"
-    if standing.turn is not None or standing.resume_wanted:
+    if standing.turn is not None and not standing.turn.some_brain_lives:
+        yield "start a brain (`bulkhead brain`; on Kubernetes the deployment `…-brain`): the turn goes on by itself"
+    elif standing.turn is not None or standing.resume_wanted:
         yield f"wait, or stop it: `bulkhead sessions interrupt {session}`; `events --follow` shows it work"
     if standing.failure is not None:
         yield f"{standing.failure.next_step} (`bulkhead sessions resume {session}`)"

@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 from fastapi.exceptions import RequestValidationError
+from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -135,8 +136,9 @@ def _database_error(error: psycopg.Error) -> BulkheadError:
             next_step="repeat the request",
         )
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        busy = isinstance(error, PoolTimeout)
         return UnavailableError(
-            "the database does not answer",
+            "too many requests at once, or the database does not answer" if busy else "the database does not answer",
             code="database_unavailable",
             next_step="repeat the request with the same Idempotency-Key",
         )

@@ -27,6 +27,7 @@ class RunningTurn(_Frozen):
     host: str | None
     pid: int | None
     worker_lives: bool
+    some_brain_lives: bool
     model_asked_at: datetime | None
 
 
@@ -108,4 +109,6 @@ async def _turn(connection: Connection, session_id: str) -> RunningTurn | None:
     )
     if row is None:
         return None
-    return RunningTurn.model_validate({**row, "worker_lives": row["worker_id"] in await living(connection)})
+    alive = await living(connection)
+    brains = {"worker_lives": row["worker_id"] in alive, "some_brain_lives": "brain" in alive.values()}
+    return RunningTurn.model_validate({**row, **brains})

@@ -18,7 +18,7 @@ _LOCK_CLASS = 7_100
 """The first half of the advisory locks' keys; the second is the worker's ``lock_key``."""
 
 _WORKERS: LiteralString = """
-    SELECT w.id, EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = %(class)s
+    SELECT w.id, w.kind, EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = %(class)s
                                                   AND l.objid = w.lock_key AND l.objsubid = 2 AND l.granted) AS lives
       FROM workers w"""
 
@@ -82,7 +82,7 @@ class PostgresLeases:
             await connection.execute("DELETE FROM workers WHERE id = %s", (worker_id,))
 
 
-async def living(connection: Connection) -> set[str]:
-    """Return the workers that hold their lease."""
+async def living(connection: Connection) -> dict[str, str]:
+    """Return the workers that hold their lease, each with its kind."""
     found = await rows(connection, _WORKERS, {"class": _LOCK_CLASS})
-    return {row["id"] for row in found if row["lives"]}
+    return {row["id"]: row["kind"] for row in found if row["lives"]}

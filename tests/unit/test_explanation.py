@@ -14,6 +14,7 @@ TURN = RunningTurn(
     host="a",
     pid=7,
     worker_lives=True,
+    some_brain_lives=True,
     model_asked_at=NOW - timedelta(seconds=4),
 )
 
@@ -64,6 +65,10 @@ def test_a_dead_worker_is_called_dead() -> None:
     found = explained(status="running", turn=TURN.model_copy(update={"worker_lives": False, "attempt": 2}))
     assert found.does.startswith("its worker (process 7 on a) is dead")
     assert "attempt 2" in found.because
+    gone = {"worker_lives": False, "some_brain_lives": False}
+    found = explained(status="running", turn=TURN.model_copy(update=gone))
+    assert found.does.endswith("is dead, and no other brain lives")
+    assert found.next_step.startswith("start a brain")
 
 
 def test_a_failure_says_what_to_do_and_a_planned_resumption_says_when() -> None:

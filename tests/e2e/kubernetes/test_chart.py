@@ -203,9 +203,16 @@ def test_every_pod_is_under_a_policy(rendered: list[dict[str, Any]]) -> None:
         ((*EMBEDDED, "--set=api.settings.BULKHEAD_API_KEY=x"), "would put a secret into the chart's values"),
         ((*EMBEDDED, "--set=apii.replicas=3"), "additional properties 'apii' not allowed"),
         ((*EMBEDDED, "--set=brain.replica=3"), "additional properties 'replica' not allowed"),
+        ((*EMBEDDED, "--set=brain=null"), "missing property 'brain'"),
+        ((*EMBEDDED, "--set=settings.FOO=1"), "at '/settings': additional properties 'FOO' not allowed"),
+        ((*EMBEDDED, "--set=sandbox.quota.pods=many"), "at '/sandbox/quota/pods'"),
+        ((*EMBEDDED, "--set=embedded.persistence.size=lots"), "at '/embedded/persistence/size'"),
+        ((*EMBEDDED, "--set=image.tag=a b"), "at '/image/tag'"),
+        ((*EMBEDDED, "--set=ingress.host=http://here"), "at '/ingress/host'"),
+        (("--set=temporal.address=http://here:7233",), "at '/temporal/address'"),
         ((*EMBEDDED, "--set=sandbox.canary=none"), "canary"),
         ((*EMBEDDED, "--set=image.pullPolicy=Sometimes"), "pullPolicy"),
-        ((*EMBEDDED, "--set=settings.PATH=/"), "invalid propertyName 'PATH'"),
+        ((*EMBEDDED, "--set=settings.PATH=/"), "additional properties 'PATH' not allowed"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: tuple[str, ...], said: str) -> None:
