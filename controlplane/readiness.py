@@ -11,6 +11,7 @@ from temporalio.service import RPCError
 
 from controlplane.store.pool import ALL_WORKSPACES, Database, rows
 from controlplane.store.workers import PostgresLeases
+from harness_adapters.guest import PLAIN
 
 _TIMEOUT_SECONDS = 2.0
 _WORKERS = {
@@ -29,7 +30,7 @@ class Readiness:
         self._database = database
         self._client = client
         self._gateway_url = gateway_url
-        self._http = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS)
+        self._http = httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, verify=PLAIN)
 
     async def __call__(self) -> dict[str, str | None]:
         """Return part → None if it is ready, else why it is not."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from temporalio.client import Client
@@ -19,6 +20,9 @@ from workflows.schedule import DeploymentWorkflow, FiringRunner
 from workflows.session import SessionWorkflow
 from workflows.turn import TurnRunner
 
+_BUILD_ID = f"bulkhead-{version('bulkhead')}"
+"""Without one the SDK hashes every module that is loaded: half a second of each process's start."""
+
 _FIRINGS_AT_ONCE = 8
 """Each holds a connection of the API's pool for some milliseconds."""
 
@@ -27,6 +31,7 @@ def brain_worker(client: Client, turns: TurnRunner, *, max_concurrent_turns: int
     """The worker that holds sessions and runs their turns."""
     return Worker(
         client,
+        build_id=_BUILD_ID,
         task_queue=BRAIN_QUEUE,
         workflows=[SessionWorkflow],
         activities=[turns.run_turn],
@@ -45,6 +50,7 @@ def schedule_worker(client: Client, firings: FiringRunner) -> Worker:
     """The worker that fires deployments."""
     return Worker(
         client,
+        build_id=_BUILD_ID,
         task_queue=SCHEDULE_QUEUE,
         workflows=[DeploymentWorkflow],
         activities=[firings.fire_deployment],
@@ -63,6 +69,7 @@ def memory_worker(
     """The worker that runs the memory tools, and moves memory to another embedding model."""
     return Worker(
         client,
+        build_id=_BUILD_ID,
         task_queue=MEMORY_QUEUE,
         workflows=[ReembedWorkflow],
         activities=[tools.run_tool, vectors.fill, vectors.switch, vectors.drop],
@@ -102,6 +109,7 @@ def _sandboxed() -> SandboxedWorkflowRunner:
 def _sandbox_worker(client: Client, activities: list[Callable[..., Any]], queue: str, *, most: int) -> Worker:
     return Worker(
         client,
+        build_id=_BUILD_ID,
         task_queue=queue,
         activities=activities,
         max_concurrent_activities=most,

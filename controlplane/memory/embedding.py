@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -42,16 +43,26 @@ class WordLlamaEmbedder:
     model = EMBEDDED
 
     def __init__(self) -> None:
-        import wordllama
-
-        # Where the package itself looks by default is not where its weights are; it would download them.
-        folder = Path(wordllama.__file__).parent
-        self._model: Any = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+        self._loading = threading.Lock()
+        self._loaded: Any = None
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `Embedder.embed`."""
-        found = await asyncio.to_thread(self._model.embed, _cut(texts), norm=True)
+        """See `Embedder.embed`; the first time it takes a second longer."""
+        return await asyncio.to_thread(self._embed, _cut(texts))
+
+    def _embed(self, texts: list[str]) -> list[list[float]]:
+        found = self._model().embed(texts, norm=True)
         return cast("list[list[float]]", found.tolist())
+
+    def _model(self) -> Any:
+        with self._loading:
+            if self._loaded is None:
+                import wordllama
+
+                # Where the package itself looks by default is not where its weights are; it would download them.
+                folder = Path(wordllama.__file__).parent
+                self._loaded = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+            return self._loaded
 
     async def close(self) -> None:
         """See `Embedder.close`."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from controlplane.memory.preparing import Draft, Prepared, unavailable
 from controlplane.store.memory_vectors import Vector
+from harness_adapters.guest import PLAIN
 
 _ANSWER_SECONDS = 20.0
 _QUESTION_SECONDS = 2.0
@@ -39,7 +40,7 @@ class RemotePreparer:
     """A `Preparer` that asks the part ``memory``."""
 
     def __init__(self, url: str):
-        self._client = httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS)
+        self._client = httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, verify=PLAIN)
 
     async def prepare(self, workspace_id: str, drafts: Sequence[Draft]) -> list[Prepared]:
         """See `Preparer.prepare`."""

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from harness_adapters.contract import REQUEST_ID_HEADER, AnswerBlock, HarnessSpec, HistoryItem, ToolUse, WireFormat
+from harness_adapters.guest import PLAIN
 from harness_adapters.model import anthropic, openai, responses
 from harness_adapters.model.answer import Complete, Preview, Reader
 from harness_adapters.model.errors import MAX_MESSAGE_CHARS, ModelError, from_response
@@ -67,6 +68,7 @@ class ModelClient:
             timeout=httpx.Timeout(stream_idle_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None),
             limits=httpx.Limits(max_keepalive_connections=32),
             trust_env=False,
+            verify=PLAIN,
         )
 
     async def close(self) -> None:
